@@ -1,0 +1,97 @@
+"""Learnable LIF: a leaky integrate-and-fire neuron whose leak and threshold are trained (RR24).
+
+::
+
+    U = lambda * U + x
+    u = U / theta - 1
+    s = 1 where u > 0
+    U = U - theta * s
+
+Backward, the surrogate gradient of s with respect to u is ``gamma * max(0, 1 - |u|)``. The reset passes
+gradient to theta and not through s.
+
+Source: Rathi and Roy, "LITE-SNN: Leveraging Inherent Dynamics to Train Energy-Efficient Spiking Neural
+Networks for Sequential Learning", IEEE TCDS 2024, 10.1109/TCDS.2024.3396431 (RR24).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from neurons.neuron import MembraneState, Neuron, one_or_per_channel, over_channels
+from neurons.registry import register
+
+
+class LearnableLIFParameters(NamedTuple):
+    """``leak`` lambda (per step) and ``threshold`` theta (membrane units), one number or ``[N]``; ``gamma`` a float."""
+
+    leak: Tensor
+    threshold: Tensor
+    gamma: float = 0.3
+
+
+class _TriangularSpike(torch.autograd.Function):
+    """1 where u > 0; backward ``gamma * max(0, 1 - |u|)``. NaN stays NaN."""
+
+    @staticmethod
+    def forward(u: Tensor, gamma: float) -> Tensor:
+        return torch.where(u.isnan(), u, (u > 0).to(u.dtype))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        u, ctx.gamma = inputs
+        ctx.save_for_backward(u)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (u,) = ctx.saved_tensors
+        return gradient * ctx.gamma * (1 - u.abs()).clamp(min=0), None
+
+
+def learnable_lif_step(
+    x: Tensor, state: MembraneState, parameters: LearnableLIFParameters
+) -> tuple[Tensor, MembraneState]:
+    """One step on ``x [B, N]``: the spikes (0 or 1) and the new state."""
+    leak = over_channels(parameters.leak, x)
+    threshold = over_channels(parameters.threshold, x)
+    membrane = leak * state.membrane + x
+    spike = _TriangularSpike.apply(membrane / threshold - 1, parameters.gamma)
+    return spike, MembraneState(membrane - threshold * spike.detach())
+
+
+@register("learnable-lif")
+class LearnableLIF(Neuron):
+    """Learnable LIF over a sequence ``[T, B, N]`` of input currents; fires 0 or 1.
+
+    ``leak`` (clipped to [0, 1] where it is used) and ``threshold`` start as given, one a layer or, given as
+    a tensor ``[N]``, one a channel. ``learn_leak`` and
+    ``learn_threshold`` say whether they are trained.
+    ``gamma`` is the height of the surrogate gradient.
+    """
+
+    State = MembraneState
+    step = staticmethod(learnable_lif_step)
+
+    def __init__(
+        self,
+        leak: float | Tensor = 0.95,
+        threshold: float | Tensor = 1.0,
+        gamma: float = 0.3,
+        learn_leak: bool = True,
+        learn_threshold: bool = True,
+    ):
+        super().__init__()
+        self.leak = nn.Parameter(one_or_per_channel(leak, "leak"), requires_grad=learn_leak)
+        self.threshold = nn.Parameter(one_or_per_channel(threshold, "threshold"), requires_grad=learn_threshold)
+        self.gamma = gamma
+
+    @property
+    def channels(self) -> int | None:
+        return next((len(p) for p in (self.leak, self.threshold) if p.dim()), None)
+
+    def constants(self) -> LearnableLIFParameters:
+        return LearnableLIFParameters(self.leak.clamp(0, 1), self.threshold, self.gamma)
+
+    def extra_repr(self) -> str:
+        return f"gamma={self.gamma}"

@@ -1,0 +1,59 @@
+"""Multi-bit LIF: the learnable LIF with a multi-bit spike in place of the binary one.
+
+::
+
+    U = lambda * U + x
+    y = Q(U)
+    U = U - y
+
+Q is the multi-bit spike of :mod:`neurons.spike`, so the range takes the threshold's place. As in PR22, and unlike
+the binary neuron, the reset passes gradient through y. With a leak of 1 it is PR22's input encoder:
+``acc += x; out = Q(acc); acc -= out``.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from neurons.neuron import MembraneState, MultiBitNeuron, one_or_per_channel, over_channels
+from neurons.registry import register
+
+
+class MultiBitLIFParameters(NamedTuple):
+    """``leak`` lambda per step, one number or ``[N]``; ``spike``, the spike function Q."""
+
+    leak: Tensor
+    spike: Callable[[Tensor], Tensor]
+
+
+def multibit_lif_step(
+    x: Tensor, state: MembraneState, parameters: MultiBitLIFParameters
+) -> tuple[Tensor, MembraneState]:
+    """One step on ``x [B, N]``: the spikes in membrane units and the new state."""
+    membrane = over_channels(parameters.leak, x) * state.membrane + x
+    y = parameters.spike(membrane)
+    return y, MembraneState(membrane - y)
+
+
+@register("multibit-lif")
+class MultiBitLIF(MultiBitNeuron):
+    """Multi-bit LIF over a sequence ``[T, B, N]``.
+
+    ``leak`` (clipped to [0, 1] where it is used) is one a layer or, given as a tensor ``[N]``, one a channel;
+    ``bits``, ``threshold_levels`` and the range are those of the spike (:class:`neurons.spike.TrackedRange`).
+    """
+
+    State = MembraneState
+    step = staticmethod(multibit_lif_step)
+
+    def __init__(self, leak: float | Tensor = 0.95, learn_leak: bool = True, **spike):
+        super().__init__(**spike)
+        self.leak = nn.Parameter(one_or_per_channel(leak, "leak"), requires_grad=learn_leak)
+
+    @property
+    def channels(self) -> int | None:
+        return len(self.leak) if self.leak.dim() else None
+
+    def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> MultiBitLIFParameters:
+        return MultiBitLIFParameters(self.leak.clamp(0, 1), spike)

@@ -1,0 +1,243 @@
+"""What all neurons share: explicit state, checks of what goes in, and the reference scan.
+
+A neuron is a pure **step** ``(x, state, parameters) -> (y, state)`` and a :class:`Neuron` that holds the
+parameters. The step is the definition; :func:`reference_scan` runs it along a sequence.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from neurons.spike import MultiBitSpike, ObservedSpike, StepTrackedSpike, TrackedRange, check_bits
+
+Step = Callable[[Tensor, Any, Any], tuple[Tensor, Any]]
+
+
+def reference_scan(step: Step, x_seq: Tensor, state: Any, parameters: Any) -> tuple[Tensor, Any]:
+    """Run ``step`` over dimension 0 of ``x_seq``; return the outputs ``[T, B, ...]`` and the final state.
+
+    ``unbind`` and not ``x_seq[t]``: indexing in a loop makes the backward quadratic in T.
+    """
+    outputs = []
+    for x in x_seq.unbind(0):
+        y, state = step(x, state, parameters)
+        outputs.append(y)
+    if not outputs:
+        return x_seq.new_empty((0, *state[0].shape)), state
+    return torch.stack(outputs).to(x_seq.dtype), state
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Split the channels (dimension 1 of a step ``[B, 2N, ...]``) into the two halves f and c."""
+    f, c = x.chunk(2, dim=1)
+    return f, c
+
+
+def over_channels(parameter: Tensor, like: Tensor) -> Tensor:
+    """Shape a parameter of one element, or of one a channel ``[N]``, to broadcast over a step ``[B, N, ...]``."""
+    if parameter.dim() == 0:
+        return parameter
+    return parameter.view(-1, *[1] * (like.dim() - 2))
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """State is kept in float32 for half-precision input, else in the input's own type."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class Neuron(nn.Module):
+    """Base of every neuron: calling it on ``x_seq [T, B, ...]`` scans the sequence from an explicit state.
+
+    A new neuron subclasses this, names its ``State`` (a NamedTuple of tensors, each of the shape of one
+    output step), says in ``inputs_per_neuron`` how many input channels it takes for one output channel,
+    and defines ``step`` and ``constants``. Both plug-ins then come from the registration alone
+    (:func:`neurons.register`).
+    """
+
+    State: ClassVar[type]
+    inputs_per_neuron: ClassVar[int] = 1
+    name: ClassVar[str] = ""
+    """The registered name, set by :func:`neurons.register`."""
+
+    @staticmethod
+    def step(x: Tensor, state: Any, parameters: Any) -> tuple[Tensor, Any]:
+        """One time step: the definition of the neuron, pure and in plain torch."""
+        raise NotImplementedError
+
+    def constants(self) -> Any:
+        """The parameters of ``step`` as it takes them, from this module's parameters and buffers."""
+        raise NotImplementedError
+
+    @property
+    def channels(self) -> int | None:
+        """Output channels N where a parameter fixes them, else None (any number)."""
+        return None
+
+    def forward(self, x_seq: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Scan ``x_seq [T, B, C, ...]`` from ``state`` (None: all zero); return ``y_seq`` and the final state."""
+        self.check(x_seq, sequence=True)
+        state = self.initial_state(x_seq, sequence=True) if state is None else self.checked_state(state, x_seq, True)
+        return self.scan(x_seq, state)
+
+    def scan(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The scan behind ``forward``, on checked input."""
+        return reference_scan(self.step, x_seq, state, self.constants())
+
+    def single_step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Take one step on ``x [B, C, ...]`` from ``state`` (None: all zero); return ``y`` and the new state."""
+        self.check(x, sequence=False)
+        state = self.initial_state(x, sequence=False) if state is None else self.checked_state(state, x, False)
+        y, state = self.step(x, state, self.constants())
+        return y.to(x.dtype), state
+
+    def finish_sequence(self) -> None:
+        """Close a sequence that was fed step by step. Does nothing for neurons that track nothing."""
+
+    def train(self, mode: bool = True):
+        if not mode:
+            self.finish_sequence()
+        return super().train(mode)
+
+    def output_shape(self, x: Tensor, sequence: bool) -> torch.Size:
+        """The shape of one output step for this input."""
+        shape = list(x.shape[1:] if sequence else x.shape)
+        shape[1] //= self.inputs_per_neuron
+        return torch.Size(shape)
+
+    def initial_state(self, x: Tensor, sequence: bool = True) -> Any:
+        """A state of zeros for input ``x``, in float32 at least."""
+        zeros = x.new_zeros(self.output_shape(x, sequence), dtype=state_dtype(x.dtype))
+        return self.State(*[zeros] * len(self.State._fields))
+
+    def check(self, x: Tensor, sequence: bool) -> None:
+        """Raise TypeError or ValueError unless ``x`` is an input this neuron can take."""
+        who = type(self).__name__
+        layout = "[T, B, C, ...]" if sequence else "[B, C, ...]"
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{who} takes a tensor {layout}; got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise TypeError(f"{who} takes floating-point input; got {x.dtype}. Convert it with .float()")
+        if x.dim() < 2 + sequence:
+            raise ValueError(f"{who} takes input of shape {layout}; got {list(x.shape)}")
+        own = next((t for t in (*self.parameters(), *self.buffers())), None)
+        if own is not None and own.device != x.device:
+            raise ValueError(f"{who} is on {own.device} and its input on {x.device}; move one with .to(device)")
+        channels = x.shape[1 + sequence]
+        per = self.inputs_per_neuron
+        if channels % per:
+            raise ValueError(
+                f"{who} splits its input channels into {per} halves, so their number must be even; got {channels}"
+            )
+        if self.channels is not None and channels != per * self.channels:
+            raise ValueError(
+                f"{who} has {self.channels} neurons and takes {per * self.channels} channels; got {channels}"
+            )
+
+    def checked_state(self, state: Any, x: Tensor, sequence: bool) -> Any:
+        """``state`` as this neuron's State, or an error that says which part does not fit the input."""
+        who, fields = type(self).__name__, self.State._fields
+        if isinstance(state, Tensor) or len(state) != len(fields):
+            raise ValueError(f"{who} takes a state of {len(fields)} tensors: {', '.join(fields)}")
+        shape, dtype = self.output_shape(x, sequence), state_dtype(x.dtype)
+        for field, value in zip(fields, state):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{who}: the state's {field} must be a tensor; got {type(value).__name__}")
+            if value.shape != shape:
+                raise ValueError(
+                    f"{who}: the state's {field} has shape {list(value.shape)}; this input needs {list(shape)}"
+                )
+            if value.device != x.device:
+                raise ValueError(f"{who}: the state's {field} is on {value.device} and the input on {x.device}")
+            if value.dtype != dtype:
+                raise TypeError(
+                    f"{who}: the state's {field} is {value.dtype}; {x.dtype} input keeps its state in {dtype}"
+                )
+        return self.State(*state)
+
+
+class MultiBitNeuron(Neuron):
+    """Base of the neurons that fire the multi-bit spike: holds its bits, threshold and tracked range."""
+
+    def __init__(
+        self,
+        bits: int = 4,
+        threshold_levels: int = 0,
+        initial_range: float = 1.0,
+        range_tracking: str = "sequence",
+        range_momentum: float = 0.1,
+    ):
+        check_bits(bits, threshold_levels)
+        super().__init__()
+        self.bits = bits
+        self.threshold_levels = threshold_levels
+        self.spike_range = TrackedRange(initial_range, range_tracking, range_momentum)
+
+    def spike(self) -> MultiBitSpike:
+        """The spike function with the range as it is now."""
+        return MultiBitSpike(self.spike_range.value(), self.bits, self.threshold_levels)
+
+    def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> Any:
+        """The parameters of ``step`` with this spike function in them."""
+        raise NotImplementedError
+
+    def constants(self) -> Any:
+        return self.spike_constants(self.spike())
+
+    @property
+    def tracks(self) -> bool:
+        return self.training and self.spike_range.tracking != "fixed"
+
+    def scan(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any]:
+        if not self.tracks or not len(x_seq):
+            return super().scan(x_seq, state)
+        if self.spike_range.tracking == "step":
+            return reference_scan(self.step, x_seq, state, self.spike_constants(self._step_tracked()))
+        spike = ObservedSpike(self.spike())
+        result = reference_scan(self.step, x_seq, state, self.spike_constants(spike))
+        self.spike_range.update(spike.minimum, spike.maximum)
+        return result
+
+    def single_step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        if not self.tracks:
+            return super().single_step(x, state)
+        self.check(x, sequence=False)
+        state = self.initial_state(x, sequence=False) if state is None else self.checked_state(state, x, False)
+        if self.spike_range.tracking == "step":
+            y, state = self.step(x, state, self.spike_constants(self._step_tracked()))
+        else:
+            spike = ObservedSpike(self.spike())
+            y, state = self.step(x, state, self.spike_constants(spike))
+            self.spike_range.observe(spike.minimum, spike.maximum)
+        return y.to(x.dtype), state
+
+    def _step_tracked(self) -> StepTrackedSpike:
+        return StepTrackedSpike(self.spike_range, self.bits, self.threshold_levels)
+
+    def finish_sequence(self) -> None:
+        self.spike_range.commit()
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, threshold_levels={self.threshold_levels}"
+
+
+def one_or_per_channel(value: float | Tensor, what: str) -> Tensor:
+    """A parameter's start as a tensor of one element or of one a channel ``[N]``."""
+    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+    if tensor.dim() > 1:
+        raise ValueError(f"{what} is one number, or one a channel [N]; got shape {list(tensor.shape)}")
+    return tensor
+
+
+class MembraneState(NamedTuple):
+    """State of a neuron with a membrane alone, of shape ``[B, N]``, after the reset."""
+
+    membrane: Tensor
+
+
+class SynapticState(NamedTuple):
+    """State of a neuron with a synaptic current, each ``[B, N]``; the membrane after the reset."""
+
+    synaptic_current: Tensor
+    membrane: Tensor

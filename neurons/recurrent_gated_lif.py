@@ -1,0 +1,76 @@
+"""Recurrent-gated LIF: input and the neurons' own last spikes decide how long the current is held ("v2" in PR22).
+
+::
+
+    f, c = the two halves of the input's 2N channels
+    F = sigmoid(f + y[t-1] U_f)
+    C = relu(c + y[t-1] U_c)
+    I = F * I + (1 - F) * C
+    V = V + I
+    y = Q(V)
+    V = V - y
+
+U = [U_f, U_c] is N x 2N and starts orthogonal. Q is the multi-bit spike of :mod:`neurons.spike`; the reset and
+the recurrence pass gradient through y.
+
+Source: PR22, improved recurrence "v2".
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from neurons.input_gated_lif import gated_update
+from neurons.neuron import MultiBitNeuron, SynapticState, halves
+from neurons.registry import register
+
+
+class RecurrentState(NamedTuple):
+    """Synaptic current, membrane after the reset, and the last spikes, each ``[B, N]``."""
+
+    synaptic_current: Tensor
+    membrane: Tensor
+    spikes: Tensor
+
+
+class RecurrentGatedLIFParameters(NamedTuple):
+    """``recurrent_weight`` U, ``[N, 2N]``, gate half first; ``spike``, the spike function Q."""
+
+    recurrent_weight: Tensor
+    spike: Callable[[Tensor], Tensor]
+
+
+def recurrent_gated_lif_step(
+    x: Tensor, state: RecurrentState, parameters: RecurrentGatedLIFParameters
+) -> tuple[Tensor, RecurrentState]:
+    """One step on ``x [B, 2N]``, gate half first: the spikes ``[B, N]`` in membrane units and the new state."""
+    f, c = halves(x.to(state.membrane.dtype) + state.spikes @ parameters.recurrent_weight)
+    before = SynapticState(state.synaptic_current, state.membrane)
+    y, current, membrane = gated_update(f, c, before, parameters.spike)
+    return y, RecurrentState(current, membrane, y)
+
+
+@register("recurrent-gated-lif")
+class RecurrentGatedLIF(MultiBitNeuron):
+    """Recurrent-gated LIF over a sequence ``[T, B, 2N]``, gate half first; returns ``[T, B, N]`` of ``channels`` N.
+
+    Learns ``recurrent_weight`` U; ``bits``, ``threshold_levels`` and the range are those of the spike
+    (:class:`neurons.spike.TrackedRange`).
+    """
+
+    State = RecurrentState
+    inputs_per_neuron = 2
+    step = staticmethod(recurrent_gated_lif_step)
+
+    def __init__(self, channels: int, **spike):
+        super().__init__(**spike)
+        self.recurrent_weight = nn.Parameter(nn.init.orthogonal_(torch.empty(channels, 2 * channels)))
+
+    @property
+    def channels(self) -> int:
+        return len(self.recurrent_weight)
+
+    def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> RecurrentGatedLIFParameters:
+        return RecurrentGatedLIFParameters(self.recurrent_weight, spike)

@@ -1,0 +1,70 @@
+"""The registry: every neuron by name, for plain torch, SpikingJelly and snnTorch.
+
+::
+
+    @neurons.register("my-neuron")
+    class MyNeuron(neurons.Neuron):
+        ...
+
+    neurons.create("my-neuron", library="spikingjelly")
+"""
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from neurons.neuron import Neuron
+
+LIBRARIES = ("torch", "spikingjelly", "snntorch")
+_registered: dict[str, type["Neuron"]] = {}
+
+
+def register(name: str):
+    """Class decorator: make a :class:`neurons.Neuron` known by ``name``, in every library.
+
+    Raises ValueError if the name is taken, TypeError if the class is no Neuron with a ``State``.
+    """
+
+    def decorate(neuron: type["Neuron"]) -> type["Neuron"]:
+        from neurons.neuron import Neuron
+
+        if not (isinstance(neuron, type) and issubclass(neuron, Neuron) and hasattr(neuron, "State")):
+            raise TypeError(f"{name!r} can only name a subclass of neurons.Neuron that has a State; got {neuron!r}")
+        if name in _registered:
+            raise ValueError(f"the neuron name {name!r} is taken by {_registered[name].__qualname__}")
+        neuron.name = name
+        _registered[name] = neuron
+        return neuron
+
+    return decorate
+
+
+def list_neurons() -> list[str]:
+    """The names of all registered neurons, in alphabetical order."""
+    return sorted(_registered)
+
+
+def neuron_class(name: str) -> type["Neuron"]:
+    """The plain class registered under ``name``; ValueError with a suggestion for an unknown one."""
+    if name not in _registered:
+        close = difflib.get_close_matches(str(name), _registered, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(list_neurons())}"
+        raise ValueError(f"no neuron is called {name!r}; {hint}")
+    return _registered[name]
+
+
+def create(name: str, *args, library: str = "torch", **options) -> nn.Module:
+    """Build the neuron ``name`` for ``library``: "torch" (explicit state), "spikingjelly" or "snntorch".
+
+    Arguments and options are those of the neuron's class, and of the library's own neurons for the rest.
+    Raises ValueError for an unknown name or library, ImportError with the install line for a missing library.
+    """
+    neuron = neuron_class(name)
+    if library not in LIBRARIES:
+        raise ValueError(f"library must be one of {', '.join(LIBRARIES)}; got {library!r}")
+    if library != "torch":
+        neuron = importlib.import_module(f"neurons.{library}").plugged(neuron)
+    return neuron(*args, **options)
