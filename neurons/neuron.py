@@ -140,7 +140,7 @@ class Neuron(nn.Module):
         who, fields = type(self).__name__, self.State._fields
         if isinstance(state, Tensor) or len(state) != len(fields):
             raise ValueError(f"{who} takes a state of {len(fields)} tensors: {', '.join(fields)}")
-        shape, dtype = self.output_shape(x, sequence), state_dtype(x.dtype)
+        shape, dtype = list(self.output_shape(x, sequence)), state_dtype(x.dtype)
         for field, value in zip(fields, state):
             if not isinstance(value, Tensor):
                 raise TypeError(f"{who}: the state's {field} must be a tensor; got {type(value).__name__}")

@@ -118,7 +118,7 @@ def check_published_network(network, numbers, run=lambda neuron, x: neuron(x)[0]
     assert loss.item() == pytest.approx(float(numbers["loss"]), rel=1e-5)
     loss.backward()
     for name, (ours, published) in published_gradients(network, numbers).items():
-        close(ours, published, rtol=1e-3, atol=1e-5, msg=lambda m: f"gradient of {name}: {m}")
+        close(ours, published, rtol=1e-3, atol=1e-5, msg=f"the gradient of {name} differs")
     for neuron, name in zip([network.encoder, *network.neurons], ["fsq_x", "fsq_hs.0", "fsq_hs.1"]):
         close(neuron.spike_range.minimum, numbers[f"after/{name}.tracked_min_biased"], rtol=1e-5, atol=1e-6)
         close(neuron.spike_range.maximum, numbers[f"after/{name}.tracked_max_biased"], rtol=1e-5, atol=1e-6)
