@@ -138,9 +138,10 @@ class Neuron(nn.Module):
     def checked_state(self, state: Any, x: Tensor, sequence: bool) -> Any:
         """``state`` as this neuron's State, or an error that says which part does not fit the input."""
         who, fields = type(self).__name__, self.State._fields
-        if isinstance(state, Tensor) or len(state) != len(fields):
-            raise ValueError(f"{who} takes a state of {len(fields)} tensors: {', '.join(fields)}")
-        shape, dtype = list(self.output_shape(x, sequence)), state_dtype(x.dtype)
+        if not isinstance(state, (tuple, list)) or len(state) != len(fields):
+            got = f"{len(state)} parts" if isinstance(state, (tuple, list)) else type(state).__name__
+            raise ValueError(f"{who} takes a state of {len(fields)} tensors ({', '.join(fields)}); got {got}")
+        shape, dtype = self.output_shape(x, sequence), state_dtype(x.dtype)
         for field, value in zip(fields, state):
             if not isinstance(value, Tensor):
                 raise TypeError(f"{who}: the state's {field} must be a tensor; got {type(value).__name__}")
