@@ -53,8 +53,8 @@ def learnable_lif_step(
     x: Tensor, state: MembraneState, parameters: LearnableLIFParameters
 ) -> tuple[Tensor, MembraneState]:
     """One step on ``x [B, N]``: the spikes (0 or 1) and the new state."""
-    leak = over_channels(parameters.leak, x)
-    threshold = over_channels(parameters.threshold, x)
+    leak = over_channels(parameters.leak, state.membrane)
+    threshold = over_channels(parameters.threshold, state.membrane)
     membrane = leak * state.membrane + x
     spike = _TriangularSpike.apply(membrane / threshold - 1, parameters.gamma)
     return spike, MembraneState(membrane - threshold * spike.detach())
@@ -64,10 +64,9 @@ def learnable_lif_step(
 class LearnableLIF(Neuron):
     """Learnable LIF over a sequence ``[T, B, N]`` of input currents; fires 0 or 1.
 
-    ``leak`` (clipped to [0, 1] where it is used) and ``threshold`` start as given, one a layer or, given as
-    a tensor ``[N]``, one a channel. ``learn_leak`` and
-    ``learn_threshold`` say whether they are trained.
-    ``gamma`` is the height of the surrogate gradient.
+    ``leak`` (clipped to [0, 1] where it is used) and ``threshold`` (positive) start as given, one a layer or,
+    given as a tensor ``[N]``, one a channel. ``learn_leak`` and ``learn_threshold`` say whether they are
+    trained. ``gamma`` is the height of the surrogate gradient.
     """
 
     State = MembraneState
@@ -85,6 +84,14 @@ class LearnableLIF(Neuron):
         self.leak = nn.Parameter(one_or_per_channel(leak, "leak"), requires_grad=learn_leak)
         self.threshold = nn.Parameter(one_or_per_channel(threshold, "threshold"), requires_grad=learn_threshold)
         self.gamma = gamma
+        if not self.threshold.is_meta and not (self.threshold > 0).all():
+            raise ValueError(f"threshold must be positive, in membrane units; got {threshold!r}")
+        lengths = {len(p) for p in (self.leak, self.threshold) if p.dim()}
+        if len(lengths) > 1:
+            raise ValueError(
+                "leak and threshold, where given one a channel, must be of one length; "
+                f"got {len(self.leak)} and {len(self.threshold)}"
+            )
 
     @property
     def channels(self) -> int | None:

@@ -31,7 +31,7 @@ def multibit_lif_step(
     x: Tensor, state: MembraneState, parameters: MultiBitLIFParameters
 ) -> tuple[Tensor, MembraneState]:
     """One step on ``x [B, N]``: the spikes in membrane units and the new state."""
-    membrane = over_channels(parameters.leak, x) * state.membrane + x
+    membrane = over_channels(parameters.leak, state.membrane) * state.membrane + x
     y = parameters.spike(membrane)
     return y, MembraneState(membrane - y)
 

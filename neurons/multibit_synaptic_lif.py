@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neurons.neuron import MultiBitNeuron, SynapticState, over_channels
+from neurons.neuron import MultiBitNeuron, SynapticState, check_channels, over_channels
 from neurons.registry import register
 
 
@@ -33,7 +33,7 @@ def multibit_synaptic_lif_step(
     x: Tensor, state: SynapticState, parameters: MultiBitSynapticLIFParameters
 ) -> tuple[Tensor, SynapticState]:
     """One step on ``x [B, N]``: the spikes in membrane units and the new state."""
-    current = over_channels(parameters.tau, x) * state.synaptic_current + x
+    current = over_channels(parameters.tau, state.membrane) * state.synaptic_current + x
     membrane = state.membrane + current
     y = parameters.spike(membrane)
     return y, SynapticState(current, membrane - y)
@@ -52,7 +52,7 @@ class MultiBitSynapticLIF(MultiBitNeuron):
 
     def __init__(self, channels: int, tau: float = 1.0, learn_tau: bool = True, **spike):
         super().__init__(**spike)
-        self.tau = nn.Parameter(torch.full((channels,), float(tau)), requires_grad=learn_tau)
+        self.tau = nn.Parameter(torch.full((check_channels(channels),), float(tau)), requires_grad=learn_tau)
 
     @property
     def channels(self) -> int:

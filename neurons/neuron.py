@@ -36,7 +36,11 @@ def halves(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def over_channels(parameter: Tensor, like: Tensor) -> Tensor:
-    """Shape a parameter of one element, or of one a channel ``[N]``, to broadcast over a step ``[B, N, ...]``."""
+    """A parameter of one element, or of one a channel ``[N]``, shaped to broadcast over ``like [B, N, ...]``.
+
+    In the type of ``like``, a state: the parameters' own type never decides the type that a state is kept in.
+    """
+    parameter = parameter.to(like.dtype)
     if parameter.dim() == 0:
         return parameter
     return parameter.view(-1, *[1] * (like.dim() - 2))
@@ -108,8 +112,8 @@ class Neuron(nn.Module):
 
     def initial_state(self, x: Tensor, sequence: bool = True) -> Any:
         """A state of zeros for input ``x``, in float32 at least."""
-        zeros = x.new_zeros(self.output_shape(x, sequence), dtype=state_dtype(x.dtype))
-        return self.State(*[zeros] * len(self.State._fields))
+        shape, dtype = self.output_shape(x, sequence), state_dtype(x.dtype)
+        return self.State(*[x.new_zeros(shape, dtype=dtype) for _ in self.State._fields])
 
     def check(self, x: Tensor, sequence: bool) -> None:
         """Raise TypeError or ValueError unless ``x`` is an input this neuron can take."""
@@ -128,7 +132,8 @@ class Neuron(nn.Module):
         per = self.inputs_per_neuron
         if channels % per:
             raise ValueError(
-                f"{who} splits its input channels into {per} halves, so their number must be even; got {channels}"
+                f"{who} takes {per} input channels a neuron, so their number must be a multiple of {per}; "
+                f"got {channels}"
             )
         if self.channels is not None and channels != per * self.channels:
             raise ValueError(
@@ -225,10 +230,20 @@ class MultiBitNeuron(Neuron):
 
 def one_or_per_channel(value: float | Tensor, what: str) -> Tensor:
     """A parameter's start as a tensor of one element or of one a channel ``[N]``."""
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{what} is one number, or one a channel [N]; got {value!r}") from error
     if tensor.dim() > 1:
         raise ValueError(f"{what} is one number, or one a channel [N]; got shape {list(tensor.shape)}")
     return tensor
+
+
+def check_channels(channels: int) -> int:
+    """``channels``, or a ValueError unless it is a whole number of at least 1."""
+    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+        raise ValueError(f"channels is the number of neurons, a whole number of at least 1; got {channels!r}")
+    return channels
 
 
 class MembraneState(NamedTuple):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from neurons.input_gated_lif import gated_update
-from neurons.neuron import MultiBitNeuron, SynapticState, halves
+from neurons.neuron import MultiBitNeuron, SynapticState, check_channels, halves
 from neurons.registry import register
 
 
@@ -46,7 +46,7 @@ def recurrent_gated_lif_step(
     x: Tensor, state: RecurrentState, parameters: RecurrentGatedLIFParameters
 ) -> tuple[Tensor, RecurrentState]:
     """One step on ``x [B, 2N]``, gate half first: the spikes ``[B, N]`` in membrane units and the new state."""
-    f, c = halves(x.to(state.membrane.dtype) + state.spikes @ parameters.recurrent_weight)
+    f, c = halves(x.to(state.membrane.dtype) + state.spikes @ parameters.recurrent_weight.to(state.spikes.dtype))
     before = SynapticState(state.synaptic_current, state.membrane)
     y, current, membrane = gated_update(f, c, before, parameters.spike)
     return y, RecurrentState(current, membrane, y)
@@ -66,11 +66,18 @@ class RecurrentGatedLIF(MultiBitNeuron):
 
     def __init__(self, channels: int, **spike):
         super().__init__(**spike)
-        self.recurrent_weight = nn.Parameter(nn.init.orthogonal_(torch.empty(channels, 2 * channels)))
+        weight = torch.empty(check_channels(channels), 2 * channels)
+        self.recurrent_weight = nn.Parameter(nn.init.orthogonal_(weight))
 
     @property
     def channels(self) -> int:
         return len(self.recurrent_weight)
+
+    def check(self, x: Tensor, sequence: bool) -> None:
+        super().check(x, sequence)
+        if x.dim() != 2 + sequence:
+            layout = "[T, B, 2N]" if sequence else "[B, 2N]"
+            raise ValueError(f"{type(self).__name__} takes input of shape {layout}; got {list(x.shape)}")
 
     def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> RecurrentGatedLIFParameters:
         return RecurrentGatedLIFParameters(self.recurrent_weight, spike)

@@ -27,6 +27,8 @@ def register(name: str):
 
     Raises ValueError if the name is taken, TypeError if the class is no Neuron with a ``State``.
     """
+    if not isinstance(name, str):
+        raise TypeError(f'register takes a name, as in @neurons.register("my-neuron"); got {name!r}')
 
     def decorate(neuron: type["Neuron"]) -> type["Neuron"]:
         from neurons.neuron import Neuron

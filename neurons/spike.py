@@ -18,6 +18,7 @@ Source: Ponghiran and Roy, "Spiking Neural Networks with Improved Inherent Recur
 Sequential Learning", AAAI 2022, arXiv 2109.01905 (PR22).
 """
 
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -123,9 +124,13 @@ class TrackedRange(nn.Module):
         super().__init__()
         if tracking not in TRACKING:
             raise ValueError(f"tracking must be one of {', '.join(TRACKING)}; got {tracking!r}")
-        if not 0 < initial_range < float("inf"):
-            raise ValueError(f"initial_range must be positive and finite, in membrane units; got {initial_range!r}")
-        if not 0 < momentum <= 1:
+        largest = torch.finfo(torch.float32).max
+        if not isinstance(initial_range, Real) or not SMALLEST_RANGE <= initial_range <= largest:
+            raise ValueError(
+                f"initial_range must be a finite number of membrane units, at least {SMALLEST_RANGE}; "
+                f"got {initial_range!r}"
+            )
+        if not isinstance(momentum, Real) or not 0 < momentum <= 1:
             raise ValueError(f"momentum must lie in (0, 1]; got {momentum!r}")
         self.tracking = tracking
         self.momentum = momentum
@@ -138,18 +143,20 @@ class TrackedRange(nn.Module):
         self.register_buffer("pending_maximum", torch.tensor(float("-inf")), persistent=False)
 
     def value(self) -> Tensor:
-        """The range r now, a tensor of one element, bias-corrected."""
-        extreme = torch.maximum(self.minimum.abs(), self.maximum.abs())
-        correction = 1 - (1 - self.momentum) ** self.updates
+        """The range r now, a tensor of one element, bias-corrected, in float32 at least, as the membrane is."""
+        dtype = torch.promote_types(self.minimum.dtype, torch.float32)
+        extreme = torch.maximum(self.minimum.abs(), self.maximum.abs()).to(dtype)
+        correction = 1 - (1 - self.momentum) ** self.updates.to(dtype)
         tracked = (extreme / correction.clamp(min=self.momentum / 2)).clamp(min=SMALLEST_RANGE)
-        return torch.where(self.updates > 0, tracked, self.initial)
+        return torch.where(self.updates > 0, tracked, self.initial.to(dtype))
 
     @torch.no_grad()
     def update(self, minimum: Tensor, maximum: Tensor) -> None:
         """Move the averages towards the extremes of one sequence (or one step)."""
+        minimum, maximum = minimum.to(self.minimum.dtype), maximum.to(self.maximum.dtype)
         finite = torch.isfinite(minimum) & torch.isfinite(maximum)
         for average, extreme in ((self.minimum, minimum), (self.maximum, maximum)):
-            moved = average + self.momentum * (extreme.to(average.dtype) - average)
+            moved = average + self.momentum * (extreme - average)
             average.copy_(torch.where(finite, moved, average))
         self.updates += finite
 
@@ -179,9 +186,10 @@ class ObservedSpike:
         self.maximum = torch.full_like(spike.spike_range, float("-inf"))
 
     def __call__(self, membrane: Tensor) -> Tensor:
-        extremes = torch.aminmax(membrane.detach())
-        self.minimum = torch.minimum(self.minimum, extremes.min)
-        self.maximum = torch.maximum(self.maximum, extremes.max)
+        if membrane.numel():  # an empty batch has no extremes
+            extremes = torch.aminmax(membrane.detach())
+            self.minimum = torch.minimum(self.minimum, extremes.min)
+            self.maximum = torch.maximum(self.maximum, extremes.max)
         return self.spike(membrane)
 
 
@@ -192,5 +200,6 @@ class StepTrackedSpike:
         self.tracked, self.bits, self.threshold_levels = tracked, bits, threshold_levels
 
     def __call__(self, membrane: Tensor) -> Tensor:
-        self.tracked.update(*torch.aminmax(membrane.detach()))
+        if membrane.numel():
+            self.tracked.update(*torch.aminmax(membrane.detach()))
         return MultiBitSpike(self.tracked.value(), self.bits, self.threshold_levels)(membrane)
