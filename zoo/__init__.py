@@ -1,0 +1,39 @@
+"""A zoo of pretrained spiking networks for sequences.
+
+::
+
+    import zoo
+
+    model = zoo.load("lite-snn-multi30k")
+    model.translate(["Ein Hund rennt durch den Schnee."])
+
+Importing this package is light: PyTorch is imported when a model is loaded or saved.
+"""
+
+from typing import TYPE_CHECKING
+
+from zoo import registry
+from zoo.registry import ModelInfo, info, list_models
+
+if TYPE_CHECKING:
+    from zoo.loading import load
+    from zoo.saving import save
+
+__version__ = "0.1.0"
+__all__ = ["ModelInfo", "info", "list_models", "load", "registry", "save"]
+
+_NEED_TORCH = {"load": "zoo.loading", "save": "zoo.saving"}
+
+
+def __getattr__(name: str):
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    import importlib
+
+    function = getattr(importlib.import_module(_NEED_TORCH[name]), name)
+    globals()[name] = function
+    return function
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NEED_TORCH})

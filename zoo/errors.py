@@ -1,0 +1,79 @@
+"""The errors of the zoo, and the words they use.
+
+All are kinds of ValueError, but for :class:`HubError`, which is an OSError. A folder that is not there is
+a plain FileNotFoundError.
+"""
+
+import difflib
+from collections.abc import Collection
+from pathlib import Path
+
+
+class UnknownNameError(ValueError):
+    """No model, architecture or task of that name."""
+
+
+class NewerFormatError(ValueError):
+    """A model folder written by a version of this package newer than the one at hand."""
+
+
+class DamagedModelError(ValueError):
+    """A file of a model is missing, truncated, altered or not what its ``config.json`` says."""
+
+
+class WeightsMismatchError(ValueError):
+    """Weights that are not those of the network they are loaded into."""
+
+
+class HubError(OSError):
+    """A repository that could not be fetched from the Hub."""
+
+
+def unknown(kind: str, name: object, known: Collection[str]) -> UnknownNameError:
+    """``name`` is no ``kind``; the message suggests the nearest known name."""
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(known)) or 'none'}"
+    return UnknownNameError(f"no {kind} is called {name!r}; {hint}")
+
+
+def unknown_model(name: str, known: Collection[str]) -> UnknownNameError:
+    """No bundled model has this bare name; a local folder that has it is pointed out, never taken."""
+    message = str(unknown("bundled model", name, known))
+    if name and Path(name).is_dir():
+        message += f" To load the local folder of that name, write './{name}'"
+    return UnknownNameError(message)
+
+
+def newer_format(path: Path, found: int, known: int) -> NewerFormatError:
+    return NewerFormatError(
+        f"{path} has format_version {found}, and this snn-zoo reads up to {known}; "
+        "upgrade it with: pip install --upgrade snn-zoo"
+    )
+
+
+def bad_config(path: Path, problem: str) -> DamagedModelError:
+    return DamagedModelError(f"{path} {problem}")
+
+
+def missing_file(path: Path) -> DamagedModelError:
+    return DamagedModelError(f"{path} is missing; the model folder is not complete")
+
+
+def wrong_size(path: Path, expected: int, found: int) -> DamagedModelError:
+    return DamagedModelError(
+        f"{path} is truncated or altered: expected {expected} bytes, found {found}. Fetch or save the model again"
+    )
+
+
+def wrong_hash(path: Path, expected: str, found: str) -> DamagedModelError:
+    return DamagedModelError(
+        f"{path} is altered: expected SHA-256 {expected}, found {found}. Fetch or save the model again"
+    )
+
+
+def hub(repo: str, revision: str | None, error: Exception) -> HubError:
+    at = f" at {revision!r}" if revision else ""
+    message = f"could not fetch {repo!r}{at} from the Hugging Face Hub: {' '.join(str(error).split())}"
+    if Path(repo).is_dir():
+        message += f" To load the local folder of that name, write './{repo}'"
+    return HubError(message)

@@ -1,0 +1,170 @@
+"""What the zoo knows by name: architectures (the code of networks) and bundled models (their weights).
+
+An architecture is an ``nn.Module`` that can be rebuilt from JSON and a few bytes::
+
+    @zoo.registry.register_architecture("translator")
+    class Translator(nn.Module):
+        task = "translation"                          # one of TASKS
+        config: dict                                  # all that rebuilds the network, as JSON holds it
+
+        def assets(self): ...                         # {"tokenizer.json": bytes}; {} where there are none
+
+        @classmethod
+        def from_config(cls, config, assets): ...     # the reverse of the two; weights of any value
+
+        def translate(self, sentences): ...           # the method of its task
+
+A bundled model is a folder in ``model_cards`` (:mod:`zoo.files` says what it holds). Nothing here imports torch.
+"""
+
+import fnmatch
+import importlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo import errors, files
+
+TASKS = {
+    "translation": "translate",
+    "text-classification": "classify",
+    "video-classification": "classify",
+    "automatic-speech-recognition": "transcribe",
+    "time-series-forecasting": "predict",
+}
+"""Tasks, under the names the Hugging Face Hub has for them, and the method that a model of each offers."""
+
+ARCHITECTURE_MODULES = {
+    "translator": "zoo.translation",
+}
+"""Where each architecture of this package is defined, so that loading a model imports its module alone."""
+
+MODEL_CARDS = Path(__file__).resolve().parent.parent / "model_cards"
+"""The folder of bundled models; it lies beside this package in a checkout and in an installation alike."""
+
+_architectures: dict[str, type] = {}
+
+
+def register_architecture(name: str):
+    """Class decorator: make a network known by ``name``, so that it can be saved and loaded.
+
+    Raises ValueError for a taken name or an unknown task, TypeError for a class that lacks ``from_config``,
+    ``assets`` or the method of its task.
+    """
+
+    def decorate(network: type) -> type:
+        task = getattr(network, "task", None)
+        if task not in TASKS:
+            raise errors.unknown("task", task, TASKS)
+        missing = [m for m in ("from_config", "assets", TASKS[task]) if not callable(getattr(network, m, None))]
+        if missing:
+            raise TypeError(
+                f"{network!r} cannot be the architecture {name!r}: it has no {'() and no '.join(missing)}()"
+            )
+        if name in _architectures:
+            raise ValueError(f"the architecture name {name!r} is taken by {_architectures[name].__qualname__}")
+        network.architecture = name
+        _architectures[name] = network
+        return network
+
+    return decorate
+
+
+def architecture(name: str) -> type:
+    """The class registered under ``name``, its module imported if need be; ValueError for an unknown one."""
+    if name not in _architectures and name in ARCHITECTURE_MODULES:
+        importlib.import_module(ARCHITECTURE_MODULES[name])
+    if name not in _architectures:
+        raise errors.unknown("architecture", name, {*_architectures, *ARCHITECTURE_MODULES})
+    return _architectures[name]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model without building it, from its ``config.json`` and ``metrics.json``."""
+
+    name: str
+    architecture: str
+    task: str
+    parameters: int
+    """Number of trained values, each tied weight counted once."""
+    bytes: int
+    """Size of the weights and the files the model needs, in bytes."""
+    summary: str
+    scores: dict[str, float]
+    """The model's own row of results, without its name."""
+    licence: str | None
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
+    """Names of the bundled models that match ``pattern`` (as file names do: ``*imdb*``), sorted.
+
+    ``task`` keeps those of one task; ValueError for a task that no model could have.
+    """
+    if task is not None and task not in TASKS:
+        raise errors.unknown("task", task, TASKS)
+    names = fnmatch.filter(_bundled(), pattern)
+    return [name for name in names if task is None or files.read_config(MODEL_CARDS / name)["task"] == task]
+
+
+def info(name_or_repo_or_folder: str | os.PathLike, *, revision: str | None = None) -> ModelInfo:
+    """What is known of a model without loading it; the argument as for :func:`zoo.load`."""
+    folder = locate(name_or_repo_or_folder, revision, only=[files.CONFIG, files.METRICS])
+    config, metrics = files.read_config(folder), files.read_metrics(folder)
+    own = next((row for row in metrics.get("results", []) if row.get("name") == config["name"]), {})
+    return ModelInfo(
+        name=config["name"],
+        architecture=config["architecture"],
+        task=config["task"],
+        parameters=config["parameters"],
+        bytes=sum(entry["bytes"] for entry in config["files"].values()),
+        summary=metrics.get("summary", ""),
+        scores={column: value for column, value in own.items() if column != "name"},
+        licence=metrics.get("licence"),
+        folder=folder,
+        config=config,
+        metrics=metrics,
+    )
+
+
+def locate(name: str | os.PathLike, revision: str | None = None, only: list[str] | None = None) -> Path:
+    """The folder of a model, by the shape of its name alone.
+
+    A ``Path``, or text that starts as a path does (``./``, ``../``, ``~``, an absolute one), is a local
+    folder; ``org/name`` is a repository on the Hub, of which ``only`` some files may be wanted; a bare name
+    is a bundled model. Raises ValueError for an unknown name, FileNotFoundError for a missing folder.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"a model is named by text or a path; got {type(name).__name__}")
+    if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(("./", "../")):
+        from zoo import hub
+
+        return hub.snapshot(name, revision, only)
+    if revision is not None:
+        raise ValueError(f"revision={revision!r} chooses a commit on the Hub (org/name); {str(name)!r} is not there")
+    if _is_path(name):
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {str(name)!r}")
+        return folder
+    if name not in _bundled():
+        raise errors.unknown_model(name, _bundled())
+    return MODEL_CARDS / name
+
+
+def _is_path(name: str | os.PathLike) -> bool:
+    return (
+        not isinstance(name, str)
+        or name in (".", "..", "~")
+        or name.replace("\\", "/").startswith(("./", "../", "~/"))
+        or os.path.isabs(name)
+    )
+
+
+def _bundled() -> list[str]:
+    return sorted(config.parent.name for config in MODEL_CARDS.glob(f"*/{files.CONFIG}"))
