@@ -1,0 +1,328 @@
+"""The neurons as classes of snnTorch, called as the library's own are.
+
+::
+
+    lif = neurons.create("learnable-lif", library="snntorch")  # the same as neurons.snntorch.LearnableLIF()
+    mem = lif.reset_mem()
+    spk, mem = lif(cur, mem)                       # a membrane alone, called as snn.Leaky is
+    spk, syn, mem = gated(cur, syn, mem)           # with a synaptic current, as snn.Synaptic
+    spk, syn, mem = recurrent(cur, spk, syn, mem)  # with the last spikes fed back, as snn.RSynaptic
+    spk_seq, mem = lif.multi_step(cur_seq, mem)    # a whole sequence [T, B, N] in one fast scan
+
+    net = nn.Sequential(nn.Linear(784, 10), neurons.snntorch.LearnableLIF(init_hidden=True, output=True))
+
+``snntorch.utils.reset(net)`` works for them as it does for the library's own: for the direct children of ``net``, and
+for every other network along with it. :func:`reset` here reaches any depth and touches ``net`` alone.
+"""
+
+import copyreg
+import functools
+import inspect
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import neurons
+from neurons.neuron import Neuron, state_dtype
+
+try:
+    import snntorch as snn
+except ModuleNotFoundError as error:
+    if error.name != "snntorch":
+        raise
+    raise ImportError("neurons.snntorch needs snnTorch; install it with: pip install snntorch") from error
+
+LIBRARY_NAMES = {"spikes": "spk", "synaptic_current": "syn", "membrane": "mem"}
+"""The library's name for a field of a neuron's state; a field that is not here keeps its own."""
+
+
+def reset(net: nn.Module) -> None:
+    """Start a new sequence in ``net``: reset and detach every neuron in it, ours and snnTorch's own, at any depth.
+
+    No other network is touched, unlike ``snntorch.utils.reset``. Range statistics gathered step by step are applied.
+    """
+    for module in net.modules():
+        if isinstance(module, snn.SpikingNeuron) and hasattr(module, "reset_mem"):
+            module.reset_mem()
+
+
+def detach(net: nn.Module) -> None:
+    """Cut the graph behind the state of every neuron in ``net``, ours and snnTorch's own, and keep the state.
+
+    For truncated backpropagation through time.
+    """
+    for module in net.modules():
+        if isinstance(module, PluggedNeuron):
+            module.detach_mem()
+        elif isinstance(module, snn.SpikingNeuron):
+            for name, value in [*module.named_buffers(recurse=False), *vars(module).items()]:
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    setattr(module, name, value.detach())
+
+
+class _Leaky(snn.Leaky):
+    __init__ = nn.Module.__init__  # The library's would register its own parameters, which mean nothing here.
+
+
+class _Synaptic(snn.Synaptic):
+    __init__ = nn.Module.__init__
+
+
+class _RSynaptic(snn.RSynaptic):
+    __init__ = nn.Module.__init__
+
+
+class _Alpha(snn.Alpha):
+    __init__ = nn.Module.__init__
+
+
+_LIBRARY_OPTIONS = {
+    option
+    for own in (snn.Leaky, snn.Synaptic, snn.RSynaptic, snn.Alpha)
+    for option in inspect.signature(own).parameters
+} - {"init_hidden", "output"}
+
+
+class PluggedNeuron:
+    """What makes a :class:`neurons.Neuron` a neuron of snnTorch; options and parameters are those of the neuron.
+
+    It is called on one time step ``[B, C, ...]``, with the state in the library's order and by the library's names:
+    the last spikes ``spk`` if the neuron feeds them back, the synaptic current ``syn``, the membrane ``mem``. What is
+    not given, or is still as ``reset_mem()`` returned it, starts from the state of the call before, or from zero.
+    Returns the spikes and the new state.
+
+    ``init_hidden=True`` returns the spikes alone and keeps the state inside; with ``output=True`` the state is
+    returned as well. The state is never part of the state dict, whose keys are those of the plain neuron.
+
+    The state of half-precision input is float32. Spikes come back in the input's type, so that a neuron which is
+    handed its last spikes sees them rounded; with ``init_hidden`` and in ``multi_step`` it does not.
+
+    Raises TypeError for an option of snnTorch that means nothing to this neuron.
+    """
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        fields = sorted(cls.State._fields, key=lambda field: (field != "spikes", field == "membrane"))
+        cls._field_of = {LIBRARY_NAMES.get(field, field): field for field in fields}
+
+    def __init__(self, *args, init_hidden: bool = False, output: bool = False, **options):
+        self._refuse(_LIBRARY_OPTIONS & options.keys())
+        super().__init__(*args, **options)
+        self.init_hidden = init_hidden
+        self.output = output
+        self._state = self._no_state()
+        _list(self)
+
+    @classmethod
+    def _refuse(cls, options: set[str]) -> None:
+        """Raise TypeError for library options that are not options of the neuron too."""
+        own = set()
+        for base in cls.__mro__:
+            if not issubclass(base, Neuron) or issubclass(base, PluggedNeuron) or "__init__" not in vars(base):
+                continue
+            parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+            own.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+                break
+        if refused := sorted(options - own):
+            raise TypeError(
+                f"{cls.__name__} has no {', '.join(refused)}, which only snnTorch's own neurons have. "
+                f"It takes {', '.join([*sorted(own), 'init_hidden', 'output'])}"
+            )
+
+    def forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None):
+        """Take one step on ``input_ [B, C, ...]``."""
+        return self._run(super().single_step, input_, False, states, named)
+
+    def multi_step(self, input_seq: Tensor, *states: Tensor | None, **named: Tensor | None):
+        """Scan ``input_seq [T, B, C, ...]`` at once; takes and returns what a call does, the spikes a sequence.
+
+        Equals calling the neuron T times and then closing the sequence, at a fraction of the time. It counts as one
+        whole sequence for a tracked range.
+        """
+        return self._run(super().forward, input_seq, True, states, named)
+
+    def _run(self, scan, input_: Tensor, sequence: bool, states: tuple, named: dict[str, Any]):
+        y, self._state = scan(input_, self._start(input_, sequence, states, named))
+        if self.init_hidden and not self.output:
+            return y
+        return y, *[getattr(self._state, field) for name, field in self._field_of.items() if name != "spk"]
+
+    def _start(self, input_: Tensor, sequence: bool, states: tuple, named: dict[str, Any]) -> Any:
+        """The state to start from; None for zeros."""
+        given = self._given(states, named)
+        start = self._state._replace(**given)
+        absent = [_is_absent(value) for value in start]
+        if all(absent):
+            return None
+        if any(absent):
+            self.check(input_, sequence)
+            zeros = self.initial_state(input_, sequence)
+            return self.State(*[z if a else value for a, value, z in zip(absent, start, zeros)])
+        if not given and isinstance(input_, Tensor) and input_.shape[sequence : sequence + 1] != start[0].shape[:1]:
+            raise ValueError(
+                f"{type(self).__name__} still holds the state of a batch of {len(start[0])} and was given an input of "
+                f"shape {list(input_.shape)}; start a new sequence with neurons.snntorch.reset(net) or reset_mem()"
+            )
+        return start
+
+    def _given(self, states: tuple, named: dict[str, Any]) -> dict[str, Any]:
+        """The parts of the state that the caller handed over, by field."""
+        who, names = type(self).__name__, list(self._field_of)
+        if len(states) > len(names) or not named.keys() <= set(names[len(states) :]):
+            raise TypeError(
+                f"{who} takes an input and its state ({', '.join(names)}), each once; got {len(states)} by position"
+                + (f" and {', '.join(named)} by name" if named else "")
+            )
+        passed = dict(zip(names, states)) | named
+        given = {self._field_of[name]: value for name, value in passed.items() if value is not None}
+        if given and self.init_hidden:
+            raise TypeError(f"{who} keeps its state inside (init_hidden=True); call it on the input alone")
+        if isinstance(given.get("spikes"), Tensor):
+            given["spikes"] = given["spikes"].to(state_dtype(given["spikes"].dtype))
+        return given
+
+    def reset_mem(self) -> Tensor | tuple[Tensor, ...]:
+        """Start a new sequence; return the state as a placeholder of shape (0,) each, which stands for zeros.
+
+        Range statistics that were gathered step by step are applied.
+        """
+        self.finish_sequence()
+        self._state = self._no_state()
+        ordered = tuple(getattr(self._state, field) for field in self._field_of.values())
+        return ordered if len(ordered) > 1 else ordered[0]
+
+    def detach_mem(self) -> None:
+        """Cut the graph behind the state and keep the state, for truncated backpropagation through time."""
+        self._state = self.State(*[value.detach() for value in self._state])
+
+    def _no_state(self) -> Any:
+        return self.State(*[torch.zeros(0) for _ in self.State._fields])
+
+    # The state is no buffer, which DistributedDataParallel would copy from one process to all, and no plain attribute,
+    # which the library's AttributeMonitor would not find: it calls __getattr__.
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in type(self)._field_of and "_state" in self.__dict__:
+                return getattr(self._state, self._field_of[name])
+            if name in _LIBRARY_OPTIONS:
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name}: it is called as snnTorch's own neurons are but computes "
+                    "something else, and cannot stand for one of them (in an export to NIR, for example)"
+                ) from None
+            raise
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in LIBRARY_NAMES.values() and name in type(self)._field_of:
+            self._state = self._state._replace(**{self._field_of[name]: value})
+        else:
+            super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle has the state and not the graph behind it, which neither can hold."""
+        return self.__dict__ | {"_state": self.State(*[value.detach() for value in self._state])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _list(self)
+
+
+def _is_absent(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.shape == (0,)
+
+
+class _Listed:
+    """Stands for one of our neurons in the library's global list, which holds strong references and is never emptied.
+
+    Only ``reset_hidden`` and ``detach_hidden`` of the library's classes go through that list. They ask for the class,
+    read the state to detach it, and write zeros to reset it; a neuron of ours must then finish its sequence and
+    include its last spikes, which the library forgets.
+    """
+
+    def __init__(self, neuron: PluggedNeuron):
+        self.neuron = weakref.ref(neuron)
+        self.listed_class = type(neuron)
+
+    @property
+    def __class__(self):
+        return self.listed_class
+
+    def _read(self) -> Tensor:
+        if (neuron := self.neuron()) is not None:
+            neuron.detach_mem()
+        return torch.zeros(0)
+
+    def _write(self, zeros: Tensor) -> None:
+        if (neuron := self.neuron()) is not None:
+            neuron.reset_mem()
+
+    mem = syn = syn_exc = syn_inh = property(_read, _write)
+
+
+def _list(neuron: PluggedNeuron) -> None:
+    """Enter ``neuron`` in the library's list, and drop those that no longer exist.
+
+    Not when they cease to exist: that may be while the library loops over the list.
+    """
+    instances = snn.SpikingNeuron.instances
+    instances[:] = [entry for entry in instances if type(entry) is not _Listed or entry.neuron() is not None]
+    instances.append(_Listed(neuron))
+
+
+class LearnableLIF(PluggedNeuron, neurons.LearnableLIF, _Leaky):
+    """:class:`neurons.LearnableLIF` for snnTorch: ``spk, mem = lif(cur, mem)`` on ``[B, N]``."""
+
+
+class Integrator(PluggedNeuron, neurons.Integrator, _Leaky):
+    """:class:`neurons.Integrator` for snnTorch: ``spk, mem = lif(cur, mem)`` on ``[B, N]``; spk is the membrane."""
+
+
+class MultiBitLIF(PluggedNeuron, neurons.MultiBitLIF, _Leaky):
+    """:class:`neurons.MultiBitLIF` for snnTorch: ``spk, mem = lif(cur, mem)`` on ``[B, N]``."""
+
+
+class MultiBitSynapticLIF(PluggedNeuron, neurons.MultiBitSynapticLIF, _Synaptic):
+    """:class:`neurons.MultiBitSynapticLIF` for snnTorch: ``spk, syn, mem = lif(cur, syn, mem)`` on ``[B, N]``."""
+
+
+class InputGatedLIF(PluggedNeuron, neurons.InputGatedLIF, _Synaptic):
+    """:class:`neurons.InputGatedLIF` for snnTorch: ``spk, syn, mem = lif(cur, syn, mem)``, cur of ``[B, 2N]``."""
+
+
+class RecurrentGatedLIF(PluggedNeuron, neurons.RecurrentGatedLIF, _RSynaptic):
+    """:class:`neurons.RecurrentGatedLIF` for snnTorch: ``spk, syn, mem = lif(cur, spk, syn, mem)``, cur ``[B, 2N]``."""
+
+
+_NAMED = (LearnableLIF, Integrator, MultiBitLIF, MultiBitSynapticLIF, InputGatedLIF, RecurrentGatedLIF)
+
+
+@functools.cache
+def plugged(neuron: type[Neuron]) -> type:
+    """The snnTorch class of a neuron, a third party's too; the same class each time.
+
+    Its parent in the library is the one that returns as many tensors: Leaky, Synaptic (RSynaptic where the last spikes
+    are part of the state) or Alpha. Raises TypeError for what is no class of neuron.
+    """
+    if not (isinstance(neuron, type) and issubclass(neuron, Neuron) and hasattr(neuron, "State")):
+        raise TypeError(f"plugged takes a subclass of neurons.Neuron that has a State; got {neuron!r}")
+    if issubclass(neuron, PluggedNeuron):
+        return neuron
+    for named in _NAMED:
+        if neuron in named.__bases__:
+            return named
+    recurrent = "spikes" in neuron.State._fields
+    others = len(neuron.State._fields) - recurrent
+    parent = _Leaky if others < 2 else _Alpha if others > 2 else _RSynaptic if recurrent else _Synaptic
+    made = type(neuron.__name__, (PluggedNeuron, neuron, parent), {"__doc__": neuron.__doc__, "__module__": __name__})
+    # No module holds a class made here, so copies and pickles find it through the neuron's.
+    copyreg.pickle(made, lambda module: (_unfilled, (neuron,), module.__getstate__()))
+    return made
+
+
+def _unfilled(neuron: type[Neuron]) -> PluggedNeuron:
+    made = plugged(neuron)
+    return made.__new__(made)
