@@ -1,0 +1,236 @@
+"""The neurons as nodes of SpikingJelly, for its releases 2.0.0 and 0.0.0.0.14.
+
+::
+
+    from spikingjelly.activation_based import functional, layer
+    from neurons.spikingjelly import LearnableLIFNode
+
+    net = nn.Sequential(layer.Conv2d(2, 16, 3), LearnableLIFNode())
+    functional.set_step_mode(net, "m")
+    spikes = net(x_seq)              # [T, B, 16, H, W]
+    functional.reset_net(net)
+
+A node is the plain neuron and a SpikingJelly ``MemoryModule`` at once (:class:`Node`). It inherits from both
+because parameters, buffers and so the names in ``state_dict`` are then the plain neuron's by construction, and a
+checkpoint moves between the plain neuron, SpikingJelly and snnTorch as it is.
+
+Two things of the library to know. Its operation counters (``op_counter``) take a layer's input for spikes only
+where every value is 0 or 1, so they count the additions after a multi-bit spike as zero.
+``memopt.optimize_memory(compress=True)`` chooses its one-bit compression from one example input: give it
+``compress=False`` where multi-bit spikes are the input of what it checkpoints.
+"""
+
+import copyreg
+import types
+
+import torch
+from torch import Tensor
+
+from neurons.input_gated_lif import InputGatedLIF
+from neurons.integrator import Integrator
+from neurons.learnable_lif import LearnableLIF
+from neurons.multibit_lif import MultiBitLIF
+from neurons.multibit_synaptic_lif import MultiBitSynapticLIF
+from neurons.neuron import Neuron, state_dtype
+from neurons.recurrent_gated_lif import RecurrentGatedLIF
+
+try:
+    from spikingjelly.activation_based.base import MemoryModule
+except ImportError as error:
+    raise ImportError(
+        f"the SpikingJelly nodes need SpikingJelly ({error}); install it with: pip install spikingjelly"
+    ) from error
+
+MEMORIES = {"membrane": "v", "synaptic_current": "i"}
+"""The library's names for parts of a neuron's state; any other part keeps its own name."""
+
+
+class Node:
+    """What turns a :class:`neurons.Neuron` into a node: SpikingJelly's calling conventions over explicit state.
+
+    A node takes the plain neuron's arguments and, by keyword, ``step_mode``, "s" or "m", and ``store_v_seq``.
+    With ``step_mode="s"`` it is called on one step ``[B, C, ...]``, with "m" on a sequence ``[T, B, C, ...]``; both
+    give the same outputs. The state is carried from call to call until :meth:`reset`. Its parts are the node's
+    memories, of the shape of one output step, 0.0 before the first call, in float32 for half-precision input and
+    never saved: ``v``, the membrane after the reset of the last step; ``i``, the synaptic current, where there is
+    one; any other part under its own name (``spikes`` of the recurrent-gated LIF).
+
+    With ``store_v_seq=True``, ``v_seq`` holds the membrane after every step: in mode "m" those of the last call,
+    ``[T, B, N, ...]``, in mode "s" those since the last reset. A fused kernel does not return them, so mode "m"
+    then takes the steps one by one: the same outputs, slower.
+
+    In training, the range of multi-bit spikes is tracked once for every call in mode "m" and once for every
+    :meth:`reset` in mode "s", so both modes learn the same range if the network is reset after every sequence.
+    """
+
+    def __init__(self, *args, step_mode: str = "s", store_v_seq: bool = False, **options):
+        super().__init__(*args, **options)
+        for field in self.State._fields:
+            self.register_memory(MEMORIES.get(field, field), 0.0)
+        self.step_mode = step_mode
+        self.store_v_seq = store_v_seq
+
+    @property
+    def store_v_seq(self) -> bool:
+        return self._store_v_seq
+
+    @store_v_seq.setter
+    def store_v_seq(self, value: bool) -> None:
+        if value and "membrane" not in self.State._fields:
+            raise ValueError(f"{type(self).__name__} has no membrane, so store_v_seq has nothing to store")
+        self._store_v_seq = value
+        self.v_seq = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, torch.fx.Proxy):
+            raise TypeError(
+                f"{type(self).__name__} cannot be traced by torch.fx, and so not exported to NIR, which has no "
+                "primitive for this neuron"
+            )
+        return self.single_step_forward(x) if self.step_mode == "s" else self.multi_step_forward(x)
+
+    def single_step_forward(self, x: Tensor) -> Tensor:
+        """Take one step on ``x [B, C, ...]`` from the node's memories."""
+        states = self.materialize_states((x,), tuple(self._memories.values()), "s")
+        (y,), states = self.single_step_functional_forward((x,), states)
+        self._memories.update(zip(self._memories, states))
+        if self.store_v_seq:
+            v = self.v.unsqueeze(0)
+            self.v_seq = v.clone() if self.v_seq is None else torch.cat((self.v_seq, v))
+        return y
+
+    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
+        """Scan ``x_seq [T, B, C, ...]`` from the node's memories."""
+        states = self.materialize_states((x_seq,), tuple(self._memories.values()), "m")
+        if self.store_v_seq and len(x_seq):
+            y_seq, states, self.v_seq = self._scan_keeping_membranes(x_seq, states)
+        else:
+            (y_seq,), states = self.multi_step_functional_forward((x_seq,), states)
+        self._memories.update(zip(self._memories, states))
+        return y_seq
+
+    def _scan_keeping_membranes(self, x_seq: Tensor, states: tuple) -> tuple[Tensor, tuple, Tensor]:
+        # What was fed step by step before is a sequence of its own, as it is to a scan.
+        self.finish_sequence()
+        outputs, membranes = [], []
+        for x in x_seq.unbind(0):
+            (y,), states = self.single_step_functional_forward((x,), states)
+            outputs.append(y)
+            membranes.append(self.State(*states).membrane)
+        self.finish_sequence()
+        return torch.stack(outputs), states, torch.stack(membranes)
+
+    def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple[Tensor, ...]:
+        """``states`` as tensors that fit the input: a number fills a tensor, a tensor is moved to device and type.
+
+        Raises ValueError where the shape is another, as after a batch of another size.
+        """
+        (x,) = inputs
+        self.check(x, sequence=step_mode == "m")
+        shape, dtype = self.output_shape(x, sequence=step_mode == "m"), state_dtype(x.dtype)
+        tensors = []
+        for name, value in zip(self._memories, states):
+            if not isinstance(value, Tensor):
+                value = x.new_full(shape, value, dtype=dtype)
+            elif value.shape != shape:
+                raise ValueError(
+                    f"{type(self).__name__} carries {name} of shape {list(value.shape)} from its last input, and this "
+                    f"input needs {list(shape)}; call functional.reset_net(net) before a new batch"
+                )
+            tensors.append(value.to(x.device, dtype))
+        return tuple(tensors)
+
+    def single_step_functional_forward(self, inputs: tuple, states: tuple) -> tuple[tuple[Tensor], tuple[Tensor, ...]]:
+        """One step with explicit state, in the order of the memories; touches no memory."""
+        (x,) = inputs
+        y, state = self.single_step(x, self.State(*states))
+        # An output that is part of the state is copied, so that nothing done in place to it reaches the state.
+        return (y.clone() if any(y is part for part in state) else y,), tuple(state)
+
+    def multi_step_functional_forward(self, inputs: tuple, states: tuple) -> tuple[tuple[Tensor], tuple[Tensor, ...]]:
+        """A scan with explicit state, in the order of the memories; touches no memory."""
+        (x_seq,) = inputs
+        y_seq, state = super().forward(x_seq, self.State(*states))
+        return (y_seq,), tuple(state)
+
+    def reset(self) -> None:
+        """Forget state and ``v_seq``, and close the sequence for the range statistics."""
+        super().reset()
+        self.finish_sequence()
+        self.v_seq = None
+
+    def detach(self) -> None:
+        """Cut state and ``v_seq`` from the graph so far, for truncated backpropagation through time.
+
+        Not in place, unlike the library's own: outputs given out before keep their gradient.
+        """
+        for name, value in self._memories.items():
+            if isinstance(value, Tensor):
+                self._memories[name] = value.detach()
+        if self.v_seq is not None:
+            self.v_seq = self.v_seq.detach()
+
+    def extra_repr(self) -> str:
+        own, mode = super().extra_repr(), f"step_mode={self.step_mode}"
+        return own if mode in own else ", ".join(filter(None, (own, mode)))
+
+
+class LearnableLIFNode(Node, LearnableLIF, MemoryModule):
+    """:class:`neurons.LearnableLIF` as a SpikingJelly node (:class:`Node`). Memory: ``v``."""
+
+
+class IntegratorNode(Node, Integrator, MemoryModule):
+    """:class:`neurons.Integrator` as a SpikingJelly node (:class:`Node`). Memory: ``v``, which is the output too."""
+
+
+class MultiBitSynapticLIFNode(Node, MultiBitSynapticLIF, MemoryModule):
+    """:class:`neurons.MultiBitSynapticLIF` as a SpikingJelly node (:class:`Node`). Memories: ``i``, ``v``."""
+
+
+class InputGatedLIFNode(Node, InputGatedLIF, MemoryModule):
+    """:class:`neurons.InputGatedLIF` as a SpikingJelly node (:class:`Node`). Memories: ``i``, ``v``."""
+
+
+class RecurrentGatedLIFNode(Node, RecurrentGatedLIF, MemoryModule):
+    """:class:`neurons.RecurrentGatedLIF` as a SpikingJelly node (:class:`Node`). Memories: ``i``, ``v``, ``spikes``."""
+
+
+class MultiBitLIFNode(Node, MultiBitLIF, MemoryModule):
+    """:class:`neurons.MultiBitLIF` as a SpikingJelly node (:class:`Node`). Memory: ``v``."""
+
+
+_nodes: dict[type[Neuron], type[Node]] = {
+    LearnableLIF: LearnableLIFNode,
+    Integrator: IntegratorNode,
+    MultiBitSynapticLIF: MultiBitSynapticLIFNode,
+    InputGatedLIF: InputGatedLIFNode,
+    RecurrentGatedLIF: RecurrentGatedLIFNode,
+    MultiBitLIF: MultiBitLIFNode,
+}
+
+
+def plugged(neuron: type[Neuron]) -> type[Node]:
+    """The SpikingJelly node of a neuron class: one class each, whose instances can be pickled and copied.
+
+    Raises TypeError unless ``neuron`` is a subclass of :class:`neurons.Neuron` with a ``State``.
+    """
+    if not (isinstance(neuron, type) and issubclass(neuron, Neuron) and hasattr(neuron, "State")):
+        raise TypeError(f"a node is made from a subclass of neurons.Neuron that has a State; got {neuron!r}")
+    if neuron not in _nodes:
+        doc = f":class:`{neuron.__qualname__}` as a SpikingJelly node (:class:`Node`)."
+        # new_class and not type(): the neuron may have a metaclass of its own.
+        node = types.new_class(
+            f"{neuron.__name__}Node",
+            (Node, neuron, MemoryModule),
+            exec_body=lambda body: body.update(__module__=__name__, __doc__=doc),
+        )
+        # The class has no name to be found by, so that its instances are pickled with the neuron it came from.
+        copyreg.pickle(node, lambda self: (_blank, (neuron,), self.__dict__))
+        _nodes[neuron] = node
+    return _nodes[neuron]
+
+
+def _blank(neuron: type[Neuron]) -> Node:
+    """A node with nothing in it, for pickle to fill."""
+    node = plugged(neuron)
+    return node.__new__(node)
