@@ -170,6 +170,10 @@ class Node:
         if self.v_seq is not None:
             self.v_seq = self.v_seq.detach()
 
+    def __getattr__(self, name: str):
+        # The AttributeMonitor of 0.0.0.0.14 calls this for v_seq too, which is no memory here.
+        return self.__dict__[name] if name in self.__dict__ else super().__getattr__(name)
+
     def extra_repr(self) -> str:
         own, mode = super().extra_repr(), f"step_mode={self.step_mode}"
         return own if mode in own else ", ".join(filter(None, (own, mode)))
