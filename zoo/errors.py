@@ -77,3 +77,33 @@ def hub(repo: str, revision: str | None, error: Exception) -> HubError:
     if Path(repo).is_dir():
         message += f" To load the local folder of that name, write './{repo}'"
     return HubError(message)
+
+
+def no_safetensors(path: Path, error: Exception) -> DamagedModelError:
+    return DamagedModelError(f"{path} is no safetensors file: {error}")
+
+
+def weights_mismatch(path: Path, problems: list[str]) -> WeightsMismatchError:
+    shown = "; ".join(problems[:5])
+    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return WeightsMismatchError(f"{path} does not fit the network: it has {shown}{more}")
+
+
+def does_not_build(path: Path, architecture: str, error: Exception) -> DamagedModelError:
+    return DamagedModelError(f"{path} does not fit the architecture {architecture!r}: {type(error).__name__}: {error}")
+
+
+def unusable_device(device: object, error: Exception) -> ValueError:
+    reason = str(error).splitlines()[0]
+    return ValueError(f"the device {str(device)!r} cannot be used: {reason}")
+
+
+def not_an_architecture(network: object) -> TypeError:
+    return TypeError(
+        f"{type(network).__name__} is no registered architecture, so it could not be loaded again; "
+        "decorate its class with zoo.registry.register_architecture"
+    )
+
+
+def does_not_load_back(network: object, reason: str) -> ValueError:
+    return ValueError(f"{type(network).__name__} was not saved, for it would not load as it is: {reason}")

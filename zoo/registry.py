@@ -81,6 +81,11 @@ def architecture(name: str) -> type:
     return _architectures[name]
 
 
+def is_registered(network: type) -> bool:
+    """Whether this very class is an architecture; a subclass of one is not, for it would load as its parent."""
+    return network in _architectures.values()
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """What is known of a model without building it, from its ``config.json`` and ``metrics.json``."""

@@ -1,0 +1,274 @@
+"""The model card (README.md), made from ``config.json`` and ``metrics.json`` and from nothing else.
+
+``metrics.json`` is written by whoever measured the model. All keys are optional; what is not there is said to
+be unknown. With ``results`` there must be ``scores`` and ``data`` too::
+
+    summary           one sentence: what the model is
+    load_as           what to write in zoo.load(); "./<name>" unless given
+    example           {"input": [...], "output": [...]}: a call of the model's method and what it returned
+    languages         ["de", "en"], as ISO codes
+    licence           of the weights, as the Hub writes it: "apache-2.0"
+    scores            {column: {"title": "BLEU, test 2016", "type": "bleu", "split": "test_2016_flickr"}}
+    results           rows {"name": ..., column: value}: the model, under its own name, and its twins
+    published         rows of the same kind, of other people's figures, each with a "source"
+    sparsity          rows of the same kind, one a point of the curve of score against spike rate
+    signature         how the scores were computed, as the scoring tool prints it
+    score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check
+                      on that many inputs should land
+    commands          the exact commands that trained and measured the model
+    seeds             the seeds they ran with
+    checkpoint_split  the split of the data that chose the checkpoint
+    data              {"name": ..., "type": the Hub's name for it, "url": ..., "licence": ..., "use": what was used}
+    limits            sentences: what the model cannot do
+    sources           ["paper, link", ...]
+
+A column is a score (named in ``scores``) or anything else that was counted: ``parameters``,
+``mean_spike_rate``, ``multiplications_per_input``; a column that starts with ``estimated_`` is one. Values
+are numbers, text, or null where nothing was measured.
+"""
+
+import json
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from zoo import errors
+from zoo.registry import TASKS
+
+KEYS = {
+    "summary": str,
+    "load_as": str,
+    "example": dict,
+    "languages": list,
+    "licence": str,
+    "scores": dict,
+    "results": list,
+    "published": list,
+    "sparsity": list,
+    "signature": str,
+    "score_band": dict,
+    "commands": list,
+    "seeds": list,
+    "checkpoint_split": str,
+    "data": dict,
+    "limits": list,
+    "sources": list,
+}
+_INNER_KEYS = {
+    "example": ("input", "output"),
+    "score_band": ("score", "split", "inputs", "low", "high"),
+    "data": ("name", "type", "url", "licence", "use"),
+}
+_SCORE_KEYS = ("title", "type", "split")
+
+
+def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """The card as Markdown, with the front matter that the Hub reads (task, licence, scores as a model index).
+
+    Raises ValueError for metrics that are not laid out as this module says.
+    """
+    check_metrics(config["name"], metrics)
+    sections = (_what, _use, _results, _sparsity, _training, _data, _limits)
+    body = "\n\n".join(text for text in (section(config, metrics) for section in sections) if text)
+    return f"---\n{_front_matter(config, metrics).to_yaml()}\n---\n\n{body}\n"
+
+
+def check_metrics(name: str, metrics: dict[str, Any]) -> None:
+    """Raise ValueError unless ``metrics`` is laid out as this module says, for the model ``name``."""
+    for key, value in metrics.items():
+        if key not in KEYS:
+            raise errors.unknown("entry of the metrics", key, KEYS)
+        if type(value) is not KEYS[key]:
+            raise ValueError(f"metrics[{key!r}] must be a {KEYS[key].__name__}; got {value!r}")
+    inner = {(key,): keys for key, keys in _INNER_KEYS.items() if key in metrics}
+    inner |= {("scores", column): _SCORE_KEYS for column in metrics.get("scores", ())}
+    for path, keys in inner.items():
+        value = metrics[path[0]] if len(path) == 1 else metrics[path[0]][path[1]]
+        if not isinstance(value, dict) or set(value) != set(keys):
+            raise ValueError(f"metrics{list(path)} must have exactly the keys {', '.join(keys)}; got {value!r}")
+    for key in ("results", "published", "sparsity"):
+        for row in metrics.get(key, ()):
+            _check_row(key, row)
+    _check_results(name, metrics)
+
+
+def _check_row(key: str, row: Any) -> None:
+    needed = {"published": ("name", "source"), "results": ("name",), "sparsity": ()}[key]
+    if not isinstance(row, dict) or any(type(row.get(column)) is not str for column in needed):
+        raise ValueError(f"each row of metrics[{key!r}] must have text for {' and '.join(needed)}; got {row!r}")
+    for column, value in row.items():
+        if not isinstance(value, int | float | str | None) or isinstance(value, bool):
+            raise ValueError(f"{column!r} in metrics[{key!r}] must be a number, text or null; got {value!r}")
+
+
+def _check_results(name: str, metrics: dict[str, Any]) -> None:
+    rows = metrics.get("results")
+    if not rows:
+        return
+    for key in ("scores", "data"):
+        if key not in metrics:
+            raise ValueError(f"metrics with results need {key!r} too")
+    if [row["name"] for row in rows].count(name) != 1:
+        raise ValueError(f"metrics['results'] must have one row of the model's own name, {name!r}")
+    columns = {column for row in rows for column in row}
+    for column in (*metrics["scores"], *([metrics["score_band"]["score"]] if "score_band" in metrics else [])):
+        if column not in columns:
+            raise ValueError(f"no row of metrics['results'] has the score {column!r}")
+
+
+def _front_matter(config: dict[str, Any], metrics: dict[str, Any]) -> ModelCardData:
+    scores = metrics.get("scores", {})
+    own = _own_row(config, metrics)
+    data = metrics.get("data", {})
+    evaluated = [
+        EvalResult(
+            task_type=config["task"],
+            dataset_type=data["type"],
+            dataset_name=data["name"],
+            dataset_split=score["split"],
+            metric_type=score["type"],
+            metric_name=score["title"],
+            metric_value=own[column],
+            metric_args={"signature": metrics["signature"]} if "signature" in metrics else None,
+        )
+        for column, score in scores.items()
+        if own.get(column) is not None
+    ]
+    return ModelCardData(
+        language=metrics.get("languages"),
+        license=metrics.get("licence"),
+        library_name="snn-zoo",
+        pipeline_tag=config["task"],
+        tags=["spiking-neural-network", config["architecture"]],
+        metrics=sorted({score["type"] for score in scores.values()}) or None,
+        model_name=config["name"],
+        eval_results=evaluated or None,
+    )
+
+
+def _own_row(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    return next((row for row in metrics.get("results", ()) if row["name"] == config["name"]), {})
+
+
+def _what(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    mebibytes = sum(record["bytes"] for record in config["files"].values()) / 2**20
+    lines = [f"# {config['name']}", ""]
+    if "summary" in metrics:
+        lines += [metrics["summary"], ""]
+    lines += [
+        f"Architecture `{config['architecture']}` of snn-zoo, "
+        f"{config['parameters']:,} parameters, {mebibytes:.1f} MiB, weights in half precision.",
+        "",
+        "```json",
+        json.dumps(config["architecture_config"], indent=2, ensure_ascii=False),
+        "```",
+    ]
+    lines += ["", *(f"- {source}" for source in metrics["sources"])] if "sources" in metrics else []
+    return "\n".join(lines)
+
+
+def _use(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    name = metrics.get("load_as", f"./{config['name']}")
+    example = metrics.get("example")
+    call = f"model.{TASKS[config['task']]}"
+    call += f"({example['input']!r})  # -> {example['output']!r}" if example else "(inputs)"
+    return f"## How to use it\n\n```python\nimport zoo\n\nmodel = zoo.load({json.dumps(name)})\n{call}\n```"
+
+
+def _results(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    lines = ["## Results", ""]
+    if not metrics.get("results"):
+        return "\n".join([*lines, "Nothing was measured yet."])
+    lines += [_table(metrics["results"], metrics["scores"], bold=config["name"])]
+    if len(metrics["results"]) > 1:
+        lines += ["", "The other rows are the model's twins: same data, same recipe, same budget."]
+    if "signature" in metrics:
+        lines += ["", f"Scores as computed by `{metrics['signature']}`."]
+    if "score_band" in metrics:
+        band = metrics["score_band"]
+        lines += [
+            "",
+            f"A quick check on the first {band['inputs']} inputs of `{band['split']}` should give a "
+            f"{_title(band['score'], metrics['scores'])} between {_cell(band['low'])} and {_cell(band['high'])}.",
+        ]
+    if metrics.get("published"):
+        lines += ["", "Figures that other people published, on the same task:", ""]
+        lines += [_table(metrics["published"], metrics["scores"])]
+    return "\n".join(lines)
+
+
+def _sparsity(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    if not metrics.get("sparsity"):
+        return ""
+    intro = "What sparser spikes cost; the model's own point is in bold."
+    return f"## Sparsity\n\n{intro}\n\n{_table(metrics['sparsity'], metrics.get('scores', {}), bold=config['name'])}"
+
+
+def _training(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    lines = ["## How it was trained", ""]
+    if "commands" in metrics:
+        lines += ["```bash", *metrics["commands"], "```", ""]
+    seeds = ", ".join(map(str, metrics.get("seeds", ()))) or "unknown"
+    versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
+    return "\n".join(
+        [
+            *lines,
+            f"- Seeds: {seeds}",
+            f"- The checkpoint was chosen on: {metrics.get('checkpoint_split', 'unknown')}",
+            f"- Saved with: {versions}",
+        ]
+    )
+
+
+def _data(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    lines = ["## Data and licence", ""]
+    if "data" in metrics:
+        data = metrics["data"]
+        lines += [
+            f"- Data: [{data['name']}]({data['url']}). {data['use']}",
+            f"- Licence of the data: {data['licence']}",
+        ]
+    else:
+        lines += ["- Data: unknown"]
+    return "\n".join([*lines, f"- Licence of the weights: {metrics.get('licence', 'unknown')}"])
+
+
+def _limits(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    limits = metrics.get("limits") or ["None were written down, which does not mean that there are none."]
+    return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)])
+
+
+def _table(rows: list[dict[str, Any]], scores: dict[str, Any], bold: str | None = None) -> str:
+    """Rows as a Markdown table: the name, the scores in their order, then the other columns as they come."""
+    present = list(dict.fromkeys(column for row in rows for column in row))
+    order = {column: place for place, column in enumerate(("name", *scores))}
+    columns = sorted(present, key=lambda column: order.get(column, len(order)))
+    texts = {column: all(isinstance(row.get(column), str | None) for row in rows) for column in columns}
+    lines = [
+        "| " + " | ".join(_title(column, scores) for column in columns) + " |",
+        "|" + "|".join("---" if texts[column] else "---:" for column in columns) + "|",
+    ]
+    for row in rows:
+        cells = [_cell(row.get(column)) for column in columns]
+        if bold is not None and row.get("name") == bold:
+            cells = [f"**{cell}**" for cell in cells]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _title(column: str, scores: dict[str, Any]) -> str:
+    """The heading of a column; an estimate says so."""
+    if column in scores:
+        return scores[column]["title"]
+    estimate = " (estimate)" if column.startswith("estimated_") else ""
+    return column.removeprefix("estimated_").replace("_", " ") + estimate
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value.replace("|", "\\|").replace("\n", " ")
+    if isinstance(value, int) or abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"

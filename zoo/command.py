@@ -1,0 +1,136 @@
+"""The command ``snn-zoo``: list the models, say what is known of one, translate."""
+
+import sys
+from collections.abc import Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import zoo
+from zoo.registry import TASKS
+
+app = typer.Typer(
+    help="Pretrained spiking neural networks for sequences.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Name = Annotated[str, typer.Argument(help="A bundled model, org/name on the Hugging Face Hub, or ./folder.")]
+
+
+@contextmanager
+def _errors_in_one_line():
+    """What is wrong with the input or the machine is told in one line; anything else is a fault of ours."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        typer.echo(f"snn-zoo: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"snn-zoo {zoo.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list")
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Which names, as for files: '*imdb*'.")] = "*",
+    task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
+) -> None:
+    """List the bundled models."""
+    with _errors_in_one_line():
+        models = [zoo.info(name) for name in zoo.list_models(pattern, task)]
+    table = Table("name", "task", "parameters", "size", "summary", box=None, pad_edge=False)
+    for model in models:
+        table.add_row(model.name, model.task, f"{model.parameters:,}", _size(model.bytes), model.summary)
+    Console().print(table)
+
+
+@app.command("info")
+def info_command(name: Name) -> None:
+    """Say what is known of a model."""
+    with _errors_in_one_line():
+        model = zoo.info(name)
+    rows = {
+        "name": model.name,
+        "summary": model.summary,
+        "task": model.task,
+        "architecture": model.architecture,
+        "parameters": f"{model.parameters:,}",
+        "size": _size(model.bytes),
+        "licence": model.licence or "unknown",
+        **{column: str(value) for column, value in model.scores.items()},
+        "folder": str(model.folder),
+    }
+    width = max(map(len, rows))
+    for key, value in rows.items():
+        typer.echo(f"{key:{width}}  {value}")
+
+
+@app.command("translate")
+def translate_command(
+    name: Name,
+    text: Annotated[list[str] | None, typer.Argument(help="Sentences; standard input, line by line, if none.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Translate the lines of this file.")] = None,
+    beam_size: Annotated[int | None, typer.Option(help="Hypotheses kept in the search; 1 is greedy.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = None,
+) -> None:
+    """Translate sentences and print one translation a line."""
+    with _errors_in_one_line():
+        task = zoo.info(name).task
+        if TASKS[task] != "translate":
+            raise ValueError(f"{name!r} is a model for {task}, and does not translate")
+        sentences = _sentences(text, file)
+        options = {} if beam_size is None else {"beam_size": beam_size}
+        translations = zoo.load(name, device=device).translate(sentences, **options)
+    for translation in translations:
+        typer.echo(translation)
+
+
+def _sentences(text: list[str] | None, file: Path | None) -> list[str]:
+    """What is to be translated: the arguments, else the file's lines, else those of standard input."""
+    if text and file:
+        raise ValueError("give sentences or --file, not both")
+    if text:
+        return text
+    if file:
+        with open(file, encoding="utf-8") as lines:
+            return _lines(lines, str(file))
+    if sys.stdin.isatty():
+        raise ValueError("there is nothing to translate: give sentences, --file, or lines on standard input")
+    return _lines(sys.stdin, "standard input")
+
+
+def _lines(lines: Iterable[str], source: str) -> list[str]:
+    try:
+        sentences = [line.rstrip("\r\n") for line in lines]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not text in UTF-8: {error}") from None
+    for number, sentence in enumerate(sentences, 1):
+        if not sentence.strip():
+            raise ValueError(f"line {number} of {source} is empty")
+    if not sentences:
+        raise ValueError(f"{source} is empty")
+    return sentences
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"

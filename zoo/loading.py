@@ -1,0 +1,73 @@
+"""Loading a model: find it, check it, build it, fill it."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import neurons
+from zoo import errors, files, registry, weights
+
+BACKENDS = ("auto", "torch", "cpu", "cupy")
+
+
+def load(
+    name_or_repo_or_folder: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    backend: str = "auto",
+) -> nn.Module:
+    """Load a model, ready to use: in evaluation mode, in float32, with its preprocessing attached.
+
+    The name is a bundled model's (``"lite-snn-multi30k"``), a repository's on the Hugging Face Hub (``"org/name"``,
+    at the commit, tag or branch ``revision``), or a local folder's, given as a ``Path`` or as text that starts as a
+    path does (``"./folder"``). Bundled models and folders need no network, nor does a commit that the Hub's cache
+    already holds. ``device`` is where the model goes (the CPU unless given) and ``backend`` what its neurons scan
+    with: ``"auto"``, ``"torch"``, ``"cpu"`` or ``"cupy"``.
+
+    Raises ``zoo.errors.UnknownNameError`` (with a suggestion), ``DamagedModelError`` for a file that is missing,
+    truncated or altered, ``NewerFormatError``, ``WeightsMismatchError`` (naming the tensors), ``HubError``,
+    FileNotFoundError for a missing folder, and ValueError for a device or backend that cannot be used.
+    """
+    device = _usable_device(device)
+    _check_backend(backend)
+    folder = registry.locate(name_or_repo_or_folder, revision)
+    config = files.read_config(folder)
+    contents = {name: files.read_checked(folder, name, record) for name, record in config["files"].items()}
+    network = _build(config, {name: data for name, data in contents.items() if name != files.WEIGHTS}, folder)
+    weights.unpack(contents[files.WEIGHTS], network, folder / files.WEIGHTS)
+    for module in network.modules():
+        if isinstance(module, neurons.Neuron):
+            module.backend = backend
+    return network.to(device).eval()
+
+
+def _build(config: dict, assets: dict[str, bytes], folder: Path) -> nn.Module:
+    architecture = registry.architecture(config["architecture"])
+    if architecture.task != config["task"]:
+        raise errors.bad_config(
+            folder / files.CONFIG,
+            f"says the task is {config['task']!r}, but {config['architecture']!r} is for {architecture.task!r}",
+        )
+    try:
+        # The first values are overwritten, so drawing them leaves the caller's random numbers as they were.
+        with torch.random.fork_rng(devices=[]):
+            return architecture.from_config(config["architecture_config"], assets)
+    except (TypeError, ValueError, KeyError) as error:
+        raise errors.does_not_build(folder / files.CONFIG, config["architecture"], error) from error
+
+
+def _usable_device(device: str | torch.device | None) -> torch.device:
+    try:
+        usable = torch.device("cpu" if device is None else device)
+        torch.empty(0, device=usable)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise errors.unusable_device(device, error) from None
+    return usable
+
+
+def _check_backend(backend: str) -> None:
+    if backend not in BACKENDS:
+        raise errors.unknown("backend", backend, BACKENDS)

@@ -1,0 +1,129 @@
+"""Saving a model: all of its folder, or none of it."""
+
+import os
+import platform
+import shutil
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo import card, errors, files, loading, registry, weights
+
+
+def save(model: nn.Module, folder: str | os.PathLike, metrics: dict[str, Any] | None = None) -> Path:
+    """Write ``model`` to ``folder``, from where :func:`zoo.load` has it back; return the folder.
+
+    The folder is written whole or not at all: a model that was there is replaced once the new one lies beside it
+    and has been loaded from there, and is still there after an error. The folder's name becomes the model's.
+    ``metrics`` is what was measured (:mod:`zoo.card` says how it is laid out); the model card is made from it.
+    Weights are rounded to half precision, so measure a model that was saved and loaded.
+
+    Raises TypeError for a network that is no registered architecture, ValueError for weights that are not finite
+    or metrics that no card can be made of, FileExistsError for a folder that holds anything but a model.
+    """
+    folder = Path(folder).expanduser().resolve()
+    _check_replaceable(folder)
+    contents = _contents(model, folder.name, {} if metrics is None else metrics)
+    with _beside(folder) as new:
+        for name, data in contents.items():
+            (new / name).write_bytes(data)
+        _check_loads(new, model, contents)
+        _replace(folder, new)
+    return folder
+
+
+def _contents(model: nn.Module, name: str, metrics: dict[str, Any]) -> dict[str, bytes]:
+    """Every file of the model's folder."""
+    if not registry.is_registered(type(model)):
+        raise errors.not_an_architecture(model)
+    assets = model.assets()
+    for asset in assets:
+        if not files.is_asset_name(asset):
+            raise ValueError(f"{type(model).__name__} has an asset {asset!r}; assets are JSON files in lower case")
+    needed = {files.WEIGHTS: weights.pack(model), **assets}
+    config = {
+        "format_version": files.FORMAT_VERSION,
+        "name": name,
+        "architecture": model.architecture,
+        "architecture_config": model.config,
+        "task": model.task,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "files": {file: files.describe(data) for file, data in needed.items()},
+        "versions": _versions(),
+    }
+    return {
+        **needed,
+        files.CONFIG: files.to_json(config),
+        files.METRICS: files.to_json(metrics),
+        files.CARD: card.render_card(config, metrics).encode(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import zoo
+
+    return {"snn-zoo": zoo.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise FileExistsError if there is anything at ``folder`` but a model or an empty folder."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; a model is saved to a folder")
+    found = {entry.name for entry in folder.iterdir()}
+    if not found:
+        return
+    try:
+        own = {files.CARD, files.CONFIG, files.METRICS, *files.read_config(folder)["files"]}
+    except ValueError as error:
+        raise FileExistsError(f"{folder} is neither empty nor a model's folder, so nothing is saved to it") from error
+    if found - own:
+        raise FileExistsError(
+            f"{folder} holds files besides a model's ({', '.join(sorted(found - own))}), which saving would remove"
+        )
+
+
+@contextmanager
+def _beside(folder: Path):
+    """A new folder beside ``folder``, gone at the end unless it was moved away."""
+    new = folder.with_name(f".{folder.name}.saving-{uuid.uuid4().hex}")
+    new.mkdir(parents=True)
+    try:
+        yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _check_loads(new: Path, model: nn.Module, contents: dict[str, bytes]) -> None:
+    """Raise ValueError unless the model in ``new`` loads and would be saved with the same bytes."""
+    try:
+        loaded = loading.load(new)
+    except ValueError as error:
+        raise errors.does_not_load_back(model, str(error)) from error
+    if weights.pack(loaded) != contents[files.WEIGHTS]:
+        raise errors.does_not_load_back(model, "the weights differ")
+    if files.to_json(loaded.config) != files.to_json(model.config):
+        raise errors.does_not_load_back(model, "the configuration differs")
+    changed = [name for name, data in loaded.assets().items() if data != contents.get(name)]
+    if changed:
+        raise errors.does_not_load_back(model, f"{changed[0]} differs")
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Move ``new`` to ``folder``; what was there is put back if that fails, and removed if not."""
+    if not folder.exists():
+        os.rename(new, folder)
+        return
+    previous = folder.with_name(f".{folder.name}.previous-{uuid.uuid4().hex}")
+    os.rename(folder, previous)
+    try:
+        os.rename(new, folder)
+    except BaseException:
+        os.rename(previous, folder)
+        raise
+    shutil.rmtree(previous)
