@@ -1,0 +1,210 @@
+"""The multi-bit spike function and its tracked range, by hand."""
+
+import math
+
+import pytest
+import torch
+
+from neurons import MultiBitSpike, TrackedRange
+from neurons.spike import MARGIN, level_count
+
+NAN, INF = float("nan"), float("inf")
+
+
+def spike_function(bits, threshold_levels=0, spike_range=1.0, dtype=torch.float32):
+    return MultiBitSpike(torch.tensor(spike_range, dtype=dtype), bits, threshold_levels)
+
+
+# At r = 1 there are s = 2^(b-1) * 0.9999 levels to the unit. Each pair is a membrane and the integer spike it fires.
+LEVEL_TABLES = {
+    # s = 1.9998 as at two bits; only the positive level fires. 0.5 * s = 0.9999.
+    (1, 0): [(-3, 0), (-0.6, 0), (0, 0), (0.5, 0), (0.51, 1), (1, 1), (3, 1)],
+    # s = 1.9998
+    (2, 0): [(-2, -1), (-0.51, -1), (-0.5, 0), (0, 0), (0.5, 0), (0.51, 1), (1, 1), (2, 1)],
+    # s = 3.9996: 0.24 s = 0.96, 0.26 s = 1.04, 0.5 s = 1.9998, 0.75 s = 2.9997
+    (3, 0): [
+        (-9, -3),
+        (-0.76, -3),
+        (-0.3, -1),
+        (0.24, 0),
+        (0.26, 1),
+        (0.5, 1),
+        (0.51, 2),
+        (0.75, 2),
+        (0.76, 3),
+        (1, 3),
+    ],
+    # as above, but a spike of one level is held back
+    (3, 1): [(-9, -3), (-0.51, -2), (-0.3, 0), (0.26, 0), (0.5, 0), (0.51, 2), (0.76, 3)],
+    # s = 7.9992: 0.4 s = 3.2, 0.5 s = 3.9996, 0.51 s = 4.08, -0.63 s = -5.04, 0.9 s = 7.2
+    (4, 3): [(-1, -7), (-0.63, -5), (-0.4, 0), (0.4, 0), (0.5, 0), (0.51, 4), (0.9, 7), (1, 7)],
+    # s = 31.9968, the setting of PR22: 0.1 s = 3.2, 0.13 s = 4.16
+    (6, 3): [(-5, -31), (-0.13, -4), (-0.1, 0), (0.1, 0), (0.13, 4), (0.5, 15), (1, 31)],
+    # s = 127.9872: 0.0078 s = 0.998, 0.0079 s = 1.011
+    (8, 0): [(-1, -127), (-0.0079, -1), (0.0078, 0), (0.0079, 1), (0.5, 63), (1, 127)],
+}
+
+
+@pytest.mark.parametrize(("bits", "threshold_levels"), LEVEL_TABLES)
+def test_membranes_fire_the_integer_levels_of_the_formula(bits, threshold_levels):
+    table = LEVEL_TABLES[bits, threshold_levels]
+    membrane, levels = torch.tensor([v for v, _ in table]), torch.tensor([float(q) for _, q in table])
+    spike = spike_function(bits, threshold_levels)
+    assert torch.equal(spike.levels(membrane), levels)
+    size = 1 / (level_count(bits) * MARGIN)
+    torch.testing.assert_close(spike(membrane), levels * size)
+
+
+def test_a_level_is_proportional_to_the_range():
+    # s = 4 * 0.9999 / 2.5 = 1.59984: 1.3 s = 2.08, 2.5 s = 3.9996, -0.7 s = -1.12
+    spike = spike_function(3, spike_range=2.5)
+    membrane = torch.tensor([1.3, 2.5, -0.7, 0.6])
+    assert torch.equal(spike.levels(membrane), torch.tensor([2.0, 3.0, -1.0, 0.0]))
+    torch.testing.assert_close(spike(membrane), torch.tensor([1.2501250, 1.8751875, -0.6250625, 0.0]))
+
+
+def test_one_bit_fires_half_the_range_or_nothing():
+    y = spike_function(1, spike_range=3.0)(torch.tensor([-9.0, 1.49, 1.51, 9.0]))
+    torch.testing.assert_close(y, torch.tensor([0.0, 0.0, 1.50015, 1.50015]))
+
+
+def test_full_precision_clips_the_membrane_to_the_range():
+    y = spike_function(32, spike_range=2.0)(torch.tensor([-5.0, -2.0, -0.3, 0.0, 1.7, INF, NAN]))
+    torch.testing.assert_close(y, torch.tensor([-2.0, -2.0, -0.3, 0.0, 1.7, 2.0, NAN]), equal_nan=True)
+
+
+@pytest.mark.parametrize("bits", [*range(1, 9), 32])
+def test_nan_stays_nan_and_infinity_fires_the_top_level(bits):
+    spike = spike_function(bits)
+    y = spike(torch.tensor([NAN, 0.0, INF, -INF]))
+    assert y[0].isnan()
+    assert y[1] == 0
+    assert y[2] == spike(torch.tensor(1.0))
+    assert y[3] == spike(torch.tensor(-1.0))
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("spike_range", [1e-12, 1e-3, 0.7, 3.3, 1e30])
+def test_the_largest_membrane_stays_under_two_to_the_bits_minus_one(bits, spike_range):
+    spike = spike_function(bits, spike_range=spike_range)
+    top = spike.levels(torch.tensor([spike_range, INF]))
+    assert (top == level_count(bits) - 1).all()
+
+
+@pytest.mark.parametrize(("bits", "threshold_levels"), [(1, 0), (2, 0), (4, 0), (6, 3), (32, 0)])
+def test_the_gradient_passes_straight_through_inside_the_range_and_is_zero_outside(bits, threshold_levels):
+    membrane = torch.tensor([-9.0, -2.01, -2.0, -1.9, -0.1, 0.0, 0.1, 1.9, 2.0, 2.01, 9.0], requires_grad=True)
+    upstream = torch.arange(1.0, 12.0)
+    spike_function(bits, threshold_levels, spike_range=2.0)(membrane).backward(upstream)
+    inside = torch.tensor([0.0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0])
+    assert torch.equal(membrane.grad, upstream * inside)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 32])
+def test_the_range_gets_no_gradient(bits):
+    r = torch.tensor(1.0, requires_grad=True)
+    membrane = torch.tensor([0.3, 2.0], requires_grad=True)
+    MultiBitSpike(r, bits)(membrane).sum().backward()
+    assert r.grad is None
+
+
+def test_the_full_precision_gradient_agrees_with_finite_differences():
+    membrane = torch.tensor([-3.0, -1.2, 0.4, 1.9, 2.1], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(spike_function(32, spike_range=2.0, dtype=torch.float64), membrane)
+
+
+# The tracked range
+
+
+def updated(tracked: TrackedRange, *extremes: tuple[float, float]) -> TrackedRange:
+    for minimum, maximum in extremes:
+        tracked.update(torch.tensor(minimum), torch.tensor(maximum))
+    return tracked
+
+
+def test_the_range_is_the_initial_one_before_the_first_update():
+    assert TrackedRange(2.5).value() == 2.5
+
+
+# Momentum 0.1; after n updates both averages are divided by 1 - 0.9^n.
+#   1: min -0.2, max 0.3;                      r = 0.3 / 0.1
+#   2: min -0.18 - 0.5,  max 0.27 + 0.1;       r = 0.68 / 0.19
+#   3: min -0.612 - 0.1, max 0.333 + 1.0;      r = 1.333 / 0.271
+@pytest.mark.parametrize(
+    ("updates", "minimum", "maximum", "r"),
+    [(1, -0.2, 0.3, 3.0), (2, -0.68, 0.37, 3.5789474), (3, -0.712, 1.333, 4.9188192)],
+)
+def test_the_range_is_the_bias_corrected_average_of_the_extremes(updates, minimum, maximum, r):
+    tracked = updated(TrackedRange(), *[(-2.0, 3.0), (-5.0, 1.0), (-1.0, 10.0)][:updates])
+    assert tracked.minimum.item() == pytest.approx(minimum)
+    assert tracked.maximum.item() == pytest.approx(maximum)
+    assert tracked.updates == updates
+    assert tracked.value().item() == pytest.approx(r)
+
+
+def test_momentum_says_how_far_an_update_moves():
+    # 0.5: 2, then 1 + 4 = 5, over 0.75. 1: the last extreme alone.
+    assert updated(TrackedRange(momentum=0.5), (0.0, 4.0), (0.0, 8.0)).value().item() == pytest.approx(5 / 0.75)
+    assert updated(TrackedRange(momentum=1.0), (0.0, 4.0), (-8.0, 1.0)).value() == 8
+
+
+def test_constant_extremes_give_that_range_from_the_first_update_on():
+    tracked = TrackedRange()
+    for _ in range(30):
+        updated(tracked, (-1.5, 0.7))
+        assert tracked.value().item() == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("extremes", [(NAN, NAN), (-INF, 1.0), (-1.0, INF), (NAN, 1.0)])
+def test_extremes_that_are_not_finite_leave_the_range_as_it_was(extremes):
+    tracked = updated(TrackedRange(), (-2.0, 3.0))
+    before = {name: value.clone() for name, value in tracked.state_dict().items()}
+    updated(tracked, extremes)
+    assert all(torch.equal(value, before[name]) for name, value in tracked.state_dict().items())
+
+
+def test_extremes_too_large_for_the_type_of_the_range_leave_it_as_it_was():
+    tracked = updated(TrackedRange().half(), (-2.0, 3.0))
+    updated(tracked, (-1.0, 1e6))
+    assert tracked.updates == 1
+    assert tracked.value().isfinite()
+
+
+def test_observed_steps_become_one_update_when_committed():
+    tracked = TrackedRange()
+    for minimum, maximum in [(-1.0, 2.0), (-4.0, 1.0), (0.0, 3.0)]:
+        tracked.observe(torch.tensor(minimum), torch.tensor(maximum))
+    assert tracked.updates == 0
+    tracked.commit()
+    assert tracked.updates == 1
+    assert (tracked.minimum.item(), tracked.maximum.item()) == pytest.approx((-0.4, 0.3))
+    tracked.commit()
+    assert tracked.updates == 1, "a commit with nothing observed since the last one must do nothing"
+
+
+def test_one_step_that_is_not_finite_voids_its_whole_sequence_and_not_the_next():
+    tracked = TrackedRange()
+    tracked.observe(torch.tensor(-1.0), torch.tensor(2.0))
+    tracked.observe(torch.tensor(NAN), torch.tensor(NAN))
+    tracked.observe(torch.tensor(-1.0), torch.tensor(2.0))
+    tracked.commit()
+    assert tracked.updates == 0
+    tracked.observe(torch.tensor(-1.0), torch.tensor(2.0))
+    tracked.commit()
+    assert tracked.value().item() == pytest.approx(2.0)
+
+
+def test_a_range_that_saw_only_silence_is_positive():
+    tracked = updated(TrackedRange(), (0.0, 0.0))
+    assert 0 < tracked.value().item() < 1e-6
+
+
+def test_the_averages_and_the_count_are_saved_and_an_unfinished_sequence_is_not():
+    assert set(TrackedRange().state_dict()) == {"initial", "minimum", "maximum", "updates"}
+
+
+def test_the_averages_move_with_the_module_and_the_range_is_float32_at_least():
+    assert updated(TrackedRange().half(), (0.0, 0.0)).value() > 0
+    assert TrackedRange().half().value().dtype == torch.float32
+    assert TrackedRange().double().value().dtype == torch.float64
+    assert math.isclose(updated(TrackedRange().bfloat16(), (-2.0, 3.0)).value().item(), 3.0, rel_tol=0.01)

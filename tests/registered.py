@@ -1,0 +1,24 @@
+"""Any registered neuron, built by name alone, for tests that walk the registry."""
+
+import inspect
+
+import torch
+
+import neurons
+
+EVERY = neurons.list_neurons()
+MULTI_BIT = [name for name in EVERY if issubclass(neurons.neuron_class(name), neurons.MultiBitNeuron)]
+
+
+def build(name: str, channels: int, **spike) -> neurons.Neuron:
+    """The neuron ``name`` of so many channels; ``spike``, the options of a multi-bit spike, where it fires one."""
+    wanted = inspect.signature(neurons.neuron_class(name)).parameters
+    size = {"channels": channels} if "channels" in wanted else {}
+    return neurons.create(name, **size, **(spike if name in MULTI_BIT else {}))
+
+
+def currents(neuron: neurons.Neuron, steps: int, batch: int, channels: int, seed: int, dtype=torch.float32):
+    """Input ``[T, B, C]`` for ``channels`` neurons, strong enough that they fire and clip."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (steps, batch, channels * neuron.inputs_per_neuron)
+    return (1.5 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype)
