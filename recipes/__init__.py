@@ -1,0 +1,1 @@
+"""One module a task: its data, training, fine-tuning and evaluation."""

@@ -1,0 +1,82 @@
+"""Search for the best translation, token by token, over any decoder with explicit state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NextToken = Callable[[Tensor, Any, Any], tuple[Tensor, Any]]
+
+
+def select(state: Any, rows: Tensor) -> Any:
+    """Take the ``rows`` of every tensor (dimension 0 is the batch) in nested tuples of state."""
+    if isinstance(state, Tensor):
+        return state.index_select(0, rows)
+    if state is None:
+        return None
+    parts = [select(part, rows) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+
+
+def beam_search(
+    next_token: NextToken,
+    memory: Any,
+    longest: Tensor,
+    beam_size: int,
+    length_penalty: float,
+    begin: int,
+    end: int,
+) -> list[list[int]]:
+    """The best token sequence for each of B sentences, without ``begin`` and ``end``; ``beam_size`` 1 is greedy.
+
+    ``next_token(tokens [B*K], state, memory) -> (log-probabilities [B*K, V], state)`` advances every hypothesis by
+    one token. ``memory`` has a row a sentence; ``state`` has a row a hypothesis and is None at first.
+
+    A hypothesis of n tokens (``end`` counted) scores ``sum of log-probabilities / n ** length_penalty``. A sentence is
+    done when ``beam_size`` of its hypotheses have ended, or at ``longest [B]`` tokens; it then leaves the batch.
+    """
+    batch, k, device = len(longest), beam_size, longest.device
+    sentence = torch.arange(batch, device=device)
+    state = None
+    scores = torch.full((batch, k), float("-inf"), device=device)
+    scores[:, 0] = 0  # the k copies of a sentence start equal: only one may be extended
+    tokens = torch.full((batch, k, 1), begin, device=device)
+    ended = torch.zeros(batch, dtype=torch.long, device=device)
+    best_score = torch.full((batch,), float("-inf"), device=device)
+    best: list[list[int]] = [[] for _ in range(batch)]
+    length = 0
+    while len(sentence):
+        length += 1
+        log_probability, state = next_token(tokens[:, :, -1].reshape(-1), state, memory)
+        vocabulary = log_probability.shape[-1]
+        total = scores.unsqueeze(-1) + log_probability.view(-1, k, vocabulary)
+        top, index = total.view(-1, k * vocabulary).topk(2 * k)
+        parent, token = index // vocabulary, index % vocabulary
+
+        is_end = token == end
+        ends_here = is_end[:, :k] & torch.isfinite(top[:, :k])
+        at_limit = longest == length
+        final = torch.where(ends_here, top[:, :k], float("-inf")) / length**length_penalty
+        improved = final.max(dim=1)
+        for row in torch.nonzero(improved.values > best_score).flatten().tolist():
+            best[sentence[row]] = tokens[row, parent[row, improved.indices[row]], 1:].tolist()
+        best_score = torch.maximum(best_score, improved.values)
+        ended = ended + ends_here.sum(dim=1)
+
+        # Of the 2k candidates at most k end, so k others are always left to go on with.
+        keep = torch.where(is_end, float("-inf"), top).topk(k, dim=1).indices
+        scores, parent, token = (t.gather(1, keep) for t in (top, parent, token))
+        tokens = torch.cat([tokens.gather(1, parent.unsqueeze(-1).expand(-1, -1, length)), token.unsqueeze(-1)], 2)
+        for row in torch.nonzero(at_limit & torch.isinf(best_score)).flatten().tolist():
+            best[sentence[row]] = tokens[row, 0, 1:].tolist()
+
+        alive = torch.nonzero((ended < k) & ~at_limit).flatten()
+        rows = (alive.unsqueeze(1) * k + parent[alive]).flatten()  # hypotheses to go on from
+        state = select(state, rows)
+        if len(alive) < len(sentence):
+            memory = select(memory, alive)
+        scores, tokens, sentence, ended, best_score, longest = (
+            t[alive] for t in (scores, tokens, sentence, ended, best_score, longest)
+        )
+    return best

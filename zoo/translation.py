@@ -1,0 +1,404 @@
+"""Translators: a convolutional spiking encoder-decoder with attention, and its twins without spikes.
+
+A stream ``h [T, B, N]`` of currents runs through the layers, each of which adds to it. In a layer of the spiking
+network (RR24's translator is the model for it, with PR22's input-gated neuron in place of a plain one)::
+
+    s = multi-bit LIF(layer norm(h))                  the stream as spikes
+    f, c = layer norm(convolution over the tokens of s)
+    y = input-gated LIF(f, c)                         its synaptic current runs along the tokens
+    z = multi-bit LIF(layer norm(attention(y, e)))    decoder only; e are the encoder's spikes
+    h = h + W [y, z]
+
+so that every weight layer takes spikes, of a few bits each; the only one that does not is the first, the embedding.
+In the encoder half of the gated channels are scanned from right to left; the decoder sees the past only. All state is
+explicit and runs along dimension 0, so translating token by token is the same code on one step at a time.
+
+The twins differ in the layer's mixer only: ``mixer`` is the name of a neuron, or ``relu``, ``lstm`` or ``gru``.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import neurons
+from zoo.decoding import beam_search
+from zoo.registry import register_architecture
+
+PAD, BEGIN, END, UNKNOWN = range(4)
+SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
+TOKENIZER_FILE = "tokenizer.json"
+SPIKING_MIXERS = ("input-gated-lif", "learnable-lif")
+MIXERS = (*SPIKING_MIXERS, "relu", "lstm", "gru")
+
+
+@dataclass(frozen=True)
+class TranslatorConfig:
+    """All that rebuilds a translator, apart from its tokenizer.
+
+    ``width`` N is the channels of the stream, ``kernel`` the tokens a convolution sees, ``mixer`` what stands in a
+    layer; ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike;
+    ``longest`` is the most tokens a sentence may have.
+    """
+
+    vocabulary: int
+    width: int = 256
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    kernel: int = 3
+    heads: int = 4
+    mixer: str = "input-gated-lif"
+    bits: int = 4
+    threshold_levels: int = 0
+    initial_range: float = 2.0
+    range_tracking: str = "sequence"
+    dropout: float = 0.3
+    longest: int = 256
+
+    def __post_init__(self):
+        if self.mixer not in MIXERS:
+            raise ValueError(f"mixer must be one of {', '.join(MIXERS)}; got {self.mixer!r}")
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width must divide into {self.heads} heads and two directions; got {self.width}")
+
+    def spike(self) -> dict[str, Any]:
+        """The options of the multi-bit neurons."""
+        return {
+            "bits": self.bits,
+            "threshold_levels": self.threshold_levels,
+            "initial_range": self.initial_range,
+            "range_tracking": self.range_tracking,
+        }
+
+
+class SequenceDropout(nn.Module):
+    """Dropout of ``[T, B, N]`` with one mask for the whole sequence."""
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.probability:
+            return x
+        return x * F.dropout(x.new_ones(x.shape[1:]), self.probability)
+
+
+class ParallelLayerNorm(nn.Module):
+    """Layer norm of equal parts of the channels apart from one another (gate and candidate, left and right)."""
+
+    def __init__(self, channels: int, parts: int):
+        super().__init__()
+        self.parts = parts
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.unflatten(-1, (self.parts, -1))
+        return F.layer_norm(parts, parts.shape[-1:]).flatten(-2) * self.weight + self.bias
+
+
+class TokenConvolution(nn.Module):
+    """Convolution over the tokens of ``[T, B, N]`` without bias: centred, or causal with its past as state.
+
+    The state is ``[B, kernel - 1, N]``, the last inputs.
+    """
+
+    def __init__(self, channels: int, outputs: int, kernel: int, causal: bool):
+        super().__init__()
+        self.kernel, self.causal = kernel, causal
+        self.weight = nn.Linear(kernel * channels, outputs, bias=False)
+
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        steps, margin = len(x), self.kernel - 1
+        if not self.causal:
+            left = margin // 2
+            padded = F.pad(x, (0, 0, 0, 0, left, margin - left))
+        elif past is None:
+            padded = F.pad(x, (0, 0, 0, 0, margin, 0))
+        else:
+            padded = torch.cat([past.transpose(0, 1), x])
+        windows = torch.cat([padded[i : i + steps] for i in range(self.kernel)], dim=-1)
+        return self.weight(windows), padded[steps:].transpose(0, 1) if self.causal else None
+
+
+class StreamSpikes(nn.Module):
+    """The stream of currents, normalised and turned into what the layers' weights take.
+
+    Spikes of a multi-bit (or learnable) LIF; ReLU, or nothing, in the twins.
+    """
+
+    def __init__(self, config: TranslatorConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.neuron = None
+        self.activation = nn.ReLU() if config.mixer == "relu" else nn.Identity()
+        if config.mixer == "input-gated-lif":
+            self.neuron = neurons.MultiBitLIF(leak=torch.full((config.width,), 0.5), **config.spike())
+        elif config.mixer == "learnable-lif":
+            self.neuron = neurons.LearnableLIF()
+
+    def forward(self, h: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
+        current = self.norm(h)
+        if mask is not None:
+            current = current * mask
+        if self.neuron is None:
+            return self.activation(current), None
+        y, state = self.neuron(current, state)
+        return (y if mask is None else y * mask), state
+
+
+class SpikingMixer(nn.Module):
+    """Convolution over the tokens into gated neurons (or learnable LIF, or ReLU, on all channels)."""
+
+    def __init__(self, config: TranslatorConfig, causal: bool):
+        super().__init__()
+        gated = config.mixer == "input-gated-lif"
+        self.outputs = config.width if gated else 2 * config.width
+        self.convolution = TokenConvolution(config.width, 2 * config.width, config.kernel, causal)
+        self.directions = 1 if causal or config.mixer == "relu" else 2
+        self.norm = ParallelLayerNorm(2 * config.width, self.directions * (2 if gated else 1))
+        self.neurons = nn.ModuleList()
+        for _ in range(0 if config.mixer == "relu" else self.directions):
+            self.neurons.append(neurons.InputGatedLIF(**config.spike()) if gated else neurons.LearnableLIF())
+
+    def forward(self, s: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
+        past, before = (None, None) if state is None else state
+        current, past = self.convolution(s, past)
+        current = self.norm(current)
+        if mask is not None:
+            current = current * mask  # no current at the padding, so a scan from the right starts at rest
+        if not self.neurons:
+            return torch.relu(current), (past, None)
+        if self.directions == 1:
+            y, before = self.neurons[0](current, before)
+        else:
+            left, right = current.chunk(2, dim=-1)
+            y = torch.cat([self.neurons[0](left)[0], self.neurons[1](right.flip(0))[0].flip(0)], dim=-1)
+        return (y if mask is None else y * mask), (past, before)
+
+
+class RecurrentMixer(nn.Module):
+    """LSTM or GRU in the place of convolution and neurons; half of it right to left in the encoder."""
+
+    def __init__(self, config: TranslatorConfig, causal: bool):
+        super().__init__()
+        kind = nn.LSTM if config.mixer == "lstm" else nn.GRU
+        self.outputs = config.width
+        self.network = kind(config.width, config.width // (1 if causal else 2), bidirectional=not causal)
+
+    def forward(self, s: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
+        if mask is not None:
+            lengths = mask.sum(0).flatten().long().cpu()
+            packed = nn.utils.rnn.pack_padded_sequence(s, lengths, enforce_sorted=False)
+            return nn.utils.rnn.pad_packed_sequence(self.network(packed)[0], total_length=len(s))[0], None
+        if state is not None:  # kept with the batch first, as all state is
+            state = tuple(part.unsqueeze(0).contiguous() for part in state)
+            state = state if isinstance(self.network, nn.LSTM) else state[0]
+        y, state = self.network(s, state)
+        parts = state if isinstance(state, tuple) else (state,)
+        return y, tuple(part.squeeze(0) for part in parts)
+
+
+def mixer(config: TranslatorConfig, causal: bool) -> nn.Module:
+    return (RecurrentMixer if config.mixer in ("lstm", "gru") else SpikingMixer)(config, causal)
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, config: TranslatorConfig):
+        super().__init__()
+        self.spikes = StreamSpikes(config)
+        self.mixer = mixer(config, causal=False)
+        self.output = nn.Linear(self.mixer.outputs, config.width, bias=False)
+        self.dropout = SequenceDropout(config.dropout)
+
+    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
+        s, _ = self.spikes(h, mask=mask)
+        y, _ = self.mixer(self.dropout(s), mask=mask)
+        return h + self.dropout(self.output(y))
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention from the decoder's spikes to the encoder's, without an output product."""
+
+    def __init__(self, config: TranslatorConfig, queries: int):
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.query = nn.Linear(queries, config.width, bias=False)
+        self.key_value = nn.Linear(config.width, 2 * config.width, bias=False)
+
+    def memory(self, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the encoder's spikes ``[S, B, N]``, each ``[B, heads, S, N / heads]``."""
+        split = self.key_value(e).unflatten(-1, (2, self.heads, -1))
+        key, value = split.permute(2, 1, 3, 0, 4).unbind(0)
+        return key, value
+
+    def forward(self, y: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Context ``[T, B, N]`` for ``y [T, B, ...]``; ``mask [B, 1, 1, S]`` is True at the tokens.
+
+        In a search B is k hypotheses a sentence, side by side, over the keys and values of the sentence.
+        """
+        query = self.query(y).unflatten(-1, (self.heads, -1)).unflatten(1, (len(key), -1))  # [T, B, k, heads, ...]
+        steps, _, k = query.shape[:3]
+        query = query.permute(1, 3, 0, 2, 4).flatten(2, 3)
+        dropout = self.dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return context.unflatten(2, (steps, k)).permute(2, 0, 3, 1, 4).flatten(-2).flatten(1, 2)
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: TranslatorConfig):
+        super().__init__()
+        self.spikes = StreamSpikes(config)
+        self.mixer = mixer(config, causal=True)
+        self.attention = Attention(config, self.mixer.outputs)
+        self.context_spikes = StreamSpikes(config)
+        self.output = nn.Linear(self.mixer.outputs + config.width, config.width, bias=False)
+        self.dropout = SequenceDropout(config.dropout)
+
+    def forward(self, h: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor, state: Any) -> tuple[Tensor, Any]:
+        stream, mixed, context = (None, None, None) if state is None else state
+        s, stream = self.spikes(h, stream)
+        y, mixed = self.mixer(self.dropout(s), mixed)
+        z, context = self.context_spikes(self.attention(y, *memory, mask), context)
+        h = h + self.dropout(self.output(torch.cat([y, z], dim=-1)))
+        return h, (stream, mixed, context)
+
+
+@register_architecture("translator")
+class Translator(nn.Module):
+    """Sequence-to-sequence network with its tokenizer: ``translate`` takes sentences and gives sentences.
+
+    Called on token ids ``source [S, B]`` and ``target [T, B]`` (padded with 0) it returns the logits of the token
+    after each target token ``where [T, B]`` is True, ``[tokens, vocabulary]``.
+    """
+
+    task = "translation"
+
+    def __init__(self, config: TranslatorConfig, tokenizer: Tokenizer):
+        super().__init__()
+        if tokenizer.get_vocab_size() != config.vocabulary:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
+            )
+        self.settings, self.tokenizer = config, tokenizer
+        self.alphabet = set().union(*(set(token) for token in tokenizer.get_vocab() if token not in SPECIAL_TOKENS))
+        self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
+        self.encoder = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
+        self.encoder_spikes = StreamSpikes(config)
+        self.decoder = nn.ModuleList([DecoderLayer(config) for _ in range(config.decoder_layers)])
+        self.decoder_spikes = StreamSpikes(config)
+        self.output_bias = nn.Parameter(torch.zeros(config.vocabulary))
+        self.dropout = SequenceDropout(config.dropout)
+        nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that rebuilds this network, apart from its assets."""
+        return asdict(self.settings)
+
+    def assets(self) -> dict[str, bytes]:
+        """The tokenizer, as the file that goes with the weights."""
+        return {TOKENIZER_FILE: self.tokenizer.to_str(pretty=True).encode()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], assets: dict[str, bytes]) -> "Translator":
+        return cls(TranslatorConfig(**config), Tokenizer.from_buffer(assets[TOKENIZER_FILE]))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.dropout(self.embedding(tokens) * self.settings.width**0.5)
+
+    def encode(self, source: Tensor) -> tuple[tuple[tuple[Tensor, Tensor], ...], Tensor]:
+        """Keys and values for each decoder layer, and the mask ``[B, 1, 1, S]`` of the tokens."""
+        tokens = source != PAD
+        mask = tokens.unsqueeze(-1).to(self.embedding.weight.dtype)
+        h = self.embed(source)
+        for layer in self.encoder:
+            h = layer(h, mask)
+        e, _ = self.encoder_spikes(h, mask=mask)
+        e = self.dropout(e)
+        return tuple(layer.attention.memory(e) for layer in self.decoder), tokens.T[:, None, None, :]
+
+    def decode(self, target: Tensor, memory: tuple, mask: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Last spikes ``[T, B, N]`` for each token of ``target [T, B]``, and the state for the tokens to come."""
+        *layers, last = [None] * (len(self.decoder) + 1) if state is None else state
+        h = self.embed(target)
+        after = []
+        for layer, keys_values, before in zip(self.decoder, memory, layers):
+            h, layer_state = layer(h, keys_values, mask, before)
+            after.append(layer_state)
+        s, last = self.decoder_spikes(h, last)
+        return self.dropout(s), (*after, last)
+
+    def logits(self, s: Tensor) -> Tensor:
+        """Scores of the next token from the decoder's last spikes; the weights are the embedding's."""
+        return F.linear(s, self.embedding.weight, self.output_bias)
+
+    def forward(self, source: Tensor, target: Tensor, where: Tensor) -> Tensor:
+        return self.logits(self.decode(target, *self.encode(source))[0][where])
+
+    @torch.inference_mode()
+    def search(self, source: Tensor, beam_size: int, length_penalty: float) -> list[list[int]]:
+        """Token ids of the translation of each column of ``source [S, B]``."""
+
+        def next_token(tokens: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any]:
+            s, state = self.decode(tokens.unsqueeze(0), *memory, state)
+            logits = self.logits(s[0])
+            logits[:, [PAD, BEGIN, UNKNOWN]] = float("-inf")
+            return logits.log_softmax(-1), state
+
+        longest = (source != PAD).sum(0) * 3 // 2 + 10
+        return beam_search(next_token, self.encode(source), longest, beam_size, length_penalty, BEGIN, END)
+
+    def translate(
+        self, sentences: list[str], beam_size: int = 5, length_penalty: float = 1.0, batch_size: int = 64
+    ) -> list[str]:
+        """Translate each sentence; the result does not depend on what else is in the list.
+
+        ``beam_size`` 1 is greedy search; ``length_penalty`` is the power of the length that a hypothesis' score
+        is divided by. Raises TypeError for anything but a list of strings, and ValueError, with the sentence's
+        place, for text that is empty, too long, or in a script the model has never seen.
+        """
+        if isinstance(sentences, str):
+            raise TypeError("translate takes a list of sentences; put the one sentence in a list")
+        if not isinstance(beam_size, int) or beam_size < 1:
+            raise ValueError(f"beam_size must be a whole number of at least 1; got {beam_size!r}")
+        encoded = [self._tokens(text, place) for place, text in enumerate(sentences)]
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        results = [""] * len(encoded)
+        training = self.training
+        self.eval()
+        try:
+            for first in range(0, len(order), batch_size):
+                places = order[first : first + batch_size]
+                batch = pad([encoded[i] for i in places]).to(self.embedding.weight.device)
+                for place, ids in zip(places, self.search(batch, beam_size, length_penalty)):
+                    results[place] = self.tokenizer.decode(ids)
+        finally:
+            self.train(training)
+        return results
+
+    def _tokens(self, text: Any, place: int) -> list[int]:
+        """The token ids of one sentence with its end, or the error that says what is wrong with it."""
+        where = f"sentence {place}"
+        if not isinstance(text, str):
+            raise TypeError(f"{where} must be a string; got {type(text).__name__}")
+        if not text.strip():
+            raise ValueError(f"{where} is empty")
+        ids = self.tokenizer.encode(text).ids
+        letters = [c for c in text.lower() if c.isalpha()]
+        if 2 * sum(c not in self.alphabet for c in letters) > len(letters):
+            raise ValueError(f"{where} is not in a script this model has seen: {text[:40]!r}")
+        if len(ids) + 1 > self.settings.longest:
+            raise ValueError(
+                f"{where} has {len(ids)} tokens and the model takes at most {self.settings.longest - 1}; split it"
+            )
+        return [*ids, END]
+
+
+def pad(sequences: list[list[int]]) -> Tensor:
+    """Token ids as ``[T, B]``, padded at the end."""
+    return nn.utils.rnn.pad_sequence([torch.tensor(s) for s in sequences], padding_value=PAD)
