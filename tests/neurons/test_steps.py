@@ -1,0 +1,337 @@
+"""Each neuron on a few steps worked out by hand: outputs, state and gradients.
+
+In the multi-bit neurons the range is chosen so that one level is one unit of membrane: at three bits
+r = 4 * 0.9999, so that s = 1 and Q cuts the membrane to the whole number nearer zero, between -3 and 3.
+"""
+
+import math
+
+import pytest
+import torch
+
+import neurons
+from neurons.spike import MARGIN
+
+UNIT_LEVELS = {"bits": 3, "initial_range": 4 * MARGIN, "range_tracking": "fixed"}
+LN3 = math.log(3)  # sigmoid(ln 3) = 3/4, sigmoid(-ln 3) = 1/4, sigmoid(0) = 1/2
+
+
+def sequence(*steps) -> torch.Tensor:
+    """``[T, 1, C]`` from one number or one list of channels a step."""
+    return torch.tensor([[s if isinstance(s, list) else [s]] for s in steps], dtype=torch.float32)
+
+
+def trajectory(neuron, x_seq):
+    """Outputs and the states after every step, one step at a time."""
+    outputs, states, state = [], [], None
+    for x in x_seq:
+        y, state = neuron.single_step(x, state)
+        outputs.append(y)
+        states.append(state)
+    return torch.stack(outputs), states
+
+
+def check_trajectory(neuron, x_seq, y_seq, **state_seq) -> None:
+    """By single steps the outputs and every state agree; by one scan the outputs and the last state."""
+    y, states = trajectory(neuron, x_seq)
+    torch.testing.assert_close(y, y_seq, atol=1e-5, rtol=1e-5)
+    for field, expected in state_seq.items():
+        torch.testing.assert_close(torch.stack([getattr(s, field) for s in states]), expected, atol=1e-5, rtol=1e-5)
+    y, state = neuron(x_seq)
+    torch.testing.assert_close(y, y_seq, atol=1e-5, rtol=1e-5)
+    for field, expected in state_seq.items():
+        torch.testing.assert_close(getattr(state, field), expected[-1], atol=1e-5, rtol=1e-5)
+    assert set(state_seq) == set(neuron.State._fields)
+
+
+def check_gradient(actual, *expected) -> None:
+    torch.testing.assert_close(actual.flatten(), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+# Trajectories
+
+
+def test_learnable_lif_by_hand():
+    # U before the reset, leak 1/2 and threshold 2:
+    #   1.5 | 0.75 + 1.5 = 2.25 fires, 0.25 left | 0.125 + 1 = 1.125 | 0.5625 + 3 = 3.5625 fires, 1.5625 left
+    #   0.78125 - 1 = -0.21875 | -0.109375 + 2.109375 = 2, at the threshold and not above | 1 + 1.5 = 2.5 fires
+    check_trajectory(
+        neurons.LearnableLIF(leak=0.5, threshold=2.0),
+        sequence(1.5, 1.5, 1, 3, -1, 2.109375, 1.5),
+        sequence(0, 1, 0, 1, 0, 0, 1),
+        membrane=sequence(1.5, 0.25, 1.125, 1.5625, -0.21875, 2.0, 0.5),
+    )
+
+
+def test_learnable_lif_with_one_leak_and_threshold_a_channel_by_hand():
+    # leak 0: U = x.  leak 1, threshold 1: 0.75 | 1.5 fires, 0.5 left | 1.25 fires, 0.25 left
+    check_trajectory(
+        neurons.LearnableLIF(leak=torch.tensor([0.0, 1.0]), threshold=torch.tensor([2.0, 1.0])),
+        sequence([0.75, 0.75], [2.5, 0.75], [0.75, 0.75]),
+        sequence([0, 0], [1, 1], [0, 1]),
+        membrane=sequence([0.75, 0.75], [0.5, 0.5], [0.75, 0.25]),
+    )
+
+
+def test_integrator_by_hand():
+    check_trajectory(neurons.Integrator(), sequence(1, -2, 4), sequence(1, -1, 3), membrane=sequence(1, -1, 3))
+
+
+def test_multibit_lif_by_hand():
+    # U before the reset, leak 1/2: 2.5 | 0.25 - 3 = -2.75 | -0.375 + 0.5 = 0.125 | 0.0625 + 9 = 9.0625, clipped
+    #   3.03125 - 1.5 = 1.53125
+    check_trajectory(
+        neurons.MultiBitLIF(leak=0.5, **UNIT_LEVELS),
+        sequence(2.5, -3, 0.5, 9, -1.5),
+        sequence(2, -2, 0, 3, 1),
+        membrane=sequence(0.5, -0.75, 0.125, 6.0625, 0.53125),
+    )
+
+
+def test_multibit_lif_holds_back_spikes_up_to_the_threshold_by_hand():
+    # Threshold of one level. U: 1.5, q = 1 held back | 0.75 + 1.75 = 2.5 | 0.25 - 1.75 = -1.5 held back | -0.75 - 2
+    check_trajectory(
+        neurons.MultiBitLIF(leak=0.5, threshold_levels=1, **UNIT_LEVELS),
+        sequence(1.5, 1.75, -1.75, -2),
+        sequence(0, 2, 0, -2),
+        membrane=sequence(1.5, 0.5, -1.5, -0.75),
+    )
+
+
+def test_multibit_lif_at_one_bit_by_hand():
+    # One positive level of one unit. U: 0.6 | 0.3 + 0.8 = 1.1 fires | 0.05 - 5 = -4.95 | -2.475 + 7 = 4.525 fires
+    check_trajectory(
+        neurons.MultiBitLIF(leak=0.5, bits=1, initial_range=2 * MARGIN, range_tracking="fixed"),
+        sequence(0.6, 0.8, -5, 7),
+        sequence(0, 1, 0, 1),
+        membrane=sequence(0.6, 0.1, -4.95, 3.525),
+    )
+
+
+def test_multibit_lif_at_two_bits_by_hand():
+    # Levels -1, 0, 1. U: 0.6 | 0.3 + 0.8 = 1.1 | 0.05 - 5 = -4.95 | -1.975 + 1.5 = -0.475
+    check_trajectory(
+        neurons.MultiBitLIF(leak=0.5, bits=2, initial_range=2 * MARGIN, range_tracking="fixed"),
+        sequence(0.6, 0.8, -5, 1.5),
+        sequence(0, 1, -1, 0),
+        membrane=sequence(0.6, 0.1, -3.95, -0.475),
+    )
+
+
+def test_multibit_lif_at_full_precision_by_hand():
+    # Clip to [-2, 2]. U: 3 | 0.5 - 0.25 = 0.25 | -7 | -2.5
+    check_trajectory(
+        neurons.MultiBitLIF(leak=0.5, bits=32, initial_range=2.0, range_tracking="fixed"),
+        sequence(3, -0.25, -7, 0),
+        sequence(2, 0.25, -2, -2),
+        membrane=sequence(1, 0, -5, -0.5),
+    )
+
+
+def test_multibit_synaptic_lif_by_hand():
+    # tau 1/2: I = 1.5 | 0.75 + 0.5 = 1.25 | 0.625 - 3 = -2.375;  V = 1.5 | 0.5 + 1.25 | 0.75 - 2.375 = -1.625
+    # tau 1:   I = 1.5 | 1.75 | 1.25;                              V = 1.5 | 0.5 + 1.75 | 0.25 + 1.25
+    neuron = neurons.MultiBitSynapticLIF(2, **UNIT_LEVELS)
+    assert torch.equal(neuron.tau, torch.ones(2)), "tau starts at 1"
+    neuron.tau.data[0] = 0.5
+    check_trajectory(
+        neuron,
+        sequence([1.5, 1.5], [0.5, 0.25], [-3, -0.5]),
+        sequence([1, 1], [1, 2], [-1, 1]),
+        synaptic_current=sequence([1.5, 1.5], [1.25, 1.75], [-2.375, 1.25]),
+        membrane=sequence([0.5, 0.5], [0.75, 0.25], [-0.625, 0.5]),
+    )
+
+
+def test_input_gated_lif_by_hand():
+    # F = 1/2: I = 3/2, V = 1.5
+    # F = 3/4: I = 1.125 + 5/4 = 2.375, V = 0.5 + 2.375
+    # F = 1/4, C = relu(-4) = 0: I = 0.59375, V = 0.875 + 0.59375
+    # F = 1/2, C = 0: I = 0.296875, V = 0.46875 + 0.296875
+    check_trajectory(
+        neurons.InputGatedLIF(**UNIT_LEVELS),
+        sequence([0, 3], [LN3, 5], [-LN3, -4], [0, -1]),
+        sequence(1, 2, 1, 0),
+        synaptic_current=sequence(1.5, 2.375, 0.59375, 0.296875),
+        membrane=sequence(0.5, 0.875, 0.46875, 0.765625),
+    )
+
+
+def test_the_gate_half_comes_first_and_pairs_channel_by_channel():
+    # Neuron 0 holds (F near 1), neuron 1 lets everything in (F near 0).
+    _, state = neurons.InputGatedLIF(**UNIT_LEVELS)(sequence([40, -40, 2, 2]))
+    torch.testing.assert_close(state.synaptic_current, torch.tensor([[0.0, 2.0]]))
+
+
+def recurrent_by_hand() -> neurons.RecurrentGatedLIF:
+    """Spikes of neuron 0 raise its own f by ln 3 and neuron 1's c by 1; those of neuron 1 raise neuron 0's c by 2."""
+    neuron = neurons.RecurrentGatedLIF(2, **UNIT_LEVELS)
+    neuron.recurrent_weight.data = torch.tensor([[LN3, 0, 0, 1], [0, 0, 2, 0]])
+    return neuron
+
+
+def test_recurrent_gated_lif_by_hand():
+    # 1: f = 0, 0        c = 3, 1              I = 1.5, 0.5          V = 1.5, 0.5         y = 1, 0
+    # 2: f = ln 3, 0     c = 1, 2 + 1          I = 1.125 + 0.25,     V = 0.5 + 1.375,     y = 1, 2
+    #                                              0.25 + 1.5            0.5 + 1.75
+    # 3: f = -ln 3 + ln 3, ln 3                I = 0.6875 + 1.5,     V = 0.875 + 2.1875,  y = 3, 1
+    #    c = -1 + 2 * 2, -2 + 1 (relu 0)           0.75 * 1.75           0.25 + 1.3125
+    check_trajectory(
+        recurrent_by_hand(),
+        sequence([0, 0, 3, 1], [0, 0, 1, 2], [-LN3, LN3, -1, -2]),
+        sequence([1, 0], [1, 2], [3, 1]),
+        synaptic_current=sequence([1.5, 0.5], [1.375, 1.75], [2.1875, 1.3125]),
+        membrane=sequence([0.5, 0.5], [0.875, 0.25], [0.0625, 0.5625]),
+        spikes=sequence([1, 0], [1, 2], [3, 1]),
+    )
+
+
+def test_the_recurrent_weight_starts_orthogonal():
+    weight = neurons.RecurrentGatedLIF(5).recurrent_weight
+    torch.testing.assert_close(weight @ weight.T, torch.eye(5))
+
+
+def test_multibit_lif_with_a_leak_of_one_is_the_published_input_encoder():
+    x = torch.randn(12, 3, 4, generator=torch.Generator().manual_seed(0))
+    encoder = neurons.MultiBitLIF(leak=1.0, bits=6, threshold_levels=3, initial_range=2.0).eval()
+    accumulator, spikes = torch.zeros(3, 4), []
+    for step in x:
+        accumulator = accumulator + step
+        spikes.append(encoder.spike()(accumulator))
+        accumulator = accumulator - spikes[-1]
+    assert torch.equal(encoder(x)[0], torch.stack(spikes))
+
+
+# Gradients
+
+
+def test_learnable_lif_gradients_by_hand():
+    # leak 1/2, threshold 2, L = s1 + s2 + s3, M the membrane before the reset, u = M/2 - 1, g = 0.3 max(0, 1 - |u|):
+    #   M = 1.5, 2.25, 1.125   u = -0.25, 0.125, -0.4375   s = 0, 1, 0   g = 0.225, 0.2625, 0.16875   U = 1.5, 0.25
+    # ds/dM = g/2, ds/dtheta = -g M / 4; dU/dM = 1 and dU/dtheta = -s, for the reset passes nothing through s.
+    #   dL/dM3 = 0.084375
+    #   dL/dU2 = 0.0421875     dL/dM2 = 0.0421875 + 0.13125 = 0.1734375
+    #   dL/dU1 = 0.08671875    dL/dM1 = 0.08671875 + 0.1125 = 0.19921875
+    #   leak: dL/dM2 U1 + dL/dM3 U2 = 0.26015625 + 0.02109375
+    #   theta: -(0.225 * 1.5 + 0.2625 * 2.25 + 0.16875 * 1.125) / 4 - dL/dU2 = -0.2794921875 - 0.0421875
+    neuron = neurons.LearnableLIF(leak=0.5, threshold=2.0)
+    x = sequence(1.5, 1.5, 1).requires_grad_()
+    neuron(x)[0].sum().backward()
+    check_gradient(x.grad, 0.19921875, 0.1734375, 0.084375)
+    check_gradient(neuron.leak.grad, 0.28125)
+    check_gradient(neuron.threshold.grad, -0.3216796875)
+
+
+def test_the_reset_of_learnable_lif_passes_gradient_to_the_threshold_and_not_through_the_spike():
+    # U2 = (U1 / 2 + x2) - 2 s2 with s1 = 0, s2 = 1: by x it is 1/2 and 1, by leak U1 = 1.5, by theta -s2 = -1.
+    neuron = neurons.LearnableLIF(leak=0.5, threshold=2.0)
+    x = sequence(1.5, 1.5).requires_grad_()
+    neuron(x)[1].membrane.sum().backward()
+    check_gradient(x.grad, 0.5, 1.0)
+    check_gradient(neuron.leak.grad, 1.5)
+    check_gradient(neuron.threshold.grad, -1.0)
+
+
+# theta = 1, one step from rest, so u = x - 1
+@pytest.mark.parametrize(
+    ("x", "gradient"), [(-0.5, 0.0), (0.0, 0.0), (0.25, 0.125), (1.0, 0.5), (1.5, 0.25), (2.0, 0.0), (3.0, 0.0)]
+)
+def test_the_surrogate_gradient_is_a_triangle_of_height_gamma(x, gradient):
+    x = sequence(x).requires_grad_()
+    neurons.LearnableLIF(threshold=1.0, gamma=0.5)(x)[0].sum().backward()
+    check_gradient(x.grad, gradient)
+
+
+def test_multibit_lif_gradients_by_hand():
+    # leak 1/2, L = y1 + y2 + y3. M = 1.5 | 0.25 + 9 = 9.25, outside the range | 3.125 - 1 = 2.125
+    # Inside, y takes the whole gradient and the reset leaves none: dy/dM = 1, dU/dM = 0; outside 0 and 1.
+    #   dL/dM3 = 1   dL/dM2 = 0 + 1/2   dL/dM1 = 1 + 0   leak: dL/dM2 U1 + dL/dM3 U2 = 0.5 * 0.5 + 6.25
+    neuron = neurons.MultiBitLIF(leak=0.5, **UNIT_LEVELS)
+    x = sequence(1.5, 9, -1).requires_grad_()
+    neuron(x)[0].sum().backward()
+    check_gradient(x.grad, 1.0, 0.5, 1.0)
+    check_gradient(neuron.leak.grad, 6.5)
+
+
+def test_multibit_synaptic_lif_gradients_by_hand():
+    # tau 1/2, L = y2, all inside the range: V1 after the reset passes nothing on, so L follows I2 = tau I1 + x2 alone.
+    neuron = neurons.MultiBitSynapticLIF(1, tau=0.5, **UNIT_LEVELS)
+    x = sequence(1.5, 0.25).requires_grad_()
+    neuron(x)[0][1].sum().backward()
+    check_gradient(x.grad, 0.5, 1.0)
+    check_gradient(neuron.tau.grad, 1.5)
+
+
+def test_input_gated_lif_gradients_by_hand():
+    # L = y2 = I2 + (nothing from V1) with I1 = 1.5, F2 = 3/4, C2 = 5:
+    #   c2: 1 - F = 0.25      f2: (I1 - C2) F (1 - F) = -3.5 * 0.1875
+    #   I1: 0.75, so          c1: 0.75 * 0.5, f1: 0.75 * (0 - 3) * 0.25
+    x = sequence([0, 3], [LN3, 5]).requires_grad_()
+    neurons.InputGatedLIF(**UNIT_LEVELS)(x)[0][1].sum().backward()
+    check_gradient(x.grad, -0.5625, 0.375, -0.65625, 0.25)
+
+
+def test_recurrent_gated_lif_gradients_by_hand():
+    # The first two steps above, L = sum of y2; y1 = (1, 0).
+    #   neuron 0: F = 3/4, I1 - C = 0.5: f 0.5 * 0.1875 = 0.09375, c 0.25
+    #   neuron 1: F = 1/2, I1 - C = -2.5: f -2.5 * 0.25 = -0.625, c 0.5
+    #   U: y1 times these, a row of them and a row of zeros.
+    #   y1 = these times U: (0.09375 ln 3 + 0.5, 2 * 0.25), straight through to I1, beside F = (3/4, 1/2)
+    #   I1: a = 1.25 + 0.09375 ln 3, b = 1;  c1: (a, b) / 2;  f1: (a, b) * -(3, 1) / 4
+    neuron = recurrent_by_hand()
+    x = sequence([0, 0, 3, 1], [0, 0, 1, 2]).requires_grad_()
+    neuron(x)[0][1].sum().backward()
+    a, b = 1.25 + 0.09375 * LN3, 1.0
+    second = 0.09375, -0.625, 0.25, 0.5
+    check_gradient(x.grad, -0.75 * a, -0.25 * b, a / 2, b / 2, *second)
+    check_gradient(neuron.recurrent_weight.grad, *second, 0, 0, 0, 0)
+
+
+def test_integrator_gradients_by_hand():
+    # L = y1 + 10 y2 + 100 y3: every input counts in all later outputs.
+    x = sequence(1, -2, 4).requires_grad_()
+    y, _ = neurons.Integrator()(x)
+    (y.flatten() * torch.tensor([1.0, 10.0, 100.0])).sum().backward()
+    check_gradient(x.grad, 111.0, 110.0, 100.0)
+
+
+# What is learned
+
+
+@pytest.mark.parametrize("neuron", [neurons.LearnableLIF, neurons.MultiBitLIF])
+@pytest.mark.parametrize(("leak", "used"), [(-0.5, 0.0), (0.0, 0.0), (0.3, 0.3), (1.0, 1.0), (1.7, 1.0)])
+def test_a_leak_that_training_moved_out_of_zero_to_one_is_clipped_where_it_is_used(neuron, leak, used):
+    neuron = neuron(leak=0.5).eval()
+    neuron.leak.data.fill_(leak)
+    # The first input is too weak to fire.
+    _, state = neuron(sequence(0.1, 0.02))
+    torch.testing.assert_close(state.membrane, torch.tensor([[used * 0.1 + 0.02]]))
+
+
+LEARNED = [
+    ("learnable-lif", {}, {"leak": (), "threshold": ()}),
+    ("learnable-lif", {"leak": torch.full((3,), 0.9)}, {"leak": (3,), "threshold": ()}),
+    ("learnable-lif", {"threshold": torch.full((3,), 0.9)}, {"leak": (), "threshold": (3,)}),
+    ("learnable-lif", {"learn_leak": False}, {"threshold": ()}),
+    ("learnable-lif", {"learn_threshold": False}, {"leak": ()}),
+    ("integrator", {}, {}),
+    ("multibit-lif", {}, {"leak": ()}),
+    ("multibit-lif", {"leak": torch.full((3,), 0.9)}, {"leak": (3,)}),
+    ("multibit-lif", {"learn_leak": False}, {}),
+    ("multibit-synaptic-lif", {"channels": 3}, {"tau": (3,)}),
+    ("multibit-synaptic-lif", {"channels": 3, "learn_tau": False}, {}),
+    ("input-gated-lif", {}, {}),
+    ("recurrent-gated-lif", {"channels": 3}, {"recurrent_weight": (3, 6)}),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "learned"), LEARNED)
+def test_exactly_the_parameters_that_are_learned_receive_gradient(name, options, learned):
+    neuron = neurons.create(name, **options)
+    shape = (6, 2, 3 * neuron.inputs_per_neuron)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    neuron(x)[0].square().sum().backward()
+    received = {n: tuple(p.grad.shape) for n, p in neuron.named_parameters() if p.grad is not None}
+    assert received == learned
+    assert all(p.grad.any() for n, p in neuron.named_parameters() if n in learned)
+    assert x.grad.any()
