@@ -96,6 +96,9 @@ class PluggedNeuron:
     ``init_hidden=True`` returns the spikes alone and keeps the state inside; with ``output=True`` the state is
     returned as well. The state is never part of the state dict, whose keys are those of the plain neuron.
 
+    In training, a tracked range moves when a sequence that was fed step by step ends: at ``reset_mem()``, at
+    :func:`reset` or ``snntorch.utils.reset``, or at ``.eval()``. So let every sequence begin with a reset.
+
     The state of half-precision input is float32. Spikes come back in the input's type, so that a neuron which is
     handed its last spikes sees them rounded; with ``init_hidden`` and in ``multi_step`` it does not.
 
@@ -305,7 +308,9 @@ def plugged(neuron: type[Neuron]) -> type:
     """The snnTorch class of a neuron, a third party's too; the same class each time.
 
     Its parent in the library is the one that returns as many tensors: Leaky, Synaptic (RSynaptic where the last spikes
-    are part of the state) or Alpha. Raises TypeError for what is no class of neuron.
+    are part of the state) or Alpha. snnTorch's export to NIR takes a class for its parent, and fails on ours because they
+    lack the parent's parameters; a neuron whose own are called ``beta`` and ``threshold`` would pass for a Leaky.
+    Raises TypeError for what is no class of neuron.
     """
     if not (isinstance(neuron, type) and issubclass(neuron, Neuron) and hasattr(neuron, "State")):
         raise TypeError(f"plugged takes a subclass of neurons.Neuron that has a State; got {neuron!r}")
