@@ -1,0 +1,632 @@
+// Scans of the neurons along a sequence, one thread an element of [B, C, S], time in the inner loop and the
+// state in registers. Compiled at run time, once for each neuron and type of x: -DNEURON=InputGatedLIF
+// -DSCALAR=BFloat16. The steps compute what the readable steps of the neurons package compute, in the same
+// order, so that spikes are equal bit for bit; compile without contraction to fused multiply-adds.
+//
+// x is [T, B, INPUTS * C, S], y is [T, B, C, S], both contiguous. Sizes are 64-bit throughout.
+
+#ifdef __CUDACC__
+#define WARP 32
+#else
+#include "shim.h"  // a C++ stand-in for a GPU, where threads run one after the other and a warp is one thread
+#endif
+
+#ifndef STEPS
+#define STEPS 8  // time steps loaded ahead, and from one checkpoint to the next
+#endif
+
+typedef long long Index;
+
+// ---- Numbers: half types are bare bits in memory and float in registers ----
+
+struct Half {
+    unsigned short bits;
+};
+struct BFloat16 {
+    unsigned short bits;
+};
+
+template <class Scalar>
+struct StateOf {
+    typedef float type;
+};
+template <>
+struct StateOf<double> {
+    typedef double type;
+};
+
+__device__ __forceinline__ float widen(float value) { return value; }
+__device__ __forceinline__ double widen(double value) { return value; }
+__device__ __forceinline__ float widen(BFloat16 value) { return __uint_as_float((unsigned int)value.bits << 16); }
+
+template <class Scalar>
+__device__ __forceinline__ Scalar narrow(float value) {
+    return value;
+}
+template <class Scalar>
+__device__ __forceinline__ Scalar narrow(double value) {
+    return value;
+}
+
+#ifdef __CUDACC__
+__device__ __forceinline__ float widen(Half value) {
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+    return wide;
+}
+template <>
+__device__ __forceinline__ Half narrow<Half>(float value) {
+    Half half;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half.bits) : "f"(value));
+    return half;
+}
+#else
+inline float widen(Half value) { return half_to_float(value.bits); }
+template <>
+inline Half narrow<Half>(float value) {
+    return Half{float_to_half(value)};
+}
+#endif
+
+template <>
+__device__ __forceinline__ BFloat16 narrow<BFloat16>(float value) {
+    BFloat16 half;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(half.bits) : "f"(value));
+#else  // round to nearest, ties to even; a NaN keeps its upper bits, made quiet
+    unsigned int bits = __float_as_uint(value);
+    half.bits = value != value ? (bits >> 16) | 0x40 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+#endif
+    return half;
+}
+
+__device__ __forceinline__ float exponential(float value) { return expf(value); }
+__device__ __forceinline__ double exponential(double value) { return exp(value); }
+__device__ __forceinline__ float magnitude(float value) { return fabsf(value); }
+__device__ __forceinline__ double magnitude(double value) { return fabs(value); }
+__device__ __forceinline__ float truncated(float value) { return truncf(value); }
+__device__ __forceinline__ double truncated(double value) { return trunc(value); }
+__device__ __forceinline__ float fused(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ __forceinline__ double fused(double a, double b, double c) { return fma(a, b, c); }
+
+template <class Real>
+__device__ __forceinline__ Real sigmoid(Real value) {
+    return Real(1) / (Real(1) + exponential(-value));
+}
+
+template <class Real>
+__device__ __forceinline__ Real infinity() {
+    return Real(1) / Real(0);
+}
+
+// The smaller and the larger of two; NaN if either is.
+template <class Real>
+__device__ __forceinline__ Real lower(Real a, Real b) {
+    return a < b || a != a ? a : b;
+}
+template <class Real>
+__device__ __forceinline__ Real upper(Real a, Real b) {
+    return a > b || a != a ? a : b;
+}
+
+// ---- The multi-bit spike ----
+
+template <class Real>
+struct MultiBitSpike {
+    Real range, scale, inverse, threshold;
+    bool full_precision, one_bit, plain;
+
+    __device__ __forceinline__ MultiBitSpike(const Real* range_pointer, Index bits, Index threshold_levels) {
+        range = *range_pointer;
+        full_precision = bits == 32;
+        one_bit = bits == 1;
+        const Real levels = (double)((Index)1 << (one_bit ? 1 : bits - 1)) * (1 - 1e-4);
+        scale = Real(1) / range * levels;  // two roundings, as the reference has them
+        inverse = Real(1) / scale;
+        threshold = threshold_levels;
+        plain = scale > Real(1e-30) && scale < Real(1e30);
+    }
+
+    // q / scale for a whole number q of at most 127, rounded as a division is: a product with the rounded
+    // inverse and one correction give the same bits (tried on every pair), in a third of the time.
+    __device__ __forceinline__ Real divided(Real q) const {
+        if (!plain) return q / scale;
+        const Real quotient = q * inverse;
+        return fused(fused(-scale, quotient, q), inverse, quotient);
+    }
+
+    __device__ __forceinline__ Real operator()(Real membrane) const {
+        Real clamped = membrane < -range ? -range : membrane;  // NaN stays
+        clamped = clamped > range ? range : clamped;
+        if (full_precision) return range == range ? clamped : range;
+        const Real q = truncated(scale * clamped);
+        const bool silent = magnitude(q) <= threshold || (one_bit && q < 0);
+        return divided(silent ? Real(0) : q);
+    }
+
+    // The gradient with respect to the membrane: straight through inside the range. Outside, a gradient that is
+    // not finite leaves NaN, as multiplying by a mask does.
+    __device__ __forceinline__ Real backward(Real membrane, Real gradient) const {
+        return magnitude(membrane) <= range ? gradient : full_precision ? Real(0) : gradient * Real(0);
+    }
+};
+template <>
+__device__ __forceinline__ double MultiBitSpike<double>::divided(double q) const {
+    return q / scale;
+}
+
+// ---- The neurons ----
+//
+// step advances the state by one time step, returns y and fills in the trace: what the step's backward needs.
+// backward turns the gradients of y and of the new state into those of x and of the old state (in place), and
+// adds those of the parameters. MEMBRANE is the state that holds the membrane.
+
+struct Settings {  // what a kernel is called with; which neuron reads what stands in its constructor
+    const void *parameter0, *parameter1, *range;
+    Index channel0, channel1;  // this element's place in each parameter
+    double setting0, setting1;
+};
+
+template <class Real>
+struct LearnableLIF {
+    enum { INPUTS = 1, STATES = 1, PARAMETERS = 2, TRACKS = 0 };
+    Real leak, threshold, inverse_threshold, gamma;
+    bool ordinary;
+
+    struct Trace {
+        Real membrane, before;
+    };
+
+    __device__ __forceinline__ LearnableLIF(const Settings& s) {
+        leak = ((const Real*)s.parameter0)[s.channel0];
+        threshold = ((const Real*)s.parameter1)[s.channel1];
+        inverse_threshold = Real(1) / threshold;
+        gamma = s.setting0;
+        ordinary = threshold > 0 && threshold < infinity<Real>();
+    }
+
+    // 1 where membrane / threshold - 1 > 0. For a positive threshold the rounded quotient exceeds 1 exactly
+    // where the membrane exceeds the threshold, so there is nothing to divide.
+    __device__ __forceinline__ Real spike(Real membrane) const {
+        if (ordinary) return membrane != membrane ? membrane : Real(membrane > threshold);
+        const Real u = membrane / threshold - Real(1);
+        return u != u ? u : Real(u > 0);
+    }
+
+    __device__ __forceinline__ Real step(const Real* x, Real* state, Trace& trace) const {
+        trace.before = state[0];
+        trace.membrane = leak * state[0] + x[0];
+        const Real y = spike(trace.membrane);
+        state[0] = trace.membrane - threshold * y;
+        return y;
+    }
+
+    __device__ __forceinline__ void backward(const Trace& trace, Real gradient_y, Real* gradient_x,
+                                             Real* gradient_state, Real* gradient_parameters) const {
+        const Real ratio = trace.membrane * inverse_threshold;
+        Real surrogate = Real(1) - magnitude(ratio - Real(1));
+        surrogate = surrogate < 0 ? Real(0) : surrogate;
+        const Real gradient_u = gradient_y * gamma * surrogate * inverse_threshold;
+        gradient_parameters[1] -= gradient_state[0] * spike(trace.membrane) + gradient_u * ratio;
+        gradient_x[0] = gradient_state[0] + gradient_u;
+        gradient_parameters[0] += gradient_x[0] * trace.before;
+        gradient_state[0] = gradient_x[0] * leak;
+    }
+
+    __device__ __forceinline__ Real membrane(const Trace& trace) const { return trace.membrane; }
+};
+
+template <class Real>
+struct Integrator {
+    enum { INPUTS = 1, STATES = 1, PARAMETERS = 0, TRACKS = 0 };
+    struct Trace {};
+
+    __device__ __forceinline__ Integrator(const Settings&) {}
+
+    __device__ __forceinline__ Real step(const Real* x, Real* state, Trace&) const { return state[0] += x[0]; }
+
+    __device__ __forceinline__ void backward(const Trace&, Real gradient_y, Real* gradient_x, Real* gradient_state,
+                                             Real*) const {
+        gradient_x[0] = gradient_state[0] += gradient_y;
+    }
+
+    __device__ __forceinline__ Real membrane(const Trace&) const { return Real(0); }
+};
+
+template <class Real>
+struct MultiBitLIF {
+    enum { INPUTS = 1, STATES = 1, PARAMETERS = 1, TRACKS = 1 };
+    Real leak;
+    MultiBitSpike<Real> spike;
+
+    struct Trace {
+        Real membrane, before;
+    };
+
+    __device__ __forceinline__ MultiBitLIF(const Settings& s)
+        : spike((const Real*)s.range, (Index)s.setting0, (Index)s.setting1) {
+        leak = ((const Real*)s.parameter0)[s.channel0];
+    }
+
+    __device__ __forceinline__ Real step(const Real* x, Real* state, Trace& trace) const {
+        trace.before = state[0];
+        trace.membrane = leak * state[0] + x[0];
+        const Real y = spike(trace.membrane);
+        state[0] = trace.membrane - y;
+        return y;
+    }
+
+    __device__ __forceinline__ void backward(const Trace& trace, Real gradient_y, Real* gradient_x,
+                                             Real* gradient_state, Real* gradient_parameters) const {
+        gradient_x[0] = gradient_state[0] + spike.backward(trace.membrane, gradient_y - gradient_state[0]);
+        gradient_parameters[0] += gradient_x[0] * trace.before;
+        gradient_state[0] = gradient_x[0] * leak;
+    }
+
+    __device__ __forceinline__ Real membrane(const Trace& trace) const { return trace.membrane; }
+};
+
+template <class Real>
+struct MultiBitSynapticLIF {
+    enum { INPUTS = 1, STATES = 2, PARAMETERS = 1, TRACKS = 1 };
+    Real tau;
+    MultiBitSpike<Real> spike;
+
+    struct Trace {
+        Real membrane, current_before;
+    };
+
+    __device__ __forceinline__ MultiBitSynapticLIF(const Settings& s)
+        : spike((const Real*)s.range, (Index)s.setting0, (Index)s.setting1) {
+        tau = ((const Real*)s.parameter0)[s.channel0];
+    }
+
+    __device__ __forceinline__ Real step(const Real* x, Real* state, Trace& trace) const {
+        trace.current_before = state[0];
+        state[0] = tau * state[0] + x[0];
+        trace.membrane = state[1] + state[0];
+        const Real y = spike(trace.membrane);
+        state[1] = trace.membrane - y;
+        return y;
+    }
+
+    __device__ __forceinline__ void backward(const Trace& trace, Real gradient_y, Real* gradient_x,
+                                             Real* gradient_state, Real* gradient_parameters) const {
+        gradient_state[1] += spike.backward(trace.membrane, gradient_y - gradient_state[1]);
+        gradient_x[0] = gradient_state[0] + gradient_state[1];
+        gradient_parameters[0] += gradient_x[0] * trace.current_before;
+        gradient_state[0] = gradient_x[0] * tau;
+    }
+
+    __device__ __forceinline__ Real membrane(const Trace& trace) const { return trace.membrane; }
+};
+
+template <class Real>
+struct InputGatedLIF {
+    enum { INPUTS = 2, STATES = 2, PARAMETERS = 0, TRACKS = 1 };
+    MultiBitSpike<Real> spike;
+
+    struct Trace {
+        Real membrane, current_before, gate, candidate;
+    };
+
+    __device__ __forceinline__ InputGatedLIF(const Settings& s)
+        : spike((const Real*)s.range, (Index)s.setting0, (Index)s.setting1) {}
+
+    __device__ __forceinline__ Real step(const Real* x, Real* state, Trace& trace) const {
+        trace.current_before = state[0];
+        trace.gate = sigmoid(x[0]);
+        trace.candidate = x[1] < 0 ? Real(0) : x[1];  // NaN stays
+        state[0] = trace.gate * state[0] + (Real(1) - trace.gate) * trace.candidate;
+        trace.membrane = state[1] + state[0];
+        const Real y = spike(trace.membrane);
+        state[1] = trace.membrane - y;
+        return y;
+    }
+
+    __device__ __forceinline__ void backward(const Trace& trace, Real gradient_y, Real* gradient_x,
+                                             Real* gradient_state, Real*) const {
+        gradient_state[1] += spike.backward(trace.membrane, gradient_y - gradient_state[1]);
+        const Real gradient_current = gradient_state[0] + gradient_state[1];
+        const Real gradient_gate = gradient_current * trace.current_before - gradient_current * trace.candidate;
+        gradient_x[0] = gradient_gate * (Real(1) - trace.gate) * trace.gate;
+        gradient_x[1] = trace.candidate <= 0 ? Real(0) : gradient_current * (Real(1) - trace.gate);
+        gradient_state[0] = gradient_current * trace.gate;
+    }
+
+    __device__ __forceinline__ Real membrane(const Trace& trace) const { return trace.membrane; }
+};
+
+// ---- The scans ----
+
+struct Element {  // one element of [B, C, S]: where it lies in one time step of x and of y, and its channel
+    Index x, y, channel;
+
+    __device__ __forceinline__ Element(Index element, Index channels, Index inner, int inputs) {
+        const Index plane = channels * inner;
+        y = element;
+        x = element + element / plane * (plane * (inputs - 1));
+        channel = element / inner % channels;
+    }
+};
+
+template <int INPUTS, class Scalar>
+__device__ __forceinline__ void load(Scalar* into, const Scalar* from, Index plane) {
+#pragma unroll
+    for (int i = 0; i < INPUTS; i++) into[i] = from[i * plane];
+}
+
+// Run one step on raw inputs; store y.
+template <class Neuron, class Scalar, class Real>
+__device__ __forceinline__ void step(const Neuron& neuron, const Scalar* raw, Real* state, Scalar* y,
+                                     typename Neuron::Trace& trace) {
+    Real x[Neuron::INPUTS];
+#pragma unroll
+    for (int i = 0; i < Neuron::INPUTS; i++) x[i] = widen(raw[i]);
+    *y = narrow<Scalar>(neuron.step(x, state, trace));
+}
+
+#ifdef __CUDACC__
+template <class Real>
+__device__ __forceinline__ void over_warp(Real& minimum, Real& maximum) {
+#pragma unroll
+    for (int distance = WARP / 2; distance; distance /= 2) {
+        minimum = lower(minimum, __shfl_xor_sync(~0u, minimum, distance));
+        maximum = upper(maximum, __shfl_xor_sync(~0u, maximum, distance));
+    }
+}
+#else
+template <class Real>
+inline void over_warp(Real&, Real&) {}
+#endif
+
+// state0, state1 [B, C, S] in, final0, final1 out. checkpoints [ceil(T / STEPS), states, B, C, S] receives the
+// state before every STEPS-th step, unless it is null. With TRACK, partial_extremes [warps, 2] receives the
+// smallest and the largest membrane before the spike that each warp saw, NaN if it saw any.
+template <template <class> class NeuronOf, class Scalar, bool TRACK>
+__device__ __forceinline__ void forward(
+    const Scalar* __restrict__ x, const void* state0, const void* state1, const void* parameter0,
+    const void* parameter1, const void* range, Scalar* __restrict__ y, void* final0, void* final1, void* checkpoints,
+    void* partial_extremes, Index steps, Index elements, Index channels, Index inner, Index per_channel0,
+    Index per_channel1, double setting0, double setting1) {
+    typedef typename StateOf<Scalar>::type Real;
+    typedef NeuronOf<Real> Neuron;
+    enum { INPUTS = Neuron::INPUTS, STATES = Neuron::STATES };
+    const Index plane = channels * inner, x_step = elements * INPUTS;
+    Real minimum = infinity<Real>(), maximum = -infinity<Real>(), nan = 0;
+
+    for (Index e = (Index)blockIdx.x * blockDim.x + threadIdx.x; e < elements; e += (Index)gridDim.x * blockDim.x) {
+        const Element element(e, channels, inner, INPUTS);
+        const Settings settings = {parameter0,
+                                   parameter1,
+                                   range,
+                                   per_channel0 ? element.channel : 0,
+                                   per_channel1 ? element.channel : 0,
+                                   setting0,
+                                   setting1};
+        const Neuron neuron(settings);
+        Real state[STATES];
+        state[0] = ((const Real*)state0)[e];
+        if (STATES > 1) state[STATES - 1] = ((const Real*)state1)[e];
+        typename Neuron::Trace trace;
+        Real last = 0;
+
+        // Always STEPS loads in flight: a slot is filled anew as soon as its step is taken.
+        Scalar ahead[STEPS][INPUTS];
+        const Scalar* next = x + element.x;
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            if (i < steps) load<INPUTS>(ahead[i], next, plane);
+            next += x_step;
+        }
+        Scalar* out = y + element.y;
+        Real* checkpoint = (Real*)checkpoints + (checkpoints ? e : 0);
+        for (Index base = 0; base < steps; base += STEPS) {
+            if (checkpoints) {
+#pragma unroll
+                for (int i = 0; i < STATES; i++, checkpoint += elements) *checkpoint = state[i];
+            }
+#pragma unroll
+            for (int i = 0; i < STEPS; i++) {
+                if (base + i < steps) {
+                    Scalar raw[INPUTS];
+#pragma unroll
+                    for (int j = 0; j < INPUTS; j++) raw[j] = ahead[i][j];
+                    if (base + i + STEPS < steps) load<INPUTS>(ahead[i], next, plane);
+                    next += x_step;
+                    step(neuron, raw, state, out, trace);
+                    out += elements;
+                    if (TRACK) {
+                        last = neuron.membrane(trace);
+                        minimum = last < minimum ? last : minimum;
+                        maximum = last > maximum ? last : maximum;
+                    }
+                }
+            }
+        }
+        nan = last != last ? last : nan;  // a membrane that was NaN once stays NaN to the last step
+        ((Real*)final0)[e] = state[0];
+        if (STATES > 1) ((Real*)final1)[e] = state[STATES - 1];
+    }
+    if (TRACK) {
+        minimum = nan != nan ? nan : minimum;
+        maximum = nan != nan ? nan : maximum;
+        over_warp(minimum, maximum);
+        const Index thread = (Index)blockIdx.x * blockDim.x + threadIdx.x;
+        if (thread % WARP == 0) {
+            ((Real*)partial_extremes)[thread / WARP * 2] = minimum;
+            ((Real*)partial_extremes)[thread / WARP * 2 + 1] = maximum;
+        }
+    }
+}
+
+// One block: from [count, 2] partial extremes to the extremes [2] of all.
+template <class Real>
+__device__ __forceinline__ void gather_extremes(const void* partial_extremes, void* extremes, Index count) {
+    __shared__ Real minima[32], maxima[32];
+    Real minimum = infinity<Real>(), maximum = -infinity<Real>();
+    for (Index i = threadIdx.x; i < count; i += blockDim.x) {
+        minimum = lower(minimum, ((const Real*)partial_extremes)[i * 2]);
+        maximum = upper(maximum, ((const Real*)partial_extremes)[i * 2 + 1]);
+    }
+    over_warp(minimum, maximum);
+    const int warps = blockDim.x / WARP, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (lane == 0) {
+        minima[warp] = minimum;
+        maxima[warp] = maximum;
+    }
+    __syncthreads();
+    if (warp == 0) {
+        for (int i = lane; i < warps; i += WARP) {
+            minimum = lower(minimum, minima[i]);
+            maximum = upper(maximum, maxima[i]);
+        }
+        over_warp(minimum, maximum);
+        if (lane == 0) {
+            ((Real*)extremes)[0] = minimum;
+            ((Real*)extremes)[1] = maximum;
+        }
+    }
+}
+
+// What one thread holds of STEPS time steps in the backward: all indices are known when it is compiled, so that
+// everything lies in registers.
+template <class Neuron, class Scalar, class Real>
+struct Chunk {
+    Scalar x[STEPS][Neuron::INPUTS], gradient_y[STEPS];
+    Real state[Neuron::STATES];
+
+    // Load the chunk that starts at time step base; WHOLE: it has all its STEPS.
+    template <bool WHOLE>
+    __device__ __forceinline__ void load_from(const Scalar* x_sequence, const Scalar* gradient_y_sequence,
+                                              const Real* checkpoints, Index base, Index steps, Index elements,
+                                              Index plane) {
+        const Scalar* x_from = x_sequence + base * elements * Neuron::INPUTS;
+        const Scalar* gradient_from = gradient_y_sequence + base * elements;
+        const Real* checkpoint = checkpoints + base / STEPS * Neuron::STATES * elements;
+#pragma unroll
+        for (int i = 0; i < Neuron::STATES; i++) state[i] = checkpoint[i * elements];
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            if (WHOLE || base + i < steps) {
+                load<Neuron::INPUTS>(x[i], x_from, plane);
+                gradient_y[i] = *gradient_from;
+            }
+            x_from += elements * Neuron::INPUTS;
+            gradient_from += elements;
+        }
+    }
+};
+
+// Backward: from the last chunk of STEPS to the first, run the chunk forward from its checkpoint, keeping the
+// traces in registers, then back. The next chunk's loads are on their way meanwhile. gradient_final0/1 may be null
+// (zero). gradient_parameters [PARAMETERS, B, C, S] receives each element's share of the parameters' gradients.
+template <template <class> class NeuronOf, class Scalar>
+__device__ __forceinline__ void backward(
+    const Scalar* __restrict__ x, const void* __restrict__ checkpoints, const void* parameter0,
+    const void* parameter1, const void* range, const Scalar* __restrict__ gradient_y, const void* gradient_final0,
+    const void* gradient_final1, Scalar* __restrict__ gradient_x, void* gradient_state0, void* gradient_state1,
+    void* gradient_parameters, Index steps, Index elements, Index channels, Index inner, Index per_channel0,
+    Index per_channel1, double setting0, double setting1) {
+    typedef typename StateOf<Scalar>::type Real;
+    typedef NeuronOf<Real> Neuron;
+    enum { INPUTS = Neuron::INPUTS, STATES = Neuron::STATES, PARAMETERS = Neuron::PARAMETERS };
+    const Index plane = channels * inner, x_step = elements * INPUTS;
+
+    for (Index e = (Index)blockIdx.x * blockDim.x + threadIdx.x; e < elements; e += (Index)gridDim.x * blockDim.x) {
+        const Element element(e, channels, inner, INPUTS);
+        const Settings settings = {parameter0,
+                                   parameter1,
+                                   range,
+                                   per_channel0 ? element.channel : 0,
+                                   per_channel1 ? element.channel : 0,
+                                   setting0,
+                                   setting1};
+        const Neuron neuron(settings);
+        Real gradient_state[STATES], gradient_parameter[PARAMETERS + 1] = {};
+        gradient_state[0] = gradient_final0 ? ((const Real*)gradient_final0)[e] : Real(0);
+        if (STATES > 1) gradient_state[STATES - 1] = gradient_final1 ? ((const Real*)gradient_final1)[e] : Real(0);
+
+        const Scalar* x_element = x + element.x;
+        const Scalar* gradient_y_element = gradient_y + e;
+        const Real* checkpoints_element = (const Real*)checkpoints + e;
+        Index base = (steps - 1) / STEPS * STEPS;
+        Chunk<Neuron, Scalar, Real> chunk;
+        if (steps) {
+            chunk.template load_from<false>(x_element, gradient_y_element, checkpoints_element, base, steps, elements,
+                                            plane);
+        }
+        for (; base >= 0 && steps; base -= STEPS) {
+            typename Neuron::Trace traces[STEPS];
+            Real gradient_ys[STEPS], state[STATES];
+#pragma unroll
+            for (int i = 0; i < STATES; i++) state[i] = chunk.state[i];
+#pragma unroll
+            for (int i = 0; i < STEPS; i++) {
+                if (base + i < steps) {
+                    Real inputs[INPUTS];
+#pragma unroll
+                    for (int j = 0; j < INPUTS; j++) inputs[j] = widen(chunk.x[i][j]);
+                    neuron.step(inputs, state, traces[i]);
+                    gradient_ys[i] = widen(chunk.gradient_y[i]);
+                }
+            }
+            if (base) {
+                chunk.template load_from<true>(x_element, gradient_y_element, checkpoints_element, base - STEPS,
+                                               steps, elements, plane);
+            }
+            Scalar* out = gradient_x + element.x + (base + STEPS - 1) * x_step;
+#pragma unroll
+            for (int i = STEPS - 1; i >= 0; i--, out -= x_step) {
+                if (base + i < steps) {
+                    Real gradient_inputs[INPUTS];
+                    neuron.backward(traces[i], gradient_ys[i], gradient_inputs, gradient_state, gradient_parameter);
+#pragma unroll
+                    for (int j = 0; j < INPUTS; j++) out[j * plane] = narrow<Scalar>(gradient_inputs[j]);
+                }
+            }
+        }
+        ((Real*)gradient_state0)[e] = gradient_state[0];
+        if (STATES > 1) ((Real*)gradient_state1)[e] = gradient_state[STATES - 1];
+#pragma unroll
+        for (int i = 0; i < PARAMETERS; i++) ((Real*)gradient_parameters)[i * elements + e] = gradient_parameter[i];
+    }
+}
+
+// ---- The kernels' entry points ----
+
+#define FORWARD_PARAMETERS(Scalar)                                                                                 \
+    const Scalar *__restrict__ x, const void *state0, const void *state1, const void *parameter0,                  \
+        const void *parameter1, const void *range, Scalar *__restrict__ y, void *final0, void *final1,             \
+        void *checkpoints, void *partial_extremes, Index steps, Index elements, Index channels, Index inner,       \
+        Index per_channel0, Index per_channel1, double setting0, double setting1
+#define FORWARD_ARGUMENTS                                                                                          \
+    x, state0, state1, parameter0, parameter1, range, y, final0, final1, checkpoints, partial_extremes, steps,     \
+        elements, channels, inner, per_channel0, per_channel1, setting0, setting1
+#define BACKWARD_PARAMETERS(Scalar)                                                                                \
+    const Scalar *__restrict__ x, const void *__restrict__ checkpoints, const void *parameter0,                    \
+        const void *parameter1, const void *range, const Scalar *__restrict__ gradient_y,                          \
+        const void *gradient_final0, const void *gradient_final1, Scalar *__restrict__ gradient_x,                 \
+        void *gradient_state0, void *gradient_state1, void *gradient_parameters, Index steps, Index elements,      \
+        Index channels, Index inner, Index per_channel0, Index per_channel1, double setting0, double setting1
+#define BACKWARD_ARGUMENTS                                                                                         \
+    x, checkpoints, parameter0, parameter1, range, gradient_y, gradient_final0, gradient_final1, gradient_x,       \
+        gradient_state0, gradient_state1, gradient_parameters, steps, elements, channels, inner, per_channel0,     \
+        per_channel1, setting0, setting1
+
+#ifdef NEURON
+extern "C" {
+__global__ void __launch_bounds__(128) scan_forward(FORWARD_PARAMETERS(SCALAR)) {
+    forward<NEURON, SCALAR, false>(FORWARD_ARGUMENTS);
+}
+__global__ void __launch_bounds__(128) scan_forward_tracking(FORWARD_PARAMETERS(SCALAR)) {
+    forward<NEURON, SCALAR, true>(FORWARD_ARGUMENTS);
+}
+__global__ void __launch_bounds__(128) scan_backward(BACKWARD_PARAMETERS(SCALAR)) {
+    backward<NEURON, SCALAR>(BACKWARD_ARGUMENTS);
+}
+__global__ void __launch_bounds__(1024) extremes(const void* partial_extremes, void* out, Index count) {
+    gather_extremes<StateOf<SCALAR>::type>(partial_extremes, out, count);
+}
+}
+#endif
