@@ -9,18 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from neurons.kernels import cuda
 from tests.neurons.kernels.comparison import (
-    MULTI_BIT,
     POINTWISE,
     compare,
-    output_gradients,
     random_case,
-    run,
-    same,
 )
 
 HERE = Path(__file__).parent
