@@ -28,6 +28,7 @@ are numbers, text, or null where nothing was measured.
 """
 
 import json
+import math
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -97,8 +98,9 @@ def _check_row(key: str, row: Any) -> None:
     if not isinstance(row, dict) or any(type(row.get(column)) is not str for column in needed):
         raise ValueError(f"each row of metrics[{key!r}] must have text for {' and '.join(needed)}; got {row!r}")
     for column, value in row.items():
-        if not isinstance(value, int | float | str | None) or isinstance(value, bool):
-            raise ValueError(f"{column!r} in metrics[{key!r}] must be a number, text or null; got {value!r}")
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number and not isinstance(value, str | None):
+            raise ValueError(f"{column!r} in metrics[{key!r}] must be a finite number, text or null; got {value!r}")
 
 
 def _check_results(name: str, metrics: dict[str, Any]) -> None:

@@ -58,10 +58,13 @@ def list_command(
     """List the bundled models."""
     with _errors_in_one_line():
         models = [zoo.info(name) for name in zoo.list_models(pattern, task)]
-    table = Table("name", "task", "parameters", "size", "summary", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "task", "parameters", "size"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("summary")
     for model in models:
         table.add_row(model.name, model.task, f"{model.parameters:,}", _size(model.bytes), model.summary)
-    Console().print(table)
+    Console(markup=False, highlight=False, emoji=False).print(table)
 
 
 @app.command("info")
@@ -116,7 +119,7 @@ def _sentences(text: list[str] | None, file: Path | None) -> list[str]:
             return _lines(lines, str(file))
     if sys.stdin.isatty():
         raise ValueError("there is nothing to translate: give sentences, --file, or lines on standard input")
-    return _lines(sys.stdin, "standard input")
+    return _lines(typer.get_text_stream("stdin", encoding="utf-8"), "standard input")
 
 
 def _lines(lines: Iterable[str], source: str) -> list[str]:

@@ -1,0 +1,149 @@
+"""Cards: made from the config and the metrics, for people and for the Hub."""
+
+import pytest
+from huggingface_hub import ModelCard
+
+import zoo
+from zoo import files
+from zoo.card import KEYS, render_card
+
+
+@pytest.fixture
+def config(saved):
+    return files.read_config(saved)
+
+
+def table(text, heading):
+    """The cells of the first table below a heading."""
+    lines = text[text.index(heading) :].splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[first:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_the_front_matter_is_what_the_hub_reads(config, metrics):
+    data = ModelCard(render_card(config, metrics)).data
+    assert data.pipeline_tag == "translation"
+    assert data.license == "apache-2.0"
+    assert data.language == ["de", "en"]
+    assert data.library_name == "snn-zoo"
+    assert "spiking-neural-network" in data.tags
+
+
+def test_the_model_index_holds_the_models_own_scores(config, metrics):
+    results = ModelCard(render_card(config, metrics)).data.eval_results
+    assert {(r.dataset_split, r.metric_type, r.metric_value) for r in results} == {
+        ("val", "bleu", 12.5),
+        ("test_2016_flickr", "bleu", 11.25),
+    }
+    assert {r.task_type for r in results} == {"translation"}
+    assert {r.dataset_type for r in results} == {"five-words"}
+    assert {r.metric_args["signature"] for r in results} == {metrics["signature"]}
+
+
+def test_the_model_stands_beside_its_twins(config, metrics):
+    assert table(render_card(config, metrics), "## Results") == [
+        ["name", "BLEU, val", "BLEU, test", "parameters", "mean spike rate"],
+        ["---", "---:", "---:", "---:", "---:"],
+        ["**tiny**", "**12.5**", "**11.25**", "**1,234,567**", "**0.31**"],
+        ["LSTM twin", "12", "11", "2,345,678", "-"],
+    ]
+
+
+def test_published_figures_name_their_source(config, metrics):
+    assert table(render_card(config, metrics), "other people published")[2:] == [
+        ["Transformer", "36.5", "somebody, 2020"]
+    ]
+
+
+def test_the_cost_of_sparsity_is_a_table_and_an_estimate_is_called_one(config, metrics):
+    rows = table(render_card(config, metrics), "## Sparsity")
+    assert rows[0] == ["name", "BLEU, val", "mean spike rate", "energy nJ (estimate)"]
+    assert rows[3] == ["penalty 0.1", "10.5", "0.1", "1"]
+
+
+def test_everything_that_was_given_is_in_the_card(config, metrics):
+    text = render_card(config, metrics)
+    for part in (
+        metrics["summary"],
+        'zoo.load("tiny")',
+        "model.translate(['Ein Hund'])  # -> ['dog']",
+        metrics["signature"],
+        "first 100 inputs of `val` should give a BLEU, val between 10 and 15",
+        metrics["commands"][0],
+        "Seeds: 3",
+        "The checkpoint was chosen on: val",
+        f"snn-zoo {zoo.__version__}",
+        "[Five Words](https://example.org/words). All of it.",
+        "Licence of the data: CC0",
+        "Licence of the weights: apache-2.0",
+        metrics["limits"][0],
+        metrics["sources"][0],
+        f"{config['parameters']} parameters",
+    ):
+        assert part in text, part
+
+
+def test_another_task_has_other_columns(config):
+    metrics = {
+        "scores": {"accuracy": {"title": "accuracy, %", "type": "accuracy", "split": "test"}},
+        "data": {"name": "N", "type": "n", "url": "https://example.org", "licence": "MIT", "use": "All."},
+        "results": [{"name": "tiny", "additions_per_input": 123456.0, "accuracy": 91.25}],
+    }
+    text = render_card({**config, "task": "text-classification"}, metrics)
+    assert table(text, "## Results")[0] == ["name", "accuracy, %", "additions per input"]
+    assert table(text, "## Results")[2] == ["**tiny**", "**91.25**", "**123,456**"]
+    assert "model.classify(inputs)" in text
+    assert ModelCard(text).data.pipeline_tag == "text-classification"
+
+
+def test_an_unmeasured_models_card_claims_nothing(config):
+    text = render_card(config, {})
+    assert "Nothing was measured yet" in text
+    assert 'zoo.load("./tiny")' in text
+    assert "Licence of the weights: unknown" in text
+    assert ModelCard(text).data.eval_results is None
+
+
+def test_a_bar_in_a_name_does_not_break_the_table(config, metrics):
+    metrics["results"][1]["name"] = "a|b"
+    assert "| a\\|b | 12 |" in render_card(config, metrics)
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_an_entry_of_the_wrong_type_is_named(config, metrics, key):
+    metrics[key] = 3
+    with pytest.raises(ValueError, match=f"metrics\\['{key}'\\] must be a"):
+        render_card(config, metrics)
+
+
+def test_an_unknown_entry_gets_a_suggestion(config, metrics):
+    metrics["limit"] = metrics.pop("limits")
+    with pytest.raises(ValueError, match="no entry of the metrics is called 'limit'; did you mean 'limits'"):
+        render_card(config, metrics)
+
+
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        (lambda m: m["data"].pop("licence"), r"metrics\['data'\] must have exactly the keys name, type, url, licence"),
+        (lambda m: m["scores"].update(bleu_val=3), r"metrics\['scores', 'bleu_val'\] must have exactly"),
+        (lambda m: m.pop("scores"), "need 'scores' too"),
+        (lambda m: m.pop("data"), "need 'data' too"),
+        (lambda m: m["results"].pop(0), "one row of the model's own name, 'tiny'"),
+        (lambda m: m["results"].append(m["results"][0]), "one row of the model's own name, 'tiny'"),
+        (lambda m: m["results"][1].pop("name"), "must have text for name"),
+        (lambda m: m["published"][0].pop("source"), "must have text for name and source"),
+        (lambda m: m["results"][0].update(bleu_val=[1]), "'bleu_val' in metrics"),
+        (lambda m: m["results"][0].update(bleu_val=float("nan")), "'bleu_val' in metrics"),
+        (lambda m: m["score_band"].update(score="bleu_vla"), "has the score 'bleu_vla'"),
+    ],
+)
+def test_metrics_that_are_not_laid_out_as_they_should_be_are_refused(config, metrics, change, problem):
+    change(metrics)
+    with pytest.raises(ValueError, match=problem):
+        render_card(config, metrics)

@@ -1,0 +1,118 @@
+"""Architectures and bundled models by name."""
+
+import json
+
+import pytest
+import tiny_network
+
+import zoo
+from zoo import card, errors, files
+from zoo.registry import ARCHITECTURE_MODULES, MODEL_CARDS, architecture, register_architecture
+
+BUNDLED = sorted(path.parent.name for path in MODEL_CARDS.glob("*/config.json"))
+
+
+# Architectures
+
+
+@pytest.mark.parametrize("name", ARCHITECTURE_MODULES)
+def test_an_architecture_of_this_package_is_found_without_importing_it_first(name):
+    assert architecture(name).architecture == name
+
+
+def test_a_class_knows_the_name_it_was_registered_under():
+    assert tiny_network.TinyNetwork.architecture == "tiny"
+    assert architecture("tiny") is tiny_network.TinyNetwork
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ValueError, match="'tiny' is taken by TinyNetwork"):
+        register_architecture("tiny")(tiny_network.TinyNetwork)
+
+
+def test_a_class_without_the_method_of_its_task_is_refused():
+    class Mute:
+        task = "translation"
+
+        def assets(self):
+            return {}
+
+    with pytest.raises(TypeError, match=r"it has no from_config\(\) and no translate\(\)"):
+        register_architecture("mute")(Mute)
+
+
+@pytest.mark.parametrize("given", ["translatoin", None])
+def test_a_class_of_an_unknown_task_is_refused(given):
+    class Lost:
+        task = given
+
+    with pytest.raises(errors.UnknownNameError, match=f"no task is called {given!r}"):
+        register_architecture("lost")(Lost)
+
+
+# Models
+
+
+def test_models_are_listed_by_pattern_and_task(bundled):
+    assert zoo.list_models() == zoo.list_models("t*") == zoo.list_models(task="translation") == ["tiny"]
+    assert zoo.list_models("*imdb*") == zoo.list_models(task="text-classification") == []
+
+
+def test_an_unknown_task_gets_a_suggestion(bundled):
+    with pytest.raises(ValueError, match="did you mean 'translation'"):
+        zoo.list_models(task="translations")
+
+
+def test_a_folder_without_a_config_is_no_model(bundled):
+    (bundled.parent / "drafts").mkdir()
+    assert zoo.list_models() == ["tiny"]
+
+
+def test_info_tells_what_is_known_of_a_model(bundled, network):
+    for name in ("tiny", bundled):
+        model = zoo.info(name)
+        assert (model.name, model.architecture, model.task) == ("tiny", "tiny", "translation")
+        assert model.parameters == sum(p.numel() for p in network.parameters())
+        assert model.bytes == sum((bundled / file).stat().st_size for file in (files.WEIGHTS, "labels.json"))
+        assert model.scores["bleu_test"] == 11.25
+        assert model.licence == "apache-2.0"
+        assert model.folder == bundled
+
+
+def test_info_of_a_typo_gets_a_suggestion(bundled):
+    with pytest.raises(errors.UnknownNameError, match="did you mean 'tiny'"):
+        zoo.info("tny")
+
+
+def test_info_of_a_model_without_metrics_is_an_error(bundled):
+    (bundled / files.METRICS).unlink()
+    with pytest.raises(errors.DamagedModelError, match=r"metrics.json is missing"):
+        zoo.info("tiny")
+
+
+# Every model that is bundled
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_model_is_what_its_folder_says(name):
+    folder = MODEL_CARDS / name
+    config, metrics = files.read_config(folder), files.read_metrics(folder)
+    assert config["name"] == name
+    assert (folder / files.CARD).read_text(encoding="utf-8") == card.render_card(config, metrics)
+    assert {path.name for path in folder.iterdir()} == {files.CARD, files.CONFIG, files.METRICS, *config["files"]}
+    assert metrics["load_as"] == name
+    assert metrics["results"] and metrics["limits"] and metrics["commands"] and metrics["seeds"]
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_model_loads_and_would_be_saved_as_it_is(name, tmp_path):
+    model = zoo.load(name)
+    again = zoo.save(model, tmp_path / name, json.loads((MODEL_CARDS / name / files.METRICS).read_text()))
+    for file in (files.WEIGHTS, files.METRICS, *model.assets()):
+        assert (again / file).read_bytes() == (MODEL_CARDS / name / file).read_bytes()
+
+
+def test_the_bundled_weights_are_small():
+    sizes = [path.stat().st_size for path in MODEL_CARDS.glob("*/*.safetensors")]
+    assert all(size < 16 * 2**20 for size in sizes)
+    assert sum(sizes) < 32 * 2**20

@@ -1,0 +1,254 @@
+"""Saving: whole or not at all, in few bytes, and the same bytes each time."""
+
+import json
+import os
+
+import pytest
+import safetensors.torch
+import tiny_network
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import zoo
+from zoo import files, weights
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def stored(folder):
+    return safetensors.torch.load((folder / files.WEIGHTS).read_bytes())
+
+
+# What is written
+
+
+def test_a_model_folder_holds_exactly_these_files(saved):
+    assert sorted(contents(saved)) == ["README.md", "config.json", "labels.json", "metrics.json", "model.safetensors"]
+
+
+def test_the_config_says_all_that_is_needed(network, saved):
+    config = json.loads((saved / files.CONFIG).read_text())
+    assert config["name"] == "tiny"
+    assert config["architecture"] == "tiny"
+    assert config["architecture_config"] == {"width": 4}
+    assert config["task"] == "translation"
+    assert config["parameters"] == sum(p.numel() for p in network.parameters())
+    assert config["versions"]["snn-zoo"] == zoo.__version__
+    for name in (files.WEIGHTS, "labels.json"):
+        assert config["files"][name] == files.describe((saved / name).read_bytes())
+
+
+def test_the_metrics_are_written_as_they_were_given(saved, metrics):
+    assert json.loads((saved / files.METRICS).read_text()) == metrics
+
+
+def test_a_model_that_was_not_measured_can_be_saved(network, tmp_path):
+    folder = zoo.save(network, tmp_path / "mine")
+    assert json.loads((folder / files.METRICS).read_text()) == {}
+    assert "Nothing was measured yet" in (folder / files.CARD).read_text()
+
+
+def test_weights_are_stored_in_half_precision_and_single_numbers_and_buffers_in_float32(saved):
+    dtypes = {name: tensor.dtype for name, tensor in stored(saved).items()}
+    assert {name for name, dtype in dtypes.items() if dtype == torch.float16} == {
+        "embedding.weight",
+        "currents.weight",
+        "currents.bias",
+        "readout.bias",
+    }
+    assert dtypes["temperature"] == dtypes["neuron.spike_range.maximum"] == torch.float32
+
+
+def test_tied_weights_are_stored_once(saved):
+    assert "embedding.weight" in stored(saved)
+    assert "readout.weight" not in stored(saved)
+
+
+def test_a_parameter_that_half_precision_cannot_hold_stays_in_float32(network, tmp_path):
+    with torch.no_grad():
+        network.currents.bias[0] = 1e6
+    folder = zoo.save(network, tmp_path / "large")
+    assert stored(folder)["currents.bias"].dtype == torch.float32
+    assert torch.equal(zoo.load(folder).currents.bias, network.currents.bias)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=8, max_size=8))
+def test_weights_packed_unpacked_and_packed_again_are_the_same_bytes(values):
+    network, other = tiny_network.trained(), tiny_network.trained()
+    with torch.no_grad():
+        network.currents.bias.copy_(torch.tensor(values))
+    packed = weights.pack(network)
+    weights.unpack(packed, other, files.WEIGHTS)
+    assert weights.pack(other) == packed
+    assert torch.allclose(other.currents.bias, network.currents.bias, rtol=1e-3, atol=1e-4)
+
+
+def test_saving_a_loaded_model_gives_the_same_bytes(saved, metrics, tmp_path):
+    again = zoo.save(zoo.load(saved), tmp_path / "elsewhere" / "tiny", metrics)
+    assert contents(again) == contents(saved)
+
+
+def test_a_half_precision_or_double_network_is_saved_as_any_other(network, saved, tmp_path):
+    for kind in (torch.half, torch.double):
+        folder = zoo.save(tiny_network.trained().to(kind), tmp_path / "other" / "tiny")
+        assert {tensor.dtype for tensor in stored(folder).values()} == {torch.float16, torch.float32}
+        assert torch.equal(stored(folder)["embedding.weight"], stored(saved)["embedding.weight"])
+
+
+def test_saving_changes_nothing_in_the_network(network, tmp_path):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.train()
+    zoo.save(network, tmp_path / "tiny")
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+# Where it is written
+
+
+def test_saving_replaces_the_model_that_was_there(network, saved):
+    before = (saved / files.WEIGHTS).read_bytes()
+    with torch.no_grad():
+        network.embedding.weight += 1
+    zoo.save(network, saved)
+    assert (saved / files.WEIGHTS).read_bytes() != before
+    assert [path.name for path in saved.parent.iterdir()] == ["tiny"]
+
+
+def test_saving_replaces_an_empty_folder(network, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert zoo.load(zoo.save(network, str(tmp_path / "empty"))).words == network.words
+
+
+def test_a_new_folder_may_be_read_by_whoever_may_read_its_neighbours(network, tmp_path):
+    (tmp_path / "neighbour").mkdir()
+    folder = zoo.save(network, tmp_path / "mine")
+    assert folder.stat().st_mode == (tmp_path / "neighbour").stat().st_mode
+
+
+def test_a_folder_that_holds_anything_else_is_left_alone(network, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="neither empty nor a model's folder"):
+        zoo.save(network, tmp_path)
+    assert contents(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+def test_a_folder_of_another_library_is_left_alone(network, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "model.safetensors").write_bytes(b"theirs")
+    with pytest.raises(FileExistsError, match="neither empty nor a model's folder"):
+        zoo.save(network, tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"theirs"
+
+
+def test_a_model_folder_with_files_of_the_users_is_left_alone(network, saved):
+    (saved / "notes.txt").write_text("mine")
+    before = contents(saved)
+    with pytest.raises(FileExistsError, match=r"notes.txt"):
+        zoo.save(network, saved)
+    assert contents(saved) == before
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(network, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(FileExistsError, match="taken is a file"):
+        zoo.save(network, tmp_path / "taken")
+
+
+# What is refused, with the model that was there unharmed
+
+
+def assert_unharmed(saved, before):
+    assert contents(saved) == before
+    assert [path.name for path in saved.parent.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(network, saved, value):
+    before = contents(saved)
+    with torch.no_grad():
+        network.currents.weight[0, 0] = value
+    with pytest.raises(ValueError, match=r"'currents.weight' holds NaN or infinity"):
+        zoo.save(network, saved)
+    assert_unharmed(saved, before)
+
+
+def test_a_network_that_would_load_as_another_is_refused(network, saved):
+    before = contents(saved)
+    network.currents = nn.Linear(4, 8, bias=False)
+    with pytest.raises(ValueError, match=r"TinyNetwork was not saved.*no tensor 'currents.bias'"):
+        zoo.save(network, saved)
+    assert_unharmed(saved, before)
+
+
+def test_weights_that_were_tied_after_construction_are_refused(saved):
+    network = tiny_network.TinyNetwork(width=5)
+    network.currents.bias = nn.Parameter(torch.zeros(10))
+    network.readout.bias = nn.Parameter(torch.zeros(5))
+    network.embedding = nn.Embedding(5, 5)
+    with pytest.raises(ValueError, match=r"was not saved.*'readout.weight'"):
+        zoo.save(network, saved)
+
+
+def test_a_network_that_would_load_with_another_file_is_refused(network, saved):
+    before = contents(saved)
+    network.assets = lambda: {"labels.json": b'["a","dog","runs","through","snow"]'}
+    with pytest.raises(ValueError, match=r"was not saved.*labels.json differs"):
+        zoo.save(network, saved)
+    assert_unharmed(saved, before)
+
+
+def test_a_network_that_would_load_with_another_configuration_is_refused(network, saved):
+    before = contents(saved)
+    network.config = {"width": 4, "depth": 2}
+    with pytest.raises(ValueError, match=r"was not saved.*configuration differs"):
+        zoo.save(network, saved)
+    assert_unharmed(saved, before)
+
+
+def test_a_file_name_that_no_model_may_have_is_refused(network, saved):
+    before = contents(saved)
+    network.assets = lambda: {"../labels.json": b"[]"}
+    with pytest.raises(ValueError, match=r"an asset '\.\./labels.json'"):
+        zoo.save(network, saved)
+    assert_unharmed(saved, before)
+
+
+def test_metrics_that_no_card_can_be_made_of_are_refused(network, saved):
+    before = contents(saved)
+    for metrics in ({"bleu": 43.5}, {"results": [{"name": "tiny", "bleu": float("nan")}]}):
+        with pytest.raises(ValueError):
+            zoo.save(network, saved, metrics)
+    assert_unharmed(saved, before)
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_disk_that_fails_at_the_last_moment_leaves_the_old_model(network, saved, monkeypatch, failing):
+    before = contents(saved)
+    rename, calls = os.rename, []
+
+    def failing_rename(source, target):
+        calls.append(target)
+        if len(calls) == failing:
+            raise OSError("the disk is gone")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing_rename)
+    with pytest.raises(OSError, match="the disk is gone"):
+        zoo.save(network, saved)
+    assert_unharmed(saved, before)
+
+
+def test_a_network_that_is_no_architecture_is_refused(tmp_path):
+    class Wider(tiny_network.TinyNetwork):
+        pass
+
+    for network in (nn.Linear(2, 2), Wider(), nn.Sequential(tiny_network.trained())):
+        with pytest.raises(TypeError, match=f"{type(network).__name__} is no registered architecture"):
+            zoo.save(network, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
