@@ -27,6 +27,7 @@ class _Kernels(NamedTuple):
     """What the kernels of one neuron are called in ``scan.cu``, and what they take."""
 
     name: str
+    states: int = 1
     inputs: int = 1
     """Input channels for one output channel."""
     learned: int = 0
@@ -37,8 +38,8 @@ _KERNELS = {
     "learnable-lif": _Kernels("LearnableLIF", learned=2),
     "integrator": _Kernels("Integrator"),
     "multibit-lif": _Kernels("MultiBitLIF", learned=1),
-    "multibit-synaptic-lif": _Kernels("MultiBitSynapticLIF", learned=1),
-    "input-gated-lif": _Kernels("InputGatedLIF", inputs=2),
+    "multibit-synaptic-lif": _Kernels("MultiBitSynapticLIF", states=2, learned=1),
+    "input-gated-lif": _Kernels("InputGatedLIF", states=2, inputs=2),
 }
 _SCALARS = {torch.float32: "float", torch.float16: "Half", torch.bfloat16: "BFloat16", torch.float64: "double"}
 
@@ -129,6 +130,11 @@ def _parameters(parameters: Sequence[Tensor], learned: int, settings: Sequence[f
     )
 
 
+def checkpoint_shape(neuron: str, steps: int, state: Sequence[int]) -> tuple[int, ...]:
+    """The shape of what a forward keeps for the backward: the state ``[B, C, S]`` before every STEPS-th step."""
+    return -(-steps // STEPS), _KERNELS[neuron].states, *state
+
+
 def scan_forward(
     neuron: str,
     x: Tensor,
@@ -149,14 +155,8 @@ def scan_forward(
     elements = batch * channels * inner
     y = x.new_empty((steps, batch, channels, inner))
     final_state = [torch.empty_like(part) for part in state]
-    kept = (-(-steps // STEPS), len(state), batch, channels, inner) if keep else (0,)
-    checkpoints = state[0].new_empty(kept)
+    checkpoints = state[0].new_empty(checkpoint_shape(neuron, steps, state[0].shape) if keep else (0,))
     extremes = state[0].new_empty((2,) if track else (0,))
-    if not elements:
-        if track:
-            extremes[0], extremes[1] = float("inf"), float("-inf")
-        return y, final_state, checkpoints, extremes
-
     blocks, threads = _blocks_and_threads(elements)
     pairs = blocks * threads // WARP
     partial_extremes = state[0].new_empty((pairs, 2)) if track else None
@@ -202,23 +202,22 @@ def scan_backward(
     grad_x = torch.empty_like(x)
     grad_state = [torch.empty_like(part) for part in state]
     shares = state[0].new_empty((kernels.learned, batch, channels, inner))
-    if elements:
-        blocks, threads = _blocks_and_threads(elements)
-        addresses, per_channel, settings = _parameters(parameters, kernels.learned, settings)
-        values = (
-            x.data_ptr(),
-            checkpoints.data_ptr(),
-            *addresses,
-            grad_y.data_ptr(),
-            *_pointers(grad_final_state, 2),
-            grad_x.data_ptr(),
-            *_pointers(grad_state, 2),
-            shares.data_ptr(),
-            *(steps, elements, channels, inner),
-            *per_channel,
-            *settings,
-        )
-        _launch(x, neuron, "scan_backward", _BACKWARD, blocks, threads, values)
+    blocks, threads = _blocks_and_threads(elements)
+    addresses, per_channel, settings = _parameters(parameters, kernels.learned, settings)
+    values = (
+        x.data_ptr(),
+        checkpoints.data_ptr(),
+        *addresses,
+        grad_y.data_ptr(),
+        *_pointers(grad_final_state, 2),
+        grad_x.data_ptr(),
+        *_pointers(grad_state, 2),
+        shares.data_ptr(),
+        *(steps, elements, channels, inner),
+        *per_channel,
+        *settings,
+    )
+    _launch(x, neuron, "scan_backward", _BACKWARD, blocks, threads, values)
     grad_parameters = [
         share.sum((0, 2)) if parameter.numel() > 1 else share.sum().view(1)
         for share, parameter in zip(shares, parameters)

@@ -169,7 +169,7 @@ struct Settings {  // what a kernel is called with; which neuron reads what stan
 
 template <class Real>
 struct LearnableLIF {
-    enum { INPUTS = 1, STATES = 1, PARAMETERS = 2, TRACKS = 0 };
+    enum { INPUTS = 1, STATES = 1, PARAMETERS = 2 };
     Real leak, threshold, inverse_threshold, gamma;
     bool ordinary;
 
@@ -182,7 +182,12 @@ struct LearnableLIF {
         threshold = ((const Real*)s.parameter1)[s.channel1];
         inverse_threshold = Real(1) / threshold;
         gamma = s.setting0;
-        ordinary = threshold > 0 && threshold < infinity<Real>();
+        ordinary = threshold > Real(1e-30) && threshold < Real(1e30);
+    }
+
+    // For gradients, where a last rounding does not matter.
+    __device__ __forceinline__ Real over_threshold(Real value) const {
+        return ordinary ? value * inverse_threshold : value / threshold;
     }
 
     // 1 where membrane / threshold - 1 > 0. For a positive threshold the rounded quotient exceeds 1 exactly
@@ -203,10 +208,10 @@ struct LearnableLIF {
 
     __device__ __forceinline__ void backward(const Trace& trace, Real gradient_y, Real* gradient_x,
                                              Real* gradient_state, Real* gradient_parameters) const {
-        const Real ratio = trace.membrane * inverse_threshold;
+        const Real ratio = over_threshold(trace.membrane);
         Real surrogate = Real(1) - magnitude(ratio - Real(1));
         surrogate = surrogate < 0 ? Real(0) : surrogate;
-        const Real gradient_u = gradient_y * gamma * surrogate * inverse_threshold;
+        const Real gradient_u = over_threshold(gradient_y * gamma * surrogate);
         gradient_parameters[1] -= gradient_state[0] * spike(trace.membrane) + gradient_u * ratio;
         gradient_x[0] = gradient_state[0] + gradient_u;
         gradient_parameters[0] += gradient_x[0] * trace.before;
@@ -218,7 +223,7 @@ struct LearnableLIF {
 
 template <class Real>
 struct Integrator {
-    enum { INPUTS = 1, STATES = 1, PARAMETERS = 0, TRACKS = 0 };
+    enum { INPUTS = 1, STATES = 1, PARAMETERS = 0 };
     struct Trace {};
 
     __device__ __forceinline__ Integrator(const Settings&) {}
@@ -235,7 +240,7 @@ struct Integrator {
 
 template <class Real>
 struct MultiBitLIF {
-    enum { INPUTS = 1, STATES = 1, PARAMETERS = 1, TRACKS = 1 };
+    enum { INPUTS = 1, STATES = 1, PARAMETERS = 1 };
     Real leak;
     MultiBitSpike<Real> spike;
 
@@ -268,7 +273,7 @@ struct MultiBitLIF {
 
 template <class Real>
 struct MultiBitSynapticLIF {
-    enum { INPUTS = 1, STATES = 2, PARAMETERS = 1, TRACKS = 1 };
+    enum { INPUTS = 1, STATES = 2, PARAMETERS = 1 };
     Real tau;
     MultiBitSpike<Real> spike;
 
@@ -303,7 +308,7 @@ struct MultiBitSynapticLIF {
 
 template <class Real>
 struct InputGatedLIF {
-    enum { INPUTS = 2, STATES = 2, PARAMETERS = 0, TRACKS = 1 };
+    enum { INPUTS = 2, STATES = 2, PARAMETERS = 0 };
     MultiBitSpike<Real> spike;
 
     struct Trace {
@@ -380,15 +385,31 @@ template <class Real>
 inline void over_warp(Real&, Real&) {}
 #endif
 
+// What the kernels take. Parameters are one a layer, or one a channel where per_channel is not zero.
+#define FORWARD_PARAMETERS(Scalar)                                                                                 \
+    const Scalar *__restrict__ x, const void *state0, const void *state1, const void *parameter0,                  \
+        const void *parameter1, const void *range, Scalar *__restrict__ y, void *final0, void *final1,             \
+        void *checkpoints, void *partial_extremes, Index steps, Index elements, Index channels, Index inner,       \
+        Index per_channel0, Index per_channel1, double setting0, double setting1
+#define FORWARD_ARGUMENTS                                                                                          \
+    x, state0, state1, parameter0, parameter1, range, y, final0, final1, checkpoints, partial_extremes, steps,     \
+        elements, channels, inner, per_channel0, per_channel1, setting0, setting1
+#define BACKWARD_PARAMETERS(Scalar)                                                                                \
+    const Scalar *__restrict__ x, const void *__restrict__ checkpoints, const void *parameter0,                    \
+        const void *parameter1, const void *range, const Scalar *__restrict__ gradient_y,                          \
+        const void *gradient_final0, const void *gradient_final1, Scalar *__restrict__ gradient_x,                 \
+        void *gradient_state0, void *gradient_state1, void *gradient_parameters, Index steps, Index elements,      \
+        Index channels, Index inner, Index per_channel0, Index per_channel1, double setting0, double setting1
+#define BACKWARD_ARGUMENTS                                                                                         \
+    x, checkpoints, parameter0, parameter1, range, gradient_y, gradient_final0, gradient_final1, gradient_x,       \
+        gradient_state0, gradient_state1, gradient_parameters, steps, elements, channels, inner, per_channel0,     \
+        per_channel1, setting0, setting1
+
 // state0, state1 [B, C, S] in, final0, final1 out. checkpoints [ceil(T / STEPS), states, B, C, S] receives the
 // state before every STEPS-th step, unless it is null. With TRACK, partial_extremes [warps, 2] receives the
 // smallest and the largest membrane before the spike that each warp saw, NaN if it saw any.
 template <template <class> class NeuronOf, class Scalar, bool TRACK>
-__device__ __forceinline__ void forward(
-    const Scalar* __restrict__ x, const void* state0, const void* state1, const void* parameter0,
-    const void* parameter1, const void* range, Scalar* __restrict__ y, void* final0, void* final1, void* checkpoints,
-    void* partial_extremes, Index steps, Index elements, Index channels, Index inner, Index per_channel0,
-    Index per_channel1, double setting0, double setting1) {
+__device__ __forceinline__ void forward(FORWARD_PARAMETERS(Scalar)) {
     typedef typename StateOf<Scalar>::type Real;
     typedef NeuronOf<Real> Neuron;
     enum { INPUTS = Neuron::INPUTS, STATES = Neuron::STATES };
@@ -522,12 +543,7 @@ struct Chunk {
 // traces in registers, then back. The next chunk's loads are on their way meanwhile. gradient_final0/1 may be null
 // (zero). gradient_parameters [PARAMETERS, B, C, S] receives each element's share of the parameters' gradients.
 template <template <class> class NeuronOf, class Scalar>
-__device__ __forceinline__ void backward(
-    const Scalar* __restrict__ x, const void* __restrict__ checkpoints, const void* parameter0,
-    const void* parameter1, const void* range, const Scalar* __restrict__ gradient_y, const void* gradient_final0,
-    const void* gradient_final1, Scalar* __restrict__ gradient_x, void* gradient_state0, void* gradient_state1,
-    void* gradient_parameters, Index steps, Index elements, Index channels, Index inner, Index per_channel0,
-    Index per_channel1, double setting0, double setting1) {
+__device__ __forceinline__ void backward(BACKWARD_PARAMETERS(Scalar)) {
     typedef typename StateOf<Scalar>::type Real;
     typedef NeuronOf<Real> Neuron;
     enum { INPUTS = Neuron::INPUTS, STATES = Neuron::STATES, PARAMETERS = Neuron::PARAMETERS };
@@ -594,25 +610,6 @@ __device__ __forceinline__ void backward(
 }
 
 // ---- The kernels' entry points ----
-
-#define FORWARD_PARAMETERS(Scalar)                                                                                 \
-    const Scalar *__restrict__ x, const void *state0, const void *state1, const void *parameter0,                  \
-        const void *parameter1, const void *range, Scalar *__restrict__ y, void *final0, void *final1,             \
-        void *checkpoints, void *partial_extremes, Index steps, Index elements, Index channels, Index inner,       \
-        Index per_channel0, Index per_channel1, double setting0, double setting1
-#define FORWARD_ARGUMENTS                                                                                          \
-    x, state0, state1, parameter0, parameter1, range, y, final0, final1, checkpoints, partial_extremes, steps,     \
-        elements, channels, inner, per_channel0, per_channel1, setting0, setting1
-#define BACKWARD_PARAMETERS(Scalar)                                                                                \
-    const Scalar *__restrict__ x, const void *__restrict__ checkpoints, const void *parameter0,                    \
-        const void *parameter1, const void *range, const Scalar *__restrict__ gradient_y,                          \
-        const void *gradient_final0, const void *gradient_final1, Scalar *__restrict__ gradient_x,                 \
-        void *gradient_state0, void *gradient_state1, void *gradient_parameters, Index steps, Index elements,      \
-        Index channels, Index inner, Index per_channel0, Index per_channel1, double setting0, double setting1
-#define BACKWARD_ARGUMENTS                                                                                         \
-    x, checkpoints, parameter0, parameter1, range, gradient_y, gradient_final0, gradient_final1, gradient_x,       \
-        gradient_state0, gradient_state1, gradient_parameters, steps, elements, channels, inner, per_channel0,     \
-        per_channel1, setting0, setting1
 
 #ifdef NEURON
 extern "C" {

@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from neurons.kernels import cuda
 from tests.neurons.kernels.comparison import (
+    MULTI_BIT,
     POINTWISE,
     compare,
+    output_gradients,
     random_case,
+    run,
+    same,
 )
 
 HERE = Path(__file__).parent
@@ -69,3 +75,77 @@ def expanded(layout: struct.Struct) -> str:
 @pytest.mark.parametrize("per_channel", [False, True], ids=["per-layer", "per-channel"])
 def test_the_kernels_equal_the_reference_scan(shimmed, neuron, dtype, per_channel):
     compare(shimmed, random_case(neuron, dtype=dtype, per_channel=per_channel))
+
+
+@pytest.mark.parametrize("bits, threshold_levels", [(1, 0), (2, 0), (3, 2), (4, 1), (5, 0), (6, 3), (7, 9), (8, 120)])
+@pytest.mark.parametrize("neuron", [name for name in MULTI_BIT if name in POINTWISE])
+def test_every_width_of_the_spike_equals_the_reference(shimmed, neuron, bits, threshold_levels):
+    for spike_range in (1e-12, 0.37, 1.7, 3e5):
+        compare(
+            shimmed, random_case(neuron, (9, 2, 9, 1), torch.float32, bits, threshold_levels, False, bits, spike_range)
+        )
+
+
+@pytest.mark.parametrize("neuron", [name for name in MULTI_BIT if name in POINTWISE])
+def test_full_precision_spikes_equal_the_reference(shimmed, neuron):
+    compare(shimmed, random_case(neuron, bits=32))
+
+
+@pytest.mark.parametrize("spike_range", [1e-38, 1e38, float("inf"), float("nan")])
+def test_ranges_at_the_edge_of_the_type_equal_the_reference(shimmed, spike_range):
+    for bits in (1, 4, 32):
+        compare(shimmed, random_case("multibit-lif", bits=bits, spike_range=spike_range))
+
+
+@pytest.mark.parametrize("neuron", POINTWISE)
+@pytest.mark.parametrize("steps", [1, cuda.STEPS - 1, cuda.STEPS, cuda.STEPS + 1, 3 * cuda.STEPS, 50])
+def test_any_number_of_steps_equals_the_reference(shimmed, neuron, steps):
+    compare(shimmed, random_case(neuron, (steps, 2, 3, 1)))
+
+
+@pytest.mark.parametrize("threshold", [-0.5, 0.0, float("inf"), float("nan"), 1e-40, 3e38])
+def test_any_threshold_equals_the_reference(shimmed, threshold):
+    case = random_case("learnable-lif")
+    case.parameters[1].fill_(threshold)
+    compare(shimmed, case)
+
+
+@pytest.mark.parametrize("neuron", POINTWISE)
+def test_more_elements_than_the_blocks_hold_at_once_are_walked_through_in_turns(shimmed, neuron, monkeypatch):
+    monkeypatch.setattr(cuda, "MOST_BLOCKS", 7)
+    compare(shimmed, random_case(neuron, (10, 4, 5, 3), per_channel=True))
+
+
+@pytest.mark.parametrize("neuron", POINTWISE)
+def test_no_gradient_of_the_final_state_means_zeros(shimmed, neuron):
+    case = random_case(neuron)
+    grad_y, grad_final_state = output_gradients(case)
+    zeros = run(shimmed, case, grad_y, [torch.zeros_like(grad) for grad in grad_final_state])
+    none = run(shimmed, case, grad_y, [None] * len(grad_final_state))
+    for one, other in zip((none.grad_x, *none.grad_state), (zeros.grad_x, *zeros.grad_state)):
+        same(one, other)
+
+
+SPECIAL = (float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1e30, -1e30, 1e-40)
+
+
+@given(
+    neuron=st.sampled_from(POINTWISE),
+    shape=st.tuples(st.integers(1, 20), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3)),
+    dtype=st.sampled_from(DTYPES),
+    bits=st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 32]),
+    threshold_levels=st.integers(0, 3),
+    per_channel=st.booleans(),
+    seed=st.integers(0, 2**31),
+    spike_range=st.floats(0.01, 20),
+    specials=st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(SPECIAL)), max_size=4),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_shape_and_values_equal_the_reference(
+    shimmed, neuron, shape, dtype, bits, threshold_levels, per_channel, seed, spike_range, specials
+):
+    threshold_levels = min(threshold_levels, max(0, 2 ** (max(bits, 2) - 1) - 2))
+    case = random_case(neuron, shape, dtype, bits, threshold_levels, per_channel, seed, spike_range)
+    for place, value in specials:
+        case.x.view(-1)[place % case.x.numel()] = value
+    compare(shimmed, case)
