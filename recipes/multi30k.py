@@ -193,6 +193,66 @@ def evaluate(model: Translator, pairs: list[Pair], beam_size: int, length_penalt
     }
 
 
+@torch.inference_mode()
+def spike_rate(model: Translator, pairs: list[Pair]) -> float | None:
+    """Share of non-zero spikes of all neurons over the pairs, one at a time; None for a network without spikes."""
+    device = model.embedding.weight.device
+    examples = encode(model.tokenizer, pairs)
+    with SpikeMeter(model) as meter:
+        fired = total = 0
+        for i in range(len(examples)):
+            source, shifted, target = tensors(examples, [i], device)
+            model(source, shifted, target != PAD)
+            fired += sum(int((y != 0).sum()) for _, y in meter.outputs)
+            total += sum(y.numel() for _, y in meter.outputs)
+            meter.outputs.clear()
+    return fired / total if total else None
+
+
+def fine_tune(
+    model: Translator, pairs: list[Pair], epochs: int = 3, learning_rate: float = 2e-4, seed: int = 0
+) -> list[float]:
+    """Train a loaded translator further on one's own (German, English) pairs, in place; return each epoch's loss.
+
+    Raises ValueError for no pairs, a side that is empty, or one longer than the model takes.
+    """
+    if not pairs:
+        raise ValueError("there are no pairs to fine-tune on")
+    examples = encode(model.tokenizer, pairs)
+    for i, (german, english) in enumerate(examples):
+        if min(len(german), len(english)) < 2 or max(len(german), len(english)) > model.settings.longest:
+            raise ValueError(f"pair {i} has an empty side, or one of more than {model.settings.longest} tokens")
+    options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed)
+    optimiser = torch.optim.AdamW(decayed(model, options.weight_decay), lr=learning_rate, betas=(0.9, 0.98))
+    losses = []
+    torch.manual_seed(seed)
+    model.train()
+    for epoch in range(epochs):
+        plan = batches(examples, options.tokens, random.Random(seed + epoch))
+        total = torch.zeros((), device=model.embedding.weight.device)
+        for i, chosen in enumerate(plan):
+            set_learning_rate(optimiser, (epoch + i / len(plan)) / epochs, options)
+            total += update(model, optimiser, tensors(examples, chosen, model.embedding.weight.device), options)
+        losses.append(total.item() / len(plan))
+    model.eval()
+    return losses
+
+
+def update(model: nn.Module, optimiser: torch.optim.Optimizer, batch: tuple, options: Training) -> Tensor:
+    """One step of the optimiser; returns the loss before it."""
+    loss = loss_of(model, batch, options)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), options.gradient_norm)
+    optimiser.step()
+    optimiser.zero_grad()
+    return loss.detach()
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, progress: float, options: Training) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(progress, options)
+
+
 class Trainer:
     """A training run in a folder: model, average of its weights, optimiser and log; it goes on where it stopped.
 
@@ -200,7 +260,15 @@ class Trainer:
     ``training.png`` and ``best`` (the model with the best BLEU on ``val`` so far, as ``zoo.load`` reads it).
     """
 
-    def __init__(self, data: Path, run: Path, config: dict, options: Training, backend: str = "auto"):
+    def __init__(
+        self,
+        data: Path,
+        run: Path,
+        config: dict,
+        options: Training,
+        initial: str | None = None,
+        backend: str = "auto",
+    ):
         from accelerate import Accelerator
 
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -209,9 +277,7 @@ class Trainer:
         run.mkdir(parents=True, exist_ok=True)
         self.pairs, self.validation = read_split(data, "train"), read_split(data, "val")
         torch.manual_seed(options.seed)
-        vocabulary = config.pop("vocabulary")
-        tokenizer = train_tokenizer(self.pairs, vocabulary)
-        network = Translator(TranslatorConfig(vocabulary=tokenizer.get_vocab_size(), **config), tokenizer)
+        network = zoo.load(initial) if initial else self.new_network(**config)
         for module in network.modules():
             if isinstance(module, neurons.Neuron):
                 module.backend = backend
@@ -222,8 +288,12 @@ class Trainer:
         self.network: Translator = self.accelerator.unwrap_model(self.model)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(options.average))
         self.epoch, self.best, self.seconds = 0, -1.0, 0.0
-        self.settings = {"model": self.network.config, "training": asdict(options)}
+        self.settings = {"model": self.network.config, "training": asdict(options), "initial": initial}
         self.resume()
+
+    def new_network(self, vocabulary: int, **config) -> Translator:
+        tokenizer = train_tokenizer(self.pairs, vocabulary)
+        return Translator(TranslatorConfig(vocabulary=tokenizer.get_vocab_size(), **config), tokenizer)
 
     def resume(self) -> None:
         """Go on from ``state.pt`` if there is one; an error if it belongs to other settings."""
@@ -276,15 +346,10 @@ class Trainer:
         total = torch.zeros((), device=self.accelerator.device)
         steps = tqdm(plan, desc=f"epoch {self.epoch + 1}/{self.options.epochs}", leave=False, mininterval=1)
         for i, chosen in enumerate(steps):
-            for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate((self.epoch + i / len(plan)) / self.options.epochs, self.options)
-            loss = loss_of(self.model, tensors(examples, chosen, self.accelerator.device), self.options)
-            self.accelerator.backward(loss)
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.gradient_norm)
-            self.optimiser.step()
-            self.optimiser.zero_grad()
+            set_learning_rate(self.optimiser, (self.epoch + i / len(plan)) / self.options.epochs, self.options)
+            batch = tensors(examples, chosen, self.accelerator.device)
+            total += update(self.model, self.optimiser, batch, self.options)
             self.average.update_parameters(self.network)
-            total += loss.detach()
         loss = total.item() / len(plan)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {self.epoch + 1}; lower the learning rate")
@@ -344,6 +409,7 @@ def command_line():
     def train(
         data: Data,
         run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
+        initial: Annotated[str | None, typer.Option(help="fine-tune this model")] = None,
         mixer: str = "input-gated-lif",
         vocabulary: int = 8000,
         width: int = 256,
@@ -372,9 +438,9 @@ def command_line():
         """Train a translator; the best on val is in RUN/best."""
         given = dict(locals())
         options = {k: given.pop(k) for k in list(given) if k in Training.__dataclass_fields__}
-        for name in ("data", "run", "backend"):
+        for name in ("data", "run", "initial", "backend"):
             given.pop(name)
-        Trainer(data, run, given, Training(**options), backend).train()
+        Trainer(data, run, given, Training(**options), initial, backend).train()
 
     @app.command()
     def evaluate(
