@@ -308,8 +308,8 @@ def plugged(neuron: type[Neuron]) -> type:
     """The snnTorch class of a neuron, a third party's too; the same class each time.
 
     Its parent in the library is the one that returns as many tensors: Leaky, Synaptic (RSynaptic where the last spikes
-    are part of the state) or Alpha. snnTorch's export to NIR takes a class for its parent, and fails on ours because they
-    lack the parent's parameters; a neuron whose own are called ``beta`` and ``threshold`` would pass for a Leaky.
+    are part of the state) or Alpha. snnTorch's export to NIR takes a class for its parent, and fails on ours because
+    they lack the parent's parameters; a neuron whose own are called ``beta`` and ``threshold`` would pass for a Leaky.
     Raises TypeError for what is no class of neuron.
     """
     if not (isinstance(neuron, type) and issubclass(neuron, Neuron) and hasattr(neuron, "State")):
