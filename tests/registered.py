@@ -11,10 +11,15 @@ MULTI_BIT = [name for name in EVERY if issubclass(neurons.neuron_class(name), ne
 
 
 def build(name: str, channels: int, **spike) -> neurons.Neuron:
-    """The neuron ``name`` of so many channels; ``spike``, the options of a multi-bit spike, where it fires one."""
+    """The neuron ``name`` of so many channels, run by plain torch.
+
+    ``spike``: the options of a multi-bit spike, for neurons that fire one.
+    """
     wanted = inspect.signature(neurons.neuron_class(name)).parameters
     size = {"channels": channels} if "channels" in wanted else {}
-    return neurons.create(name, **size, **(spike if name in MULTI_BIT else {}))
+    neuron = neurons.create(name, **size, **(spike if name in MULTI_BIT else {}))
+    neuron.backend = "torch"
+    return neuron
 
 
 def currents(neuron: neurons.Neuron, steps: int, batch: int, channels: int, seed: int, dtype=torch.float32):
