@@ -10,6 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from neurons import kernels
+from neurons.registry import neuron_class
 from neurons.spike import MultiBitSpike, ObservedSpike, StepTrackedSpike, TrackedRange, check_bits
 
 Step = Callable[[Tensor, Any, Any], tuple[Tensor, Any]]
@@ -64,6 +66,9 @@ class Neuron(nn.Module):
     inputs_per_neuron: ClassVar[int] = 1
     name: ClassVar[str] = ""
     """The registered name, set by :func:`neurons.register`."""
+    last_backend: str | None = None
+    """What ran the last call: "torch", "cpu" or "cupy"."""
+    _asked_backend: str = "auto"
 
     @staticmethod
     def step(x: Tensor, state: Any, parameters: Any) -> tuple[Tensor, Any]:
@@ -73,6 +78,24 @@ class Neuron(nn.Module):
     def constants(self) -> Any:
         """The parameters of ``step`` as it takes them, from this module's parameters and buffers."""
         raise NotImplementedError
+
+    @property
+    def backend(self) -> str:
+        """What is to run a scan: "auto", "torch", "cpu" or "cupy" (:mod:`neurons.kernels`). A single step is torch's.
+
+        Setting it raises ValueError for another name, ImportError where the kernel's library is missing.
+        """
+        return self._asked_backend
+
+    @backend.setter
+    def backend(self, backend: str) -> None:
+        self._asked_backend = kernels.check_backend(backend)
+
+    def reference_only(self) -> str | None:
+        """Why no kernel can run this neuron's scan, or None if one can."""
+        if self.name in kernels.OPERATORS and self.step is neuron_class(self.name).step:
+            return None
+        return f"{type(self).__name__} has no fused kernel for its step"
 
     @property
     def channels(self) -> int | None:
@@ -87,12 +110,17 @@ class Neuron(nn.Module):
 
     def scan(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any]:
         """The scan behind ``forward``, on checked input."""
-        return reference_scan(self.step, x_seq, state, self.constants())
+        self.last_backend = kernels.choose(self, x_seq)
+        if self.last_backend == "torch":
+            return reference_scan(self.step, x_seq, state, self.constants())
+        y_seq, state, _ = kernels.scan(self.name, x_seq, state, self.constants())
+        return y_seq, self.State(*state)
 
     def single_step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Take one step on ``x [B, C, ...]`` from ``state`` (None: all zero); return ``y`` and the new state."""
         self.check(x, sequence=False)
         state = self.initial_state(x, sequence=False) if state is None else self.checked_state(state, x, False)
+        self.last_backend = "torch"
         y, state = self.step(x, state, self.constants())
         return y.to(x.dtype), state
 
@@ -191,6 +219,11 @@ class MultiBitNeuron(Neuron):
     def constants(self) -> Any:
         return self.spike_constants(self.spike())
 
+    def reference_only(self) -> str | None:
+        if self.tracks and self.spike_range.tracking == "step":
+            return f'{type(self).__name__} with range_tracking="step" moves its range at every step of training'
+        return super().reference_only()
+
     @property
     def tracks(self) -> bool:
         return self.training and self.spike_range.tracking != "fixed"
@@ -198,18 +231,24 @@ class MultiBitNeuron(Neuron):
     def scan(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any]:
         if not self.tracks or not len(x_seq):
             return super().scan(x_seq, state)
+        self.last_backend = kernels.choose(self, x_seq)
         if self.spike_range.tracking == "step":
             return reference_scan(self.step, x_seq, state, self.spike_constants(self._step_tracked()))
-        spike = ObservedSpike(self.spike())
-        result = reference_scan(self.step, x_seq, state, self.spike_constants(spike))
-        self.spike_range.update(spike.minimum, spike.maximum)
-        return result
+        if self.last_backend == "torch":
+            spike = ObservedSpike(self.spike())
+            result = reference_scan(self.step, x_seq, state, self.spike_constants(spike))
+            self.spike_range.update(spike.minimum, spike.maximum)
+            return result
+        y_seq, state, extremes = kernels.scan(self.name, x_seq, state, self.constants(), track=True)
+        self.spike_range.update(extremes[0], extremes[1])
+        return y_seq, self.State(*state)
 
     def single_step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         if not self.tracks:
             return super().single_step(x, state)
         self.check(x, sequence=False)
         state = self.initial_state(x, sequence=False) if state is None else self.checked_state(state, x, False)
+        self.last_backend = "torch"
         if self.spike_range.tracking == "step":
             y, state = self.step(x, state, self.spike_constants(self._step_tracked()))
         else:

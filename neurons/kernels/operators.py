@@ -1,0 +1,215 @@
+"""The scans as operators of torch, so that autograd, ``torch.compile`` and autocast know them.
+
+Every neuron with a kernel has two, built from one row of :data:`OPERATORS`::
+
+    snn_zoo::<neuron>_scan(x, *state, *parameters, *settings, keep, track)
+        -> (y, *final_state, checkpoints, extremes)
+    snn_zoo::<neuron>_scan_backward(x, *state, *parameters, *settings, checkpoints, grad_y, *grad_final_state)
+        -> (grad_x, *grad_state, *grad_learned_parameters)
+
+Parameters and settings are the fields of what the neuron's ``constants()`` returns, in order. Shapes: x
+``[T, B, C, S]``, y and every part of the state ``[T, B, N, S]`` and ``[B, N, S]``, where S stands for all dimensions
+after the channels. Parameters have one element or one a channel and, like the state, are float32 at least.
+
+``keep``: a backward will come, so the forward returns checkpoints for it. ``track``: the forward returns the minimum
+and maximum of the membrane, which the range of a multi-bit spike follows. What is not asked for is an empty tensor.
+
+The provider is that of the device: :mod:`neurons.kernels.cpu` or :mod:`neurons.kernels.cuda`.
+"""
+
+import contextlib
+import importlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "snn_zoo"
+_MODULES = {"cpu": "neurons.kernels.cpu", "cuda": "neurons.kernels.cuda"}
+
+
+class Operator(NamedTuple):
+    """What the scan of one neuron takes: the names of its state's parts, learned parameters and settings."""
+
+    neuron: str
+    state: tuple[str, ...]
+    learned: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    multi_bit: bool = True
+    """Takes the range of a multi-bit spike, its bits and its threshold in levels."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return (*self.learned, "spike_range") if self.multi_bit else self.learned
+
+    @property
+    def name(self) -> str:
+        return f"{NAMESPACE}::{self.neuron.replace('-', '_')}_scan"
+
+    @property
+    def function(self):
+        """The forward operator, as torch calls it."""
+        return getattr(getattr(torch.ops, NAMESPACE), self.name.split("::")[1]).default
+
+    @property
+    def schemas(self) -> tuple[str, str]:
+        """What forward and backward take and return."""
+        settings = ("int bits", "int threshold_levels") if self.multi_bit else self.settings
+        common = [*_tensors("x", *self.state, *self.parameters), *settings]
+        final = [f"final_{part}" for part in self.state]
+        forward = [*common, "bool keep", "bool track"], _tensors("y", *final, "checkpoints", "extremes")
+        gradients = [f"grad_{part}" for part in ("y", *final)]
+        found = [f"grad_{part}" for part in ("x", *self.state, *self.learned)]
+        backward = [*common, *_tensors("checkpoints", *gradients)], _tensors(*found)
+        return tuple(f"({', '.join(takes)}) -> ({', '.join(gives)})" for takes, gives in (forward, backward))
+
+    def split(self, arguments: tuple) -> tuple[Tensor, list[Tensor], list[Tensor], list, tuple]:
+        """x, state, parameters, settings and the rest of an operator's arguments."""
+        first, second = 1 + len(self.state), 1 + len(self.state) + len(self.parameters)
+        third = second + (2 if self.multi_bit else len(self.settings))
+        state, parameters = list(arguments[1:first]), list(arguments[first:second])
+        return arguments[0], state, parameters, list(arguments[second:third]), arguments[third:]
+
+
+def _tensors(*names: str) -> list[str]:
+    return [f"Tensor {name}" for name in names]
+
+
+OPERATORS = {
+    operator.neuron: operator
+    for operator in (
+        Operator("learnable-lif", ("membrane",), ("leak", "threshold"), ("float gamma",), multi_bit=False),
+        Operator("integrator", ("membrane",), multi_bit=False),
+        Operator("multibit-lif", ("membrane",), ("leak",)),
+        Operator("multibit-synaptic-lif", ("synaptic_current", "membrane"), ("tau",)),
+        Operator("input-gated-lif", ("synaptic_current", "membrane")),
+    )
+}
+
+
+def scan(
+    neuron: str, x_seq: Tensor, state: tuple[Tensor, ...], constants: tuple, track: bool = False
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Scan ``x_seq [T, B, C, ...]`` with the fused operator of ``neuron``, from ``state``.
+
+    ``constants`` is what the neuron's ``constants()`` returns. Returns ``y_seq``, the final state and, where ``track``
+    asks for them, the extremes ``[minimum, maximum]`` of the membrane before the spike.
+    """
+    shape, dtype = state[0].shape, state[0].dtype
+    constants = [_parameter(value, dtype) if isinstance(value, Tensor) else value for value in _flat(constants)]
+    inputs = [_with_inner(x_seq, 3), *(_with_inner(part, 2) for part in state), *constants]
+    _refuse_forward_mode(neuron, inputs)
+    # Inside an operator gradients are always off, so this has to be known before.
+    keep = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
+    y, *final_state, _, extremes = OPERATORS[neuron].function(*inputs, keep, track)
+    return y.view(len(x_seq), *shape), [part.view(shape) for part in final_state], extremes
+
+
+def _flat(constants: tuple) -> list:
+    """The fields of ``constants``, with those of a spike function in it."""
+    return [leaf for value in constants for leaf in (_flat(value) if isinstance(value, tuple) else (value,))]
+
+
+def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:
+    value = value.to(dtype)
+    return (value.view(1) if value.dim() == 0 else value).contiguous()
+
+
+def _with_inner(tensor: Tensor, outer: int) -> Tensor:
+    """``tensor`` with everything after the first ``outer`` dimensions as one more, contiguous."""
+    return (tensor.flatten(outer) if tensor.dim() > outer else tensor.unsqueeze(-1)).contiguous()
+
+
+def _refuse_forward_mode(neuron: str, inputs: list) -> None:
+    """Autograd would drop the tangents of an operator without a word."""
+    unpack = torch.autograd.forward_ad.unpack_dual
+    if torch.autograd.forward_ad._current_level >= 0 and any(
+        unpack(t).tangent is not None for t in inputs if isinstance(t, Tensor)
+    ):
+        raise NotImplementedError(_without("forward-mode derivative", neuron))
+
+
+def _without(what: str, neuron: str) -> str:
+    return f'the fused scan of {neuron} has no {what}; set backend = "torch" on the neuron for it'
+
+
+def _provider(tensor: Tensor):
+    return importlib.import_module(_MODULES[tensor.device.type])
+
+
+def _empty_checkpoints(operator: Operator, x: Tensor, state: list[Tensor], keep: bool) -> Tensor:
+    shape = _provider(x).checkpoint_shape(operator.neuron, x.shape[0], state[0].shape) if keep else (0,)
+    return state[0].new_empty(shape)
+
+
+def _full_precision(x: Tensor):
+    """Inside an operator autocast has no say: the state stays in its own type."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
+
+
+def _define(operator: Operator) -> None:
+    """Register the operators of one neuron: schemas, kernels, shapes and derivatives."""
+    forward_name, backward_name = operator.name, f"{operator.name}_backward"
+
+    def forward(*arguments):
+        x, state, parameters, settings, (keep, track) = operator.split(arguments)
+        if x.numel():
+            with _full_precision(x):
+                provider, inputs = _provider(x), (x, state, parameters, settings, keep, track)
+                y, final_state, checkpoints, extremes = provider.scan_forward(operator.neuron, *inputs)
+            return y, *final_state, checkpoints, extremes
+        y = x.new_empty((x.shape[0], *state[0].shape))
+        extremes = state[0].new_tensor([float("inf"), float("-inf")] if track else [])
+        return y, *(part.clone() for part in state), _empty_checkpoints(operator, x, state, keep), extremes
+
+    def forward_shapes(*arguments):
+        x, state, _, _, (keep, track) = operator.split(arguments)
+        y = x.new_empty((x.shape[0], *state[0].shape))
+        final_state = [torch.empty_like(part) for part in state]
+        return y, *final_state, _empty_checkpoints(operator, x, state, keep), state[0].new_empty(2 if track else 0)
+
+    def backward(*arguments):
+        x, state, parameters, settings, (checkpoints, grad_y, *grad_state) = operator.split(arguments)
+        if x.numel():
+            with _full_precision(x):
+                inputs = x, state, parameters, settings, checkpoints, grad_y, grad_state
+                grad_x, grad_state, grad_parameters = _provider(x).scan_backward(operator.neuron, *inputs)
+            return grad_x, *grad_state, *grad_parameters
+        grad_parameters = [torch.zeros_like(p) for p in parameters[: len(operator.learned)]]
+        return torch.empty_like(x), *(grad.clone() for grad in grad_state), *grad_parameters
+
+    def backward_shapes(*arguments):
+        x, state, parameters, _, _ = operator.split(arguments)
+        return tuple(torch.empty_like(t) for t in (x, *state, *parameters[: len(operator.learned)]))
+
+    def keep_for_backward(ctx, inputs, output) -> None:
+        x, state, parameters, ctx.settings, _ = operator.split(inputs)
+        *_, checkpoints, extremes = output
+        ctx.mark_non_differentiable(checkpoints, extremes)
+        ctx.save_for_backward(x, *state, *parameters, checkpoints)
+
+    def differentiate(ctx, grad_y, *grads):
+        *saved, checkpoints = ctx.saved_tensors
+        gradients = [grad.contiguous() for grad in (grad_y, *grads[: len(operator.state)])]
+        found = list(backward_operator(*saved, *ctx.settings, checkpoints, *gradients))
+        return (*found, *[None] * (len(operator.parameters) - len(operator.learned) + len(ctx.settings) + 2))
+
+    def refuse_twice(ctx, *grads):
+        raise NotImplementedError(_without("second derivative", operator.neuron))
+
+    forward_schema, backward_schema = operator.schemas
+    for name, schema, kernel, shapes in (
+        (forward_name, forward_schema, forward, forward_shapes),
+        (backward_name, backward_schema, backward, backward_shapes),
+    ):
+        torch.library.define(name, schema)
+        torch.library.impl(name, tuple(_MODULES), kernel)
+        torch.library.register_fake(name, shapes)
+    torch.library.register_autograd(forward_name, differentiate, setup_context=keep_for_backward)
+    torch.library.register_autograd(backward_name, refuse_twice)
+    backward_operator: Any = getattr(getattr(torch.ops, NAMESPACE), backward_name.split("::")[1]).default
+
+
+for _operator in OPERATORS.values():
+    _define(_operator)
