@@ -48,7 +48,7 @@ METRICS = {
 
 @zoo.registry.register_architecture("tiny")
 class TinyNetwork(nn.Module):
-    """Reads text byte by byte and says one word for it."""
+    """Reads text byte by byte and says one word for each."""
 
     task = "translation"
 
@@ -65,7 +65,7 @@ class TinyNetwork(nn.Module):
 
     def forward(self, tokens):
         y, _ = self.neuron(self.currents(self.embedding(tokens)))
-        return self.readout(y[-1]) / self.temperature
+        return self.readout(y) / self.temperature
 
     def translate(self, sentences, beam_size=1):
         if beam_size < 1:
@@ -73,7 +73,8 @@ class TinyNetwork(nn.Module):
         device = self.embedding.weight.device
         inputs = [torch.tensor(list(text.encode()), device=device) % len(self.words) for text in sentences]
         with torch.inference_mode():
-            return [self.words[int(self(tokens.unsqueeze(1)).argmax())] for tokens in inputs]
+            said = [self(tokens.unsqueeze(1)).argmax(-1).flatten().tolist() for tokens in inputs]
+        return [" ".join(self.words[word] for word in sentence) for sentence in said]
 
     def assets(self):
         return {"labels.json": json.dumps(self.words).encode()}
@@ -84,8 +85,12 @@ class TinyNetwork(nn.Module):
 
 
 def trained() -> TinyNetwork:
-    """A network whose range has seen a sequence."""
+    """A network whose range has seen a sequence, and that says different words for different sentences."""
     torch.manual_seed(0)
     network = TinyNetwork().train()
+    with torch.no_grad():
+        network.embedding.weight.copy_(torch.eye(len(WORDS), 4))
+        network.currents.weight.normal_(std=2)
+        network.readout.bias.zero_()
     network(torch.randint(len(WORDS), (6, 2)))
     return network.eval()

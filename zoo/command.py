@@ -99,7 +99,7 @@ def translate_command(
     """Translate sentences and print one translation a line."""
     with _errors_in_one_line():
         task = zoo.info(name).task
-        if TASKS[task] != "translate":
+        if TASKS.get(task) != "translate":
             raise ValueError(f"{name!r} is a model for {task}, and does not translate")
         sentences = _sentences(text, file)
         options = {} if beam_size is None else {"beam_size": beam_size}
