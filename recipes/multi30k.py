@@ -29,6 +29,7 @@ import zoo
 from zoo.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator, TranslatorConfig, pad
 
 SOURCE = "https://github.com/multi30k/dataset (folder data/task1/raw)"
+TEST = "test_2016_flickr"
 Pair = tuple[str, str]
 
 
@@ -40,7 +41,7 @@ class Training:
     moving average of the weights that is validated and kept; ``bfloat16`` runs the matrix products in it.
     """
 
-    epochs: int = 40
+    epochs: int = 16
     tokens: int = 3000
     learning_rate: float = 2e-3
     warmup: float = 0.1
@@ -288,7 +289,9 @@ class Trainer:
         self.network: Translator = self.accelerator.unwrap_model(self.model)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(options.average))
         self.epoch, self.best, self.seconds = 0, -1.0, 0.0
-        self.settings = {"model": self.network.config, "training": asdict(options), "initial": initial}
+        self.settings = {"model": self.network.config, "training": asdict(options)}
+        if initial:
+            self.settings["initial"] = initial
         self.resume()
 
     def new_network(self, vocabulary: int, **config) -> Translator:
@@ -396,8 +399,45 @@ def plot_log(run: Path) -> None:
     pyplot.close(figure)
 
 
+def measure(folder: Path, data: Path, beam_size: int, length_penalty: float) -> dict:
+    """Scores of a saved model on ``val`` and on the test set, its size and its spike rate; kept in ``scores.json``.
+
+    What is already there for the same weights and the same search is returned as it is, so that the test set is
+    translated once.
+    """
+    record = folder.parent / "scores.json"
+    config = zoo.info(folder).config
+    key = {
+        "weights": config["files"]["model.safetensors"]["sha256"],
+        "beam_size": beam_size,
+        "length_penalty": length_penalty,
+    }
+    if record.exists():
+        known = json.loads(record.read_text())
+        if {k: known.get(k) for k in key} == key:
+            return known
+    model = zoo.load(folder)
+    validation, test = read_split(data, "val"), read_split(data, TEST)
+    _, on_validation = evaluate(model, validation, beam_size, length_penalty)
+    _, on_test = evaluate(model, test, beam_size, length_penalty)
+    _, on_first = evaluate(model, validation[:100], beam_size, length_penalty)
+    row = {
+        **key,
+        "bleu_val": round(on_validation["bleu"], 2),
+        "bleu_val_first_100": round(on_first["bleu"], 2),
+        "bleu_test": round(on_test["bleu"], 2),
+        "bleu_test_cased": round(on_test["bleu_cased"], 2),
+        "signature": on_test["signature"],
+        "signature_cased": on_test["signature_cased"],
+        "parameters": config["parameters"],
+        "mean_spike_rate": spike_rate(model, validation),
+    }
+    record.write_text(json.dumps(row, indent=2) + "\n")
+    return row
+
+
 def command_line():
-    """The commands ``train`` and ``evaluate``."""
+    """The commands ``train``, ``evaluate`` and ``measure``."""
     from typing import Annotated
 
     import typer
@@ -411,7 +451,7 @@ def command_line():
         run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
         initial: Annotated[str | None, typer.Option(help="fine-tune this model")] = None,
         mixer: str = "input-gated-lif",
-        vocabulary: int = 8000,
+        vocabulary: int = 6000,
         width: int = 256,
         encoder_layers: int = 3,
         decoder_layers: int = 3,
@@ -421,7 +461,7 @@ def command_line():
         threshold_levels: int = 0,
         initial_range: float = 2.0,
         range_tracking: str = "sequence",
-        dropout: float = 0.3,
+        dropout: float = 0.2,
         epochs: int = Training.epochs,
         tokens: int = Training.tokens,
         learning_rate: float = Training.learning_rate,
@@ -457,6 +497,13 @@ def command_line():
         if output:
             output.write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
         print(json.dumps({"model": model, "split": split, "beam_size": beam_size, **scores}, indent=2))
+
+    @app.command()
+    def measure(runs: list[Path], data: Data, beam_size: int = 5, length_penalty: float = 1.0):
+        """Score the best model of each run on val and, once, on the test set; keep it in RUN/scores.json."""
+        for run in runs:
+            scores = globals()["measure"](run / "best", data, beam_size, length_penalty)
+            print(run.name, json.dumps(scores, indent=2), flush=True)
 
     return app
 

@@ -24,3 +24,10 @@ def reference_folder() -> Path:
 def data_folder() -> Path:
     """Real corpora: SNN_ZOO_DATA, or the folder shared/data beside the checkout."""
     return existing(Path(os.environ.get("SNN_ZOO_DATA", SHARED / "data")), "the data folder")
+
+
+@pytest.fixture
+def environment_with_checkout() -> dict[str, str]:
+    """The environment of a new Python process that imports this checkout's packages."""
+    root = str(Path(__file__).resolve().parents[1])
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}

@@ -55,7 +55,7 @@ class TranslatorConfig:
     threshold_levels: int = 0
     initial_range: float = 2.0
     range_tracking: str = "sequence"
-    dropout: float = 0.3
+    dropout: float = 0.2
     longest: int = 256
 
     def __post_init__(self):

@@ -1,0 +1,165 @@
+"""The Multi30k recipe on a small corpus written here: reading, training, resuming, fine-tuning, scoring."""
+
+import gzip
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import zoo
+from recipes import multi30k
+from recipes.multi30k import Trainer, Training
+
+SUBJECTS = [("Ein Hund", "a dog"), ("Eine Frau", "a woman"), ("Der Mann", "the man"), ("Ein Kind", "a child")]
+VERBS = [("rennt", "runs"), ("schläft", "sleeps"), ("springt", "jumps"), ("lacht", "laughs")]
+PLACES = [("im Park", "in the park"), ("im Schnee", "in the snow"), ("auf der Straße", "on the street")]
+PAIRS = [(f"{s[0]} {v[0]} {p[0]}.", f"{s[1]} {v[1]} {p[1]}.") for s in SUBJECTS for v in VERBS for p in PLACES]
+SMALL = {"vocabulary": 120, "width": 32, "encoder_layers": 1, "decoder_layers": 1}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A folder in the layout of the raw Multi30k files: train plain, val packed."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for side, language in enumerate(("de", "en")):
+        text = "".join(pair[side] + "\n" for pair in PAIRS)
+        (folder / f"train.{language}").write_text(text, encoding="utf-8")
+        (folder / f"val.{language}.gz").write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
+def test_both_plain_and_packed_files_are_read(corpus):
+    assert multi30k.read_split(corpus, "train") == PAIRS
+    assert multi30k.read_split(corpus, "val") == PAIRS
+
+
+def test_a_missing_split_says_where_to_get_it(corpus):
+    with pytest.raises(FileNotFoundError, match=r"no test_2016_flickr.de .*github.com/multi30k/dataset"):
+        multi30k.read_split(corpus, "test_2016_flickr")
+
+
+def test_sides_of_different_length_are_refused(corpus):
+    (corpus / "train.en").write_text("a dog.\n")
+    with pytest.raises(ValueError, match="train has 48 German lines and 1 English ones"):
+        multi30k.read_split(corpus, "train")
+
+
+def test_the_tokenizer_gives_lowercased_text_back():
+    text = "A dog   runs, (laughs) in the Park: the man's child."
+    tokenizer = multi30k.train_tokenizer([*PAIRS, ("Ein Hund?", text)], 120)
+    assert tokenizer.decode(tokenizer.encode(text).ids) == "a dog runs, (laughs) in the park: the man's child."
+
+
+@given(lengths=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=60))
+@settings(max_examples=40, deadline=None)
+def test_batches_hold_every_example_once_within_the_token_limit(lengths):
+    import random
+
+    examples = [([5] * source, [6] * target) for source, target in lengths]
+    plan = multi30k.batches(examples, 40, random.Random(0))
+    assert sorted(i for batch in plan for i in batch) == list(range(len(examples)))
+    assert all(len(b) * max(max(lengths[i]) for i in b) <= 40 for b in plan)
+
+
+def trainer(corpus, run, epochs=2, **options) -> Trainer:
+    config = SMALL | {k: options.pop(k) for k in list(options) if k not in Training.__dataclass_fields__}
+    return Trainer(corpus, run, dict(config), Training(epochs=epochs, tokens=200, **options))
+
+
+@pytest.mark.parametrize("mixer", ["input-gated-lif", "lstm"])
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(corpus, tmp_path, mixer):
+    whole = trainer(corpus, tmp_path / "whole", mixer=mixer)
+    whole.train()
+
+    interrupted = trainer(corpus, tmp_path / "interrupted", mixer=mixer)
+    interrupted.save_state = lambda save=interrupted.save_state: (save(), exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train()
+    resumed = trainer(corpus, tmp_path / "interrupted", mixer=mixer)
+    assert resumed.epoch == 1
+    resumed.train()
+
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+    for name, value in whole.average.state_dict().items():
+        assert torch.equal(value, resumed.average.state_dict()[name]), name
+    log = [json.loads(line) for line in (tmp_path / "interrupted" / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in log] == [1, 2]
+    assert (tmp_path / "interrupted" / "training.png").stat().st_size > 1000
+
+
+def test_a_run_is_not_resumed_with_other_settings(corpus, tmp_path):
+    trainer(corpus, tmp_path / "run", epochs=1).train()
+    with pytest.raises(ValueError, match="was started with other settings"):
+        trainer(corpus, tmp_path / "run", epochs=3)
+
+
+def test_training_learns_the_corpus_and_keeps_the_best_model(corpus, tmp_path):
+    run = trainer(corpus, tmp_path / "run", epochs=35, learning_rate=1e-2, dropout=0.0, average=0.9)
+    run.train()
+    model = zoo.load(tmp_path / "run" / "best")
+    hypotheses, scores = multi30k.evaluate(model, PAIRS, beam_size=3)
+    assert scores["bleu"] > 80
+    assert "case:lc" in scores["signature"] and "tok:13a" in scores["signature"]
+    assert "case:mixed" in scores["signature_cased"]
+    assert scores["bleu"] == pytest.approx(multi30k.bleu(hypotheses, [p[1] for p in PAIRS], lowercase=True)[0])
+    assert 0 < multi30k.spike_rate(model, PAIRS[:5]) < 1
+
+    before = multi30k.evaluate(model, NEW, beam_size=1)[1]["bleu"]
+    losses = multi30k.fine_tune(model, NEW, epochs=12, learning_rate=5e-3)
+    assert losses[-1] < losses[0] / 2
+    assert multi30k.evaluate(model, NEW, beam_size=1)[1]["bleu"] > before
+    assert not model.training
+
+
+NEW = [("Der Hund lacht.", "the man sleeps in the park."), ("Das Kind rennt.", "the dog jumps on the street.")] * 4
+
+
+def test_a_spike_penalty_makes_spikes_rarer(corpus, tmp_path):
+    rates = []
+    for penalty in (0.0, 30.0):
+        run = trainer(
+            corpus,
+            tmp_path / f"penalty{penalty}",
+            epochs=6,
+            learning_rate=5e-3,
+            spike_penalty=penalty,
+            average=0.5,
+            range_tracking="fixed",
+        )
+        run.train()
+        rates.append(multi30k.spike_rate(run.average.module.eval(), PAIRS[:8]))
+    assert rates[1] < 0.9 * rates[0]
+
+
+def test_a_network_without_spikes_has_no_spike_rate():
+    tokenizer = multi30k.train_tokenizer(PAIRS, 120)
+    settings = SMALL | {"vocabulary": tokenizer.get_vocab_size(), "mixer": "gru"}
+    model = multi30k.Translator(multi30k.TranslatorConfig(**settings), tokenizer)
+    assert multi30k.spike_rate(model, PAIRS[:2]) is None
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([], "no pairs"),
+        ([("Ein Hund.", " ")], "pair 0 has an empty side"),
+        ([("a " * 300, "a")], "more than 256 tokens"),
+    ],
+)
+def test_pairs_that_cannot_be_learned_from_are_refused(pairs, message):
+    tokenizer = multi30k.train_tokenizer(PAIRS, 120)
+    settings = SMALL | {"vocabulary": tokenizer.get_vocab_size()}
+    model = multi30k.Translator(multi30k.TranslatorConfig(**settings), tokenizer)
+    with pytest.raises(ValueError, match=message):
+        multi30k.fine_tune(model, pairs)
+
+
+def test_the_learning_rate_rises_and_falls_once():
+    options = Training(learning_rate=1.0, warmup=0.25)
+    rates = [multi30k.learning_rate(i / 100, options) for i in range(101)]
+    assert rates[0] == 0 and rates[25] == 1 and rates[100] == pytest.approx(0)
+    assert rates[:26] == sorted(rates[:26]) and rates[25:] == sorted(rates[25:], reverse=True)

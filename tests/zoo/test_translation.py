@@ -1,0 +1,205 @@
+"""The translators: what enters their weights, what they carry from token to token, and what they refuse."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from recipes.multi30k import train_tokenizer
+from zoo.decoding import beam_search
+from zoo.translation import BEGIN, END, MIXERS, PAD, Translator, TranslatorConfig, pad
+
+PAIRS = [
+    ("Ein Hund rennt durch den Schnee.", "A dog runs through the snow."),
+    ("Zwei Männer spielen Fußball im Park.", "Two men play soccer in the park."),
+    ("Eine Frau liest ein Buch.", "A woman reads a book."),
+    ("Kinder springen ins kalte Wasser!", "Children jump into the cold water!"),
+    ("Der Mann mit dem grünen Hut fährt Fahrrad.", "The man with the green hat rides a bike."),
+]
+
+
+def translator(mixer: str = "input-gated-lif", **options) -> Translator:
+    """A small network with random weights, in evaluation mode."""
+    torch.manual_seed(1)
+    tokenizer = train_tokenizer(PAIRS, 120)
+    settings = {"width": 32, "encoder_layers": 2, "decoder_layers": 2, "mixer": mixer, "initial_range": 1.0}
+    config = TranslatorConfig(vocabulary=tokenizer.get_vocab_size(), **(settings | options))
+    return Translator(config, tokenizer).eval()
+
+
+def token_batch(model: Translator, side: int) -> torch.Tensor:
+    return pad([[*model.tokenizer.encode(pair[side]).ids, END] for pair in PAIRS])
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@torch.no_grad()
+def test_decoding_token_by_token_equals_decoding_the_whole_target(mixer):
+    model = translator(mixer)
+    memory, target = model.encode(token_batch(model, 0)), token_batch(model, 1)
+    whole, _ = model.decode(target, *memory)
+    state, steps = None, []
+    for tokens in target:
+        step, state = model.decode(tokens.unsqueeze(0), *memory, state)
+        steps.append(step)
+    torch.testing.assert_close(torch.cat(steps), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@torch.no_grad()
+def test_padding_does_not_reach_the_keys_and_values_of_a_sentence(mixer):
+    model = translator(mixer)
+    batch = token_batch(model, 0)
+    together, mask = model.encode(batch)
+    for i, column in enumerate(batch.T):
+        length = int((column != PAD).sum())
+        assert mask[i].sum() == length
+        alone, _ = model.encode(column[:length].unsqueeze(1))
+        for (key, value), (own_key, own_value) in zip(together, alone):
+            torch.testing.assert_close(key[i, :, :length], own_key[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(value[i, :, :length], own_value[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@torch.no_grad()
+def test_every_weight_layer_after_the_embedding_takes_spikes_of_few_levels(bits):
+    model = translator(bits=bits)
+    inputs = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
+    spikes, _ = model.decode(token_batch(model, 1), *model.encode(token_batch(model, 0)))
+    inputs["output"] = spikes
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    assert sorted(inputs) == sorted([*linear, "output"])
+    one_neuron = 2 if bits == 1 else 2**bits - 1
+    for name, x in inputs.items():
+        neurons_in_front = 2 if "output" in name or "query" in name or "key" in name else 1
+        assert x.unique().numel() <= neurons_in_front * one_neuron, name
+        assert x.any(), name
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_a_translation_does_not_depend_on_the_rest_of_the_batch(mixer, beam_size):
+    model = translator(mixer)
+    german = [pair[0] for pair in PAIRS]
+    together = model.translate(german, beam_size=beam_size)
+    assert together == [model.translate([text], beam_size=beam_size)[0] for text in german]
+    assert together[::-1] == model.translate(german[::-1], beam_size=beam_size, batch_size=2)
+
+
+def markov_chain(vocabulary: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(vocabulary, vocabulary, generator=generator).mul(2).log_softmax(-1)
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_wide_beam_finds_the_best_sequence_there_is(seed, length_penalty):
+    begin, end, vocabulary, longest = 0, 1, 4, 4
+    chain = markov_chain(vocabulary, seed)
+    chain[:, begin] = float("-inf")
+
+    def score(sequence: tuple[int, ...]) -> float:
+        path = (begin, *sequence, end)
+        return sum(chain[a, b].item() for a, b in itertools.pairwise(path)) / (len(path) - 1) ** length_penalty
+
+    inner = [token for token in range(vocabulary) if token not in (begin, end)]
+    sequences = [s for n in range(longest) for s in itertools.product(inner, repeat=n)]
+    best = max(sequences, key=score)
+    found = beam_search(
+        lambda tokens, state, memory: (chain[tokens], None),
+        None,
+        torch.tensor([longest]),
+        beam_size=40,
+        length_penalty=length_penalty,
+        begin=begin,
+        end=end,
+    )
+    assert tuple(found[0]) == best
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_beam_of_one_takes_the_likeliest_token_each_time(seed):
+    chain = markov_chain(6, seed)
+    chain[:, 0] = float("-inf")
+    expected, token = [], 0
+    while len(expected) < 5:
+        token = int(chain[token].argmax())
+        if token == 1:
+            break
+        expected.append(token)
+    found = beam_search(lambda t, s, m: (chain[t], None), None, torch.tensor([5]), 1, 1.0, begin=0, end=1)
+    assert found == [expected]
+
+
+def test_sentences_of_a_batch_end_at_their_own_longest_length():
+    chain = torch.full((4, 4), -5.0)
+    chain[:, 2] = 0.0
+    chain = chain.log_softmax(-1)
+    chain[:, :2] = float("-inf")  # never ends by itself
+    found = beam_search(lambda t, s, m: (chain[t], None), None, torch.tensor([2, 5, 1]), 2, 1.0, begin=0, end=1)
+    assert [len(tokens) for tokens in found] == [2, 5, 1]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "error", "message"),
+    [
+        ("Ein Hund.", TypeError, "in a list"),
+        (["Ein Hund.", 7], TypeError, "sentence 1 must be a string; got int"),
+        ([None], TypeError, "sentence 0 must be a string; got NoneType"),
+        (["Ein Hund.", " \n"], ValueError, "sentence 1 is empty"),
+        (["一只狗在雪地里奔跑。"], ValueError, "sentence 0 is not in a script"),
+        (["Собака бежит по снегу."], ValueError, "sentence 0 is not in a script"),
+        (["Ein Hund rennt. " * 100], ValueError, r"sentence 0 has \d+ tokens and the model takes at most 255; split"),
+    ],
+)
+def test_text_that_cannot_be_translated_is_one_clear_error(sentences, error, message):
+    with pytest.raises(error, match=message):
+        translator().translate(sentences)
+
+
+def test_a_beam_of_no_hypothesis_is_refused():
+    with pytest.raises(ValueError, match="beam_size must be a whole number of at least 1; got 0"):
+        translator().translate(["Ein Hund."], beam_size=0)
+
+
+def test_no_sentences_give_no_translations():
+    assert translator().translate([]) == []
+
+
+def test_digits_and_punctuation_alone_are_translated():
+    assert len(translator().translate(["12:30", "?!"])) == 2
+
+
+def test_translating_leaves_the_model_in_the_mode_it_was_in():
+    model = translator().train()
+    ranges = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.translate(["Ein Hund."])
+    assert model.training
+    assert all(torch.equal(buffer, ranges[name]) for name, buffer in model.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mixer": "lif"}, "mixer must be one of"),
+        ({"width": 36}, "width must divide into 4 heads and two directions; got 36"),
+        ({"bits": 9}, "bits must be a whole number from 1 to 8"),
+    ],
+)
+def test_a_config_that_cannot_be_built_is_one_clear_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        translator(**options)
+
+
+def test_a_tokenizer_of_another_size_is_refused():
+    model = translator()
+    with pytest.raises(ValueError, match="the tokenizer has 120 tokens and the config says 99"):
+        Translator(TranslatorConfig(vocabulary=99), model.tokenizer)
+
+
+def test_the_first_token_is_the_beginning():
+    model = translator()
+    assert [model.tokenizer.token_to_id(t) for t in ("<pad>", "<s>", "</s>", "<unk>")] == [PAD, BEGIN, END, 3]
