@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 import neurons
+from neurons import kernels
 from zoo import errors, files, registry, weights
-
-BACKENDS = ("auto", "torch", "cpu", "cupy")
 
 
 def load(
@@ -29,10 +28,11 @@ def load(
 
     Raises ``zoo.errors.UnknownNameError`` (with a suggestion), ``DamagedModelError`` for a file that is missing,
     truncated or altered, ``NewerFormatError``, ``WeightsMismatchError`` (naming the tensors), ``HubError``,
-    FileNotFoundError for a missing folder, and ValueError for a device or backend that cannot be used.
+    FileNotFoundError for a missing folder, ValueError for a device that cannot be used or an unknown backend, and
+    ImportError for a backend whose library is not installed.
     """
     device = _usable_device(device)
-    _check_backend(backend)
+    kernels.check_backend(backend)
     folder = registry.locate(name_or_repo_or_folder, revision)
     config = files.read_config(folder)
     contents = {name: files.read_checked(folder, name, record) for name, record in config["files"].items()}
@@ -66,8 +66,3 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise errors.unusable_device(device, error) from None
     return usable
-
-
-def _check_backend(backend: str) -> None:
-    if backend not in BACKENDS:
-        raise errors.unknown("backend", backend, BACKENDS)

@@ -190,11 +190,13 @@ def test_a_model_is_moved_to_the_device(saved):
 def test_the_backend_reaches_every_neuron(saved):
     loaded = zoo.load(saved, backend="torch")
     assert [m.backend for m in loaded.modules() if isinstance(m, neurons.Neuron)] == ["torch"]
+    loaded.translate(["Hund"])
+    assert loaded.neuron.last_backend == "torch"
 
 
-def test_an_unknown_backend_is_refused_with_a_suggestion(saved):
-    with pytest.raises(ValueError, match="no backend is called 'tourch'; did you mean 'torch'"):
-        zoo.load(saved, backend="tourch")
+def test_an_unknown_backend_is_refused_before_anything_is_read():
+    with pytest.raises(ValueError, match="backend must be one of auto, torch, cpu, cupy; got 'tourch'"):
+        zoo.load("a model that is not there", backend="tourch")
 
 
 # Damaged files
