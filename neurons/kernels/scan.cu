@@ -2,15 +2,11 @@
 // state in registers. Compiled at run time, once for each neuron and type of x: -DNEURON=InputGatedLIF
 // -DSCALAR=BFloat16. The steps compute what the readable steps of the neurons package compute, in the same
 // order, so that spikes are equal bit for bit; compile without contraction to fused multiply-adds.
+// Without __CUDACC__ this is C++ for a stand-in of a GPU, which the tests have.
 //
 // x is [T, B, INPUTS * C, S], y is [T, B, C, S], both contiguous. Sizes are 64-bit throughout.
 
-#ifdef __CUDACC__
 #define WARP 32
-#else
-#include "shim.h"  // a C++ stand-in for a GPU, where threads run one after the other and a warp is one thread
-#endif
-
 #ifndef STEPS
 #define STEPS 8  // time steps loaded ahead, and from one checkpoint to the next
 #endif
@@ -135,13 +131,20 @@ struct MultiBitSpike {
         return fused(fused(-scale, quotient, q), inverse, quotient);
     }
 
+    __device__ __forceinline__ Real clamped(Real membrane) const {  // NaN stays
+        const Real low = membrane < -range ? -range : membrane;
+        return low > range ? range : low;
+    }
+
+    // The whole number of levels, of a spike that is not of full precision.
+    __device__ __forceinline__ Real levels(Real membrane) const {
+        const Real q = truncated(scale * clamped(membrane));
+        return magnitude(q) <= threshold || (one_bit && q < 0) ? Real(0) : q;
+    }
+
     __device__ __forceinline__ Real operator()(Real membrane) const {
-        Real clamped = membrane < -range ? -range : membrane;  // NaN stays
-        clamped = clamped > range ? range : clamped;
-        if (full_precision) return range == range ? clamped : range;
-        const Real q = truncated(scale * clamped);
-        const bool silent = magnitude(q) <= threshold || (one_bit && q < 0);
-        return divided(silent ? Real(0) : q);
+        if (full_precision) return range == range ? clamped(membrane) : range;
+        return divided(levels(membrane));
     }
 
     // The gradient with respect to the membrane: straight through inside the range. Outside, a gradient that is
@@ -318,10 +321,12 @@ struct InputGatedLIF {
     __device__ __forceinline__ InputGatedLIF(const Settings& s)
         : spike((const Real*)s.range, (Index)s.setting0, (Index)s.setting1) {}
 
+    __device__ __forceinline__ Trace trace(const Real* x, Real current_before, Real membrane) const {
+        return {membrane, current_before, sigmoid(x[0]), x[1] < 0 ? Real(0) : x[1]};  // NaN stays
+    }
+
     __device__ __forceinline__ Real step(const Real* x, Real* state, Trace& trace) const {
-        trace.current_before = state[0];
-        trace.gate = sigmoid(x[0]);
-        trace.candidate = x[1] < 0 ? Real(0) : x[1];  // NaN stays
+        trace = this->trace(x, state[0], Real(0));
         state[0] = trace.gate * state[0] + (Real(1) - trace.gate) * trace.candidate;
         trace.membrane = state[1] + state[0];
         const Real y = spike(trace.membrane);
@@ -371,7 +376,6 @@ __device__ __forceinline__ void step(const Neuron& neuron, const Scalar* raw, Re
     *y = narrow<Scalar>(neuron.step(x, state, trace));
 }
 
-#ifdef __CUDACC__
 template <class Real>
 __device__ __forceinline__ void over_warp(Real& minimum, Real& maximum) {
 #pragma unroll
@@ -380,10 +384,6 @@ __device__ __forceinline__ void over_warp(Real& minimum, Real& maximum) {
         maximum = upper(maximum, __shfl_xor_sync(~0u, maximum, distance));
     }
 }
-#else
-template <class Real>
-inline void over_warp(Real&, Real&) {}
-#endif
 
 // What the kernels take. Parameters are one a layer, or one a channel where per_channel is not zero.
 #define FORWARD_PARAMETERS(Scalar)                                                                                 \
@@ -622,8 +622,11 @@ __global__ void __launch_bounds__(128) scan_forward_tracking(FORWARD_PARAMETERS(
 __global__ void __launch_bounds__(128) scan_backward(BACKWARD_PARAMETERS(SCALAR)) {
     backward<NEURON, SCALAR>(BACKWARD_ARGUMENTS);
 }
-__global__ void __launch_bounds__(1024) extremes(const void* partial_extremes, void* out, Index count) {
-    gather_extremes<StateOf<SCALAR>::type>(partial_extremes, out, count);
 }
+#endif
+
+#ifdef SCALAR
+extern "C" __global__ void __launch_bounds__(1024) extremes(const void* partial_extremes, void* out, Index count) {
+    gather_extremes<StateOf<SCALAR>::type>(partial_extremes, out, count);
 }
 #endif

@@ -1,6 +1,7 @@
 """The CUDA source, compiled as C++ behind a small shim and run on the CPU, against the reference scan."""
 
 import ctypes
+import functools
 import os
 import shutil
 import struct
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurons.kernels import cuda
+from neurons.kernels import cuda, cuda_launch, cuda_recurrent
 from tests.neurons.kernels.comparison import (
     MULTI_BIT,
     POINTWISE,
@@ -25,37 +26,53 @@ from tests.neurons.kernels.comparison import (
 
 HERE = Path(__file__).parent
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+DEVICE = cuda_launch.Limits(multiprocessors=6, shared_bytes=100_000, tensor_cores=True)
 C_TYPES = {"q": ctypes.c_longlong, "d": ctypes.c_double}
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """The kernels as a shared library."""
+def compiled(tmp_path_factory):
+    """Compiles the source with these definitions to a shared library, once each."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++"))), None)
     if compiler is None:
         pytest.skip("there is no C++ compiler (g++, c++, clang++, or one named by CXX)")
-    target = tmp_path_factory.mktemp("shim") / "scan.so"
-    # Contraction to fused multiply-adds is off, as it is for the GPU.
-    flags = ["-O2", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
-    command = [compiler, *flags, f"-DSTEPS={cuda.STEPS}", f"-I{HERE}", f"-I{cuda.SOURCE.parent}"]
-    subprocess.run([*command, str(HERE / "shim.cpp"), "-o", str(target)], check=True)
-    return ctypes.CDLL(str(target))
+    folder = tmp_path_factory.mktemp("shim")
+
+    @functools.cache
+    def library(*definitions: str) -> ctypes.CDLL:
+        target = folder / f"scan{''.join(definitions)}.so"
+        # Contraction to fused multiply-adds is off, as it is for the GPU.
+        flags = ["-O2", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-w", f"-DSTEPS={cuda.STEPS}"]
+        folders = [f"-I{HERE}", f"-I{cuda_launch.SOURCES[0].parent}"]
+        command = [compiler, *flags, *(f"-D{one}" for one in definitions), *folders]
+        subprocess.run([*command, str(HERE / "shim.cpp"), "-o", str(target)], check=True)
+        return ctypes.CDLL(str(target))
+
+    return library
 
 
 @pytest.fixture(scope="module")
-def shimmed(library):
+def shimmed(compiled):
     """The provider with its kernels launched on the CPU instead of a GPU: all else of it runs as it is."""
 
-    def launch(like, neuron, kernel, layout, blocks, threads, values) -> None:
-        name = f"{kernel}_{cuda._KERNELS[neuron].name}_{cuda._SCALARS[like.dtype]}"
+    def launch(device, definitions, kernel, layout, values, grid, threads, shared_bytes=0, together=False) -> None:
         layout.pack(*values)  # what the GPU's launch does with them
-        kinds = [C_TYPES[kind] for kind in expanded(layout)]
-        kernel = getattr(library, name)
-        kernel(*map(ctypes.c_longlong, (blocks, threads)), *(kind(value) for kind, value in zip(kinds, values)))
+        chosen = dict(definition.split("=") for definition in definitions)
+        if "NEURON" in chosen:
+            library, kind = compiled(), chosen["NEURON"]
+        else:
+            library = compiled(f"ROW_TILES={chosen['ROW_TILES']}")
+            tensor_cores, whole = (chosen[name] == "true" for name in ("TENSOR_CORES", "WHOLE_LEVELS"))
+            kind = ("levels" if whole else "full") if tensor_cores else "plain"
+        kinds = [C_TYPES[letter] for letter in expanded(layout)]
+        run = getattr(library, f"{kernel}_{kind}_{chosen['SCALAR']}")
+        size = map(ctypes.c_longlong, (*grid, threads, shared_bytes))
+        run(*size, *(kind(value) for kind, value in zip(kinds, values, strict=True)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "_launch", launch)
-        patch.setattr(cuda, "WARP", 1)
+        for module in (cuda, cuda_recurrent, cuda_launch):
+            patch.setattr(module, "launch", launch)
+        patch.setattr(cuda_recurrent, "limits", lambda device: DEVICE)
         yield cuda
 
 
@@ -124,6 +141,20 @@ def test_no_gradient_of_the_final_state_means_zeros(shimmed, neuron):
     none = run(shimmed, case, grad_y, [None] * len(grad_final_state))
     for one, other in zip((none.grad_x, *none.grad_state), (zeros.grad_x, *zeros.grad_state)):
         same(one, other)
+
+
+RECURRENT = "recurrent-gated-lif"
+
+
+@pytest.mark.parametrize("bits, threshold_levels", [(1, 0), (4, 0), (8, 3), (32, 0)])
+@pytest.mark.parametrize("batch, channels", [(1, 1), (3, 17), (16, 32), (18, 40), (40, 70)])
+def test_the_recurrent_kernels_equal_the_reference_scan(shimmed, batch, channels, bits, threshold_levels):
+    compare(shimmed, random_case(RECURRENT, (5, batch, channels, 1), bits=bits, threshold_levels=threshold_levels))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_recurrent_kernels_equal_the_reference_scan_in_every_type(shimmed, dtype):
+    compare(shimmed, random_case(RECURRENT, (12, 4, 19, 1), dtype))
 
 
 SPECIAL = (float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1e30, -1e30, 1e-40)

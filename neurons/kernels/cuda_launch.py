@@ -1,0 +1,132 @@
+"""Compiling and launching the CUDA kernels: CuPy compiles them when first used and keeps them on disk.
+
+Tensors go in and out by address, on torch's current stream; nothing here waits for the device.
+"""
+
+import ctypes
+import functools
+import struct
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("scan.cu", "recurrent.cu"))
+SCALARS = {torch.float32: "float", torch.float16: "Half", torch.bfloat16: "BFloat16", torch.float64: "double"}
+STEPS = 8
+"""Time steps loaded ahead, and from one checkpoint to the next."""
+WARP = 32
+_EXTREMES = struct.Struct("=3q")
+
+
+class Limits(NamedTuple):
+    """What a device can do."""
+
+    multiprocessors: int
+    shared_bytes: int
+    """Most shared memory of a block."""
+    tensor_cores: bool
+    """Whether its tensor cores know bfloat16."""
+
+
+@functools.cache
+def limits(device: torch.device) -> Limits:
+    from cupy.cuda import runtime
+
+    shared_bytes = runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index)
+    properties = torch.cuda.get_device_properties(device)
+    return Limits(properties.multi_processor_count, shared_bytes, properties.major >= 8)
+
+
+class _Arguments(threading.local):
+    """For each layout a buffer for a kernel's arguments and the list of their addresses, one set a thread."""
+
+    def __init__(self):
+        self.ready = {}
+        self.devices = set()
+
+    def pack(self, layout: struct.Struct, values: Sequence) -> int:
+        """Write the arguments down; return the address of the list of their addresses."""
+        if layout not in self.ready:
+            buffer = ctypes.create_string_buffer(layout.size)
+            start = ctypes.addressof(buffer)
+            addresses = (ctypes.c_void_p * (layout.size // 8))(*range(start, start + layout.size, 8))
+            self.ready[layout] = buffer, addresses, ctypes.addressof(addresses)
+        buffer, _, address = self.ready[layout]
+        layout.pack_into(buffer, 0, *values)
+        return address
+
+
+_arguments = _Arguments()
+
+
+@functools.cache
+def _module(device: int, definitions: tuple[str, ...]):
+    """The kernels compiled for and loaded on the current device."""
+    import cupy
+
+    # Without contraction to fused multiply-adds the spikes equal the reference's bit for bit.
+    options = ("--fmad=false", f"-DSTEPS={STEPS}", *(f"-D{definition}" for definition in definitions))
+    return cupy.RawModule(code="\n".join(source.read_text() for source in SOURCES), options=options).module
+
+
+@functools.cache
+def _function(device: int, definitions: tuple[str, ...], kernel: str, shared_bytes: int):
+    """One kernel on the current device, allowed that much shared memory, as CuPy's Function."""
+    from cupy.cuda import driver
+
+    function = _module(device, definitions).get_function(kernel)
+    if shared_bytes:
+        attribute = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        driver.funcSetAttribute(function.ptr, attribute, shared_bytes)
+    return function
+
+
+def launch(
+    device: torch.device,
+    definitions: tuple[str, ...],
+    kernel: str,
+    layout: struct.Struct,
+    values: Sequence,
+    grid: tuple[int, int],
+    threads: int,
+    shared_bytes: int = 0,
+    together: bool = False,
+) -> None:
+    """Launch a kernel on the current stream of ``device``; ``together``: all blocks are on the device at once.
+
+    This goes to the driver with a ready list of addresses: CuPy's own call builds an object for every argument.
+    """
+    from cupy.cuda import driver, runtime
+
+    if torch.cuda.current_device() != device.index:
+        with torch.cuda.device(device):
+            return launch(device, definitions, kernel, layout, values, grid, threads, shared_bytes, together)
+    if device.index not in _arguments.devices:  # a new thread may have no context yet
+        runtime.setDevice(device.index)
+        runtime.free(0)
+        _arguments.devices.add(device.index)
+    function = _function(device.index, definitions, kernel, shared_bytes)
+    stream = torch.cuda.current_stream(device).cuda_stream
+    size = (*grid, 1, threads, 1, 1, shared_bytes)
+    if together:
+        driver.launchCooperativeKernel(function.ptr, *size, stream, _arguments.pack(layout, values))
+    else:
+        driver.launchKernel(function.ptr, *size, stream, _arguments.pack(layout, values), 0)
+
+
+def pointers(tensors: Sequence[Tensor | None], count: int = 0) -> list[int]:
+    """Addresses, zero for None and for what is missing up to ``count``."""
+    found = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    return found + [0] * (count - len(found))
+
+
+def gather_extremes(partial_extremes: Tensor, definitions: tuple[str, ...]) -> Tensor:
+    """The extremes ``[minimum, maximum]`` of all from those of each warp, ``[warps, 2]``."""
+    extremes = partial_extremes.new_empty(2)
+    values = partial_extremes.data_ptr(), extremes.data_ptr(), len(partial_extremes)
+    launch(extremes.device, definitions, "extremes", _EXTREMES, values, (1, 1), 32 * WARP)
+    return extremes
