@@ -143,7 +143,7 @@ class PluggedNeuron:
         """Scan ``input_seq [T, B, C, ...]`` at once; takes and returns what a call does, the spikes a sequence.
 
         Equals calling the neuron T times and then closing the sequence, at a fraction of the time. It counts as one
-        whole sequence for a tracked range.
+        whole sequence for a tracked range. ``backend`` says what runs it, and ``last_backend`` what ran.
         """
         return self._run(super().forward, input_seq, True, states, named)
 

@@ -437,6 +437,26 @@ def test_any_mix_of_single_and_multiple_steps_equals_the_whole_sequence(name, cu
     torch.testing.assert_close(torch.cat(pieces), whole)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_the_backend_asked_for_runs_multi_step_and_can_be_read_back(name):
+    lif = build(name)
+    x_seq = input_for(lif, 5, 3)
+    fused = "cpu" if lif.reference_only() is None else "torch"
+    results = {}
+    for backend, ran in (("torch", "torch"), ("auto", fused), (fused, fused)):
+        other = copy.deepcopy(lif)
+        other.backend = backend
+        results[backend] = other.multi_step(x_seq)
+        assert (other.backend, other.last_backend) == (backend, ran)
+        other(x_seq[0])
+        assert other.last_backend == "torch"
+    for backend in ("auto", fused):
+        for ours, expected in zip(results[backend], results["torch"]):
+            torch.testing.assert_close(ours, expected)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        lif.backend = "triton"
+
+
 def test_multi_step_takes_and_returns_the_state_in_the_library_s_order():
     lif = plug_in.RecurrentGatedLIF(4).eval()
     x_seq = torch.randn(6, 3, 8)
