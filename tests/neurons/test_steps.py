@@ -32,16 +32,29 @@ def trajectory(neuron, x_seq):
 
 
 def check_trajectory(neuron, x_seq, y_seq, **state_seq) -> None:
-    """By single steps the outputs and every state agree; by one scan the outputs and the last state."""
+    """By single steps the outputs and every state agree; by one scan, whatever runs it, outputs and last state."""
+    assert set(state_seq) == set(neuron.State._fields)
     y, states = trajectory(neuron, x_seq)
     torch.testing.assert_close(y, y_seq, atol=1e-5, rtol=1e-5)
     for field, expected in state_seq.items():
         torch.testing.assert_close(torch.stack([getattr(s, field) for s in states]), expected, atol=1e-5, rtol=1e-5)
-    y, state = neuron(x_seq)
-    torch.testing.assert_close(y, y_seq, atol=1e-5, rtol=1e-5)
-    for field, expected in state_seq.items():
-        torch.testing.assert_close(getattr(state, field), expected[-1], atol=1e-5, rtol=1e-5)
-    assert set(state_seq) == set(neuron.State._fields)
+    for backend in ("torch", "auto"):
+        neuron.backend = backend
+        y, state = neuron(x_seq)
+        torch.testing.assert_close(y, y_seq, atol=1e-5, rtol=1e-5)
+        for field, expected in state_seq.items():
+            torch.testing.assert_close(getattr(state, field), expected[-1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(params=["torch", "auto"])
+def run_by(request):
+    """Make a neuron's scan run as the step repeated in plain torch, or as it does where nothing was asked for."""
+
+    def run(neuron):
+        neuron.backend = request.param
+        return neuron
+
+    return run
 
 
 def check_gradient(actual, *expected) -> None:
@@ -205,7 +218,7 @@ def test_multibit_lif_with_a_leak_of_one_is_the_published_input_encoder():
 # Gradients
 
 
-def test_learnable_lif_gradients_by_hand():
+def test_learnable_lif_gradients_by_hand(run_by):
     # leak 1/2, threshold 2, L = s1 + s2 + s3, M the membrane before the reset, u = M/2 - 1, g = 0.3 max(0, 1 - |u|):
     #   M = 1.5, 2.25, 1.125   u = -0.25, 0.125, -0.4375   s = 0, 1, 0   g = 0.225, 0.2625, 0.16875   U = 1.5, 0.25
     # ds/dM = g/2, ds/dtheta = -g M / 4; dU/dM = 1 and dU/dtheta = -s, for the reset passes nothing through s.
@@ -214,7 +227,7 @@ def test_learnable_lif_gradients_by_hand():
     #   dL/dU1 = 0.08671875    dL/dM1 = 0.08671875 + 0.1125 = 0.19921875
     #   leak: dL/dM2 U1 + dL/dM3 U2 = 0.26015625 + 0.02109375
     #   theta: -(0.225 * 1.5 + 0.2625 * 2.25 + 0.16875 * 1.125) / 4 - dL/dU2 = -0.2794921875 - 0.0421875
-    neuron = neurons.LearnableLIF(leak=0.5, threshold=2.0)
+    neuron = run_by(neurons.LearnableLIF(leak=0.5, threshold=2.0))
     x = sequence(1.5, 1.5, 1).requires_grad_()
     neuron(x)[0].sum().backward()
     check_gradient(x.grad, 0.19921875, 0.1734375, 0.084375)
@@ -222,9 +235,9 @@ def test_learnable_lif_gradients_by_hand():
     check_gradient(neuron.threshold.grad, -0.3216796875)
 
 
-def test_the_reset_of_learnable_lif_passes_gradient_to_the_threshold_and_not_through_the_spike():
+def test_the_reset_of_learnable_lif_passes_gradient_to_the_threshold_and_not_through_the_spike(run_by):
     # U2 = (U1 / 2 + x2) - 2 s2 with s1 = 0, s2 = 1: by x it is 1/2 and 1, by leak U1 = 1.5, by theta -s2 = -1.
-    neuron = neurons.LearnableLIF(leak=0.5, threshold=2.0)
+    neuron = run_by(neurons.LearnableLIF(leak=0.5, threshold=2.0))
     x = sequence(1.5, 1.5).requires_grad_()
     neuron(x)[1].membrane.sum().backward()
     check_gradient(x.grad, 0.5, 1.0)
@@ -236,49 +249,49 @@ def test_the_reset_of_learnable_lif_passes_gradient_to_the_threshold_and_not_thr
 @pytest.mark.parametrize(
     ("x", "gradient"), [(-0.5, 0.0), (0.0, 0.0), (0.25, 0.125), (1.0, 0.5), (1.5, 0.25), (2.0, 0.0), (3.0, 0.0)]
 )
-def test_the_surrogate_gradient_is_a_triangle_of_height_gamma(x, gradient):
+def test_the_surrogate_gradient_is_a_triangle_of_height_gamma(run_by, x, gradient):
     x = sequence(x).requires_grad_()
-    neurons.LearnableLIF(threshold=1.0, gamma=0.5)(x)[0].sum().backward()
+    run_by(neurons.LearnableLIF(threshold=1.0, gamma=0.5))(x)[0].sum().backward()
     check_gradient(x.grad, gradient)
 
 
-def test_multibit_lif_gradients_by_hand():
+def test_multibit_lif_gradients_by_hand(run_by):
     # leak 1/2, L = y1 + y2 + y3. M = 1.5 | 0.25 + 9 = 9.25, outside the range | 3.125 - 1 = 2.125
     # Inside, y takes the whole gradient and the reset leaves none: dy/dM = 1, dU/dM = 0; outside 0 and 1.
     #   dL/dM3 = 1   dL/dM2 = 0 + 1/2   dL/dM1 = 1 + 0   leak: dL/dM2 U1 + dL/dM3 U2 = 0.5 * 0.5 + 6.25
-    neuron = neurons.MultiBitLIF(leak=0.5, **UNIT_LEVELS)
+    neuron = run_by(neurons.MultiBitLIF(leak=0.5, **UNIT_LEVELS))
     x = sequence(1.5, 9, -1).requires_grad_()
     neuron(x)[0].sum().backward()
     check_gradient(x.grad, 1.0, 0.5, 1.0)
     check_gradient(neuron.leak.grad, 6.5)
 
 
-def test_multibit_synaptic_lif_gradients_by_hand():
+def test_multibit_synaptic_lif_gradients_by_hand(run_by):
     # tau 1/2, L = y2, all inside the range: V1 after the reset passes nothing on, so L follows I2 = tau I1 + x2 alone.
-    neuron = neurons.MultiBitSynapticLIF(1, tau=0.5, **UNIT_LEVELS)
+    neuron = run_by(neurons.MultiBitSynapticLIF(1, tau=0.5, **UNIT_LEVELS))
     x = sequence(1.5, 0.25).requires_grad_()
     neuron(x)[0][1].sum().backward()
     check_gradient(x.grad, 0.5, 1.0)
     check_gradient(neuron.tau.grad, 1.5)
 
 
-def test_input_gated_lif_gradients_by_hand():
+def test_input_gated_lif_gradients_by_hand(run_by):
     # L = y2 = I2 + (nothing from V1) with I1 = 1.5, F2 = 3/4, C2 = 5:
     #   c2: 1 - F = 0.25      f2: (I1 - C2) F (1 - F) = -3.5 * 0.1875
     #   I1: 0.75, so          c1: 0.75 * 0.5, f1: 0.75 * (0 - 3) * 0.25
     x = sequence([0, 3], [LN3, 5]).requires_grad_()
-    neurons.InputGatedLIF(**UNIT_LEVELS)(x)[0][1].sum().backward()
+    run_by(neurons.InputGatedLIF(**UNIT_LEVELS))(x)[0][1].sum().backward()
     check_gradient(x.grad, -0.5625, 0.375, -0.65625, 0.25)
 
 
-def test_recurrent_gated_lif_gradients_by_hand():
+def test_recurrent_gated_lif_gradients_by_hand(run_by):
     # The first two steps above, L = sum of y2; y1 = (1, 0).
     #   neuron 0: F = 3/4, I1 - C = 0.5: f 0.5 * 0.1875 = 0.09375, c 0.25
     #   neuron 1: F = 1/2, I1 - C = -2.5: f -2.5 * 0.25 = -0.625, c 0.5
     #   U: y1 times these, a row of them and a row of zeros.
     #   y1 = these times U: (0.09375 ln 3 + 0.5, 2 * 0.25), straight through to I1, beside F = (3/4, 1/2)
     #   I1: a = 1.25 + 0.09375 ln 3, b = 1;  c1: (a, b) / 2;  f1: (a, b) * -(3, 1) / 4
-    neuron = recurrent_by_hand()
+    neuron = run_by(recurrent_by_hand())
     x = sequence([0, 0, 3, 1], [0, 0, 1, 2]).requires_grad_()
     neuron(x)[0][1].sum().backward()
     a, b = 1.25 + 0.09375 * LN3, 1.0
@@ -287,10 +300,10 @@ def test_recurrent_gated_lif_gradients_by_hand():
     check_gradient(neuron.recurrent_weight.grad, *second, 0, 0, 0, 0)
 
 
-def test_integrator_gradients_by_hand():
+def test_integrator_gradients_by_hand(run_by):
     # L = y1 + 10 y2 + 100 y3: every input counts in all later outputs.
     x = sequence(1, -2, 4).requires_grad_()
-    y, _ = neurons.Integrator()(x)
+    y, _ = run_by(neurons.Integrator())(x)
     (y.flatten() * torch.tensor([1.0, 10.0, 100.0])).sum().backward()
     check_gradient(x.grad, 111.0, 110.0, 100.0)
 
@@ -300,8 +313,8 @@ def test_integrator_gradients_by_hand():
 
 @pytest.mark.parametrize("neuron", [neurons.LearnableLIF, neurons.MultiBitLIF])
 @pytest.mark.parametrize(("leak", "used"), [(-0.5, 0.0), (0.0, 0.0), (0.3, 0.3), (1.0, 1.0), (1.7, 1.0)])
-def test_a_leak_that_training_moved_out_of_zero_to_one_is_clipped_where_it_is_used(neuron, leak, used):
-    neuron = neuron(leak=0.5).eval()
+def test_a_leak_that_training_moved_out_of_zero_to_one_is_clipped_where_it_is_used(run_by, neuron, leak, used):
+    neuron = run_by(neuron(leak=0.5).eval())
     neuron.leak.data.fill_(leak)
     # The first input is too weak to fire.
     _, state = neuron(sequence(0.1, 0.02))
@@ -326,8 +339,8 @@ LEARNED = [
 
 
 @pytest.mark.parametrize(("name", "options", "learned"), LEARNED)
-def test_exactly_the_parameters_that_are_learned_receive_gradient(name, options, learned):
-    neuron = neurons.create(name, **options)
+def test_exactly_the_parameters_that_are_learned_receive_gradient(run_by, name, options, learned):
+    neuron = run_by(neurons.create(name, **options))
     shape = (6, 2, 3 * neuron.inputs_per_neuron)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
     neuron(x)[0].square().sum().backward()
