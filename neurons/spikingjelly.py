@@ -22,12 +22,14 @@ where every value is 0 or 1, so they count the additions after a multi-bit spike
 
 import copyreg
 import types
+import warnings
 
 import torch
 from torch import Tensor
 
 from neurons.input_gated_lif import InputGatedLIF
 from neurons.integrator import Integrator
+from neurons.kernels import BACKENDS
 from neurons.learnable_lif import LearnableLIF
 from neurons.multibit_lif import MultiBitLIF
 from neurons.multibit_synaptic_lif import MultiBitSynapticLIF
@@ -48,27 +50,40 @@ MEMORIES = {"membrane": "v", "synaptic_current": "i"}
 class Node:
     """What turns a :class:`neurons.Neuron` into a node: SpikingJelly's calling conventions over explicit state.
 
-    A node takes the plain neuron's arguments and, by keyword, ``step_mode``, "s" or "m", and ``store_v_seq``.
-    With ``step_mode="s"`` it is called on one step ``[B, C, ...]``, with "m" on a sequence ``[T, B, C, ...]``; both
-    give the same outputs. The state is carried from call to call until :meth:`reset`. Its parts are the node's
-    memories, of the shape of one output step, 0.0 before the first call, in float32 for half-precision input and
-    never saved: ``v``, the membrane after the reset of the last step; ``i``, the synaptic current, where there is
-    one; any other part under its own name (``spikes`` of the recurrent-gated LIF).
+    A node takes the plain neuron's arguments and, by keyword, ``step_mode``, "s" or "m", ``store_v_seq`` and
+    ``backend``. With ``step_mode="s"`` it is called on one step ``[B, C, ...]``, with "m" on a sequence
+    ``[T, B, C, ...]``; both give the same outputs. The state is carried from call to call until :meth:`reset`. Its
+    parts are the node's memories, of the shape of one output step, 0.0 before the first call, in float32 for
+    half-precision input and never saved: ``v``, the membrane after the reset of the last step; ``i``, the synaptic
+    current, where there is one; any other part under its own name (``spikes`` of the recurrent-gated LIF).
 
     With ``store_v_seq=True``, ``v_seq`` holds the membrane after every step: in mode "m" those of the last call,
     ``[T, B, N, ...]``, in mode "s" those since the last reset. A fused kernel does not return them, so mode "m"
-    then takes the steps one by one: the same outputs, slower.
+    then takes the steps one by one in plain torch: the same outputs, slower, and with a warning where ``backend``
+    asks for a kernel.
+
+    ``backend`` says what runs the scan of mode "m" (:mod:`neurons.kernels`): "auto", the kernel for the device of the
+    input; "cpu" or "cupy", that kernel or an error; "torch", the steps in a loop. ``last_backend`` says what ran. In
+    0.0.0.0.14, ``functional.set_backend(net, "cupy")`` sets it, after ``set_step_mode(net, "m")`` as for the
+    library's own nodes.
 
     In training, the range of multi-bit spikes is tracked once for every call in mode "m" and once for every
     :meth:`reset` in mode "s", so both modes learn the same range if the network is reset after every sequence.
     """
 
-    def __init__(self, *args, step_mode: str = "s", store_v_seq: bool = False, **options):
+    def __init__(self, *args, step_mode: str = "s", store_v_seq: bool = False, backend: str = "auto", **options):
         super().__init__(*args, **options)
         for field in self.State._fields:
             self.register_memory(MEMORIES.get(field, field), 0.0)
         self.step_mode = step_mode
         self.store_v_seq = store_v_seq
+        self.backend = backend
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        """What ``functional.set_backend`` of 0.0.0.0.14 may choose from now: kernels only for a scan that has one."""
+        has_kernel = self.step_mode == "m" and self.reference_only() is None
+        return BACKENDS if has_kernel else ("auto", "torch")
 
     @property
     def store_v_seq(self) -> bool:
@@ -96,7 +111,7 @@ class Node:
         self._memories.update(zip(self._memories, states))
         if self.store_v_seq:
             v = self.v.unsqueeze(0)
-            self.v_seq = v.clone() if self.v_seq is None else torch.cat((self.v_seq, v))
+            self.v_seq = v if self.v_seq is None else torch.cat((self.v_seq, v))
         return y
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
@@ -110,6 +125,11 @@ class Node:
         return y_seq
 
     def _scan_keeping_membranes(self, x_seq: Tensor, states: tuple) -> tuple[Tensor, tuple, Tensor]:
+        if self.backend in ("cpu", "cupy"):
+            warnings.warn(
+                f'{type(self).__name__} with store_v_seq=True runs in torch, not with backend "{self.backend}"',
+                stacklevel=3,
+            )
         # What was fed step by step before is a sequence of its own, as it is to a scan.
         self.finish_sequence()
         outputs, membranes = [], []
@@ -175,8 +195,9 @@ class Node:
         return self.__dict__[name] if name in self.__dict__ else super().__getattr__(name)
 
     def extra_repr(self) -> str:
-        own, mode = super().extra_repr(), f"step_mode={self.step_mode}"
-        return own if mode in own else ", ".join(filter(None, (own, mode)))
+        own, librarys = super().extra_repr(), MemoryModule.extra_repr(self)
+        parts = ("" if own == librarys else own, f"step_mode={self.step_mode}", f"backend={self.backend}")
+        return ", ".join(filter(None, parts))
 
 
 class LearnableLIFNode(Node, LearnableLIF, MemoryModule):
