@@ -235,3 +235,55 @@ def only(result: Result, sound: Tensor, neuron: type) -> Result:
         grad_x=result.grad_x[:, sound.repeat(1, neuron.inputs_per_neuron, 1)],
         grad_state=[grad[sound] for grad in result.grad_state],
     )
+
+
+def compare_step_by_step(provider, case: Case) -> None:
+    """Assert that a recurrent provider is right at every step given its own steps before.
+
+    One spike that a rounding moves changes all that follows in a recurrent layer, so that a large one can be compared
+    with the reference in no other way. The gated step runs on the arguments that the provider kept, and what it
+    kept is compared with the products of the spikes before.
+    """
+    weight, spike_range = case.parameters
+    arguments = (case.neuron, case.x, case.state, case.parameters, case.settings)
+    grad_y, grad_final_state = output_gradients(case)
+    y, final_state, kept, extremes = provider.scan_forward(*arguments, True, True)
+    found = provider.scan_backward(*arguments, kept, grad_y, grad_final_state)
+
+    x, *state = (t.detach().clone().requires_grad_() for t in (kept, *case.state))
+    learned = weight.detach().clone().requires_grad_()
+    spike = RecordingSpike(MultiBitSpike(spike_range.reshape(()), *case.settings))
+    current, membrane, before = state
+    spikes, expected_before = [], [before.detach()]
+    for argument in x.unbind(0):
+        # Adds nothing, and passes the gradients on that the recurrent product passes on.
+        flat = before.squeeze(-1)
+        product = (flat - flat.detach()) @ weight + flat.detach() @ (learned - weight)
+        gated = neurons.SynapticState(current, membrane)
+        constants = neurons.InputGatedLIFParameters(spike)
+        before, (current, membrane) = neurons.input_gated_lif_step(argument + product.unsqueeze(-1), gated, constants)
+        spikes.append(before)
+        expected_before.append(before.detach())
+    outputs = torch.stack(spikes)
+
+    moved = outputs.detach().to(y.dtype) != y
+    assert not (moved & ~spike.sensitive).any() and moved.float().mean() < 1e-4
+    # Wrong in any product, this would be off by much more than the rounding of a sum.
+    products = torch.stack(expected_before[:-1]).squeeze(-1).double() @ weight.double()
+    assert distance(kept, case.x.double() + products.unsqueeze(-1)) < (1e-6 if kept.dtype == torch.float32 else 1e-14)
+    for one, other in zip(final_state, (current, membrane, before), strict=True):
+        assert distance(one, other) < 1e-3
+    close(extremes, torch.stack([spike.minimum, spike.maximum]))
+
+    gradients = [grad_y.to(outputs.dtype), *grad_final_state]
+    expected = torch.autograd.grad([outputs, current, membrane, before], [x, *state, learned], gradients)
+    tolerance = max(1e-5, CLOSE[case.x.dtype] / 4)
+    assert distance(found[0], expected[0]) < tolerance
+    for one, other in zip((*found[1], *found[2]), expected[1:], strict=True):
+        assert distance(one, other) < 1e-5
+
+
+def distance(actual: Tensor, expected: Tensor) -> float:
+    """The norm of the difference, relative to that of what is expected; NaN where either has one."""
+    expected = expected.detach().double()
+    return ((actual.double() - expected).norm() / expected.norm()).item()

@@ -18,6 +18,7 @@ from tests.neurons.kernels.comparison import (
     MULTI_BIT,
     POINTWISE,
     compare,
+    compare_step_by_step,
     output_gradients,
     random_case,
     run,
@@ -150,6 +151,12 @@ RECURRENT = "recurrent-gated-lif"
 @pytest.mark.parametrize("batch, channels", [(1, 1), (3, 17), (16, 32), (18, 40), (40, 70)])
 def test_the_recurrent_kernels_equal_the_reference_scan(shimmed, batch, channels, bits, threshold_levels):
     compare(shimmed, random_case(RECURRENT, (5, batch, channels, 1), bits=bits, threshold_levels=threshold_levels))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("batch, channels", [(5, 40), (18, 130)])
+def test_every_step_of_the_recurrent_kernels_is_right_given_the_steps_before(shimmed, dtype, batch, channels):
+    compare_step_by_step(shimmed, random_case(RECURRENT, (3, batch, channels, 1), dtype, bits=6))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
