@@ -64,7 +64,7 @@ _arguments = _Arguments()
 
 
 @functools.cache
-def _module(device: int, definitions: tuple[str, ...]):
+def _module(device: torch.device, definitions: tuple[str, ...]):
     """The kernels compiled for and loaded on the current device."""
     import cupy
 
@@ -74,14 +74,14 @@ def _module(device: int, definitions: tuple[str, ...]):
 
 
 @functools.cache
-def _function(device: int, definitions: tuple[str, ...], kernel: str, shared_bytes: int):
-    """One kernel on the current device, allowed that much shared memory, as CuPy's Function."""
+def _function(device: torch.device, definitions: tuple[str, ...], kernel: str, shares: bool):
+    """One kernel on the current device, as CuPy's Function; ``shares``: it may ask for all of the shared memory."""
     from cupy.cuda import driver
 
     function = _module(device, definitions).get_function(kernel)
-    if shared_bytes:
+    if shares:
         attribute = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        driver.funcSetAttribute(function.ptr, attribute, shared_bytes)
+        driver.funcSetAttribute(function.ptr, attribute, limits(device).shared_bytes)
     return function
 
 
@@ -109,7 +109,7 @@ def launch(
         runtime.setDevice(device.index)
         runtime.free(0)
         _arguments.devices.add(device.index)
-    function = _function(device.index, definitions, kernel, shared_bytes)
+    function = _function(device, definitions, kernel, shared_bytes > 0)
     stream = torch.cuda.current_stream(device).cuda_stream
     size = (*grid, 1, threads, 1, 1, shared_bytes)
     if together:

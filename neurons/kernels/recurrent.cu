@@ -12,6 +12,8 @@
 // Compile with -DSCALAR, -DROW_TILES=1 or 2, -DWHOLE_LEVELS=true or false (full
 // precision) and -DTENSOR_CORES=true or false.
 
+#ifdef ROW_TILES
+
 #ifdef __CUDACC__
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) char name[]
 #define PAUSE()
@@ -531,3 +533,5 @@ __global__ void __launch_bounds__(THREADS, 1) recurrent_backward(RECURRENT_BACKW
 }
 }
 #endif
+
+#endif  // ROW_TILES

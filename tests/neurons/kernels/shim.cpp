@@ -4,9 +4,8 @@
 #include "shim.h"
 
 #include "scan.cu"
-#ifdef ROW_TILES
+
 #include "recurrent.cu"
-#endif
 
 #define LAUNCH Index grid_x, Index grid_y, Index threads, Index shared_bytes
 #define EACH_BLOCK grid_x, grid_y, threads, shared_bytes, false
