@@ -3,6 +3,7 @@
 #pragma once
 #define _XOPEN_SOURCE 700
 #include <math.h>
+#include <setjmp.h>
 #include <string.h>
 #include <ucontext.h>
 
@@ -41,22 +42,32 @@ struct Block {
 };
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t start;
+    jmp_buf place;  // where it waits; unlike a switch of contexts, a jump needs no system call
     std::vector<char> stack = std::vector<char>(1 << 16);
     Three thread, block_index;
     Block* block;
-    bool done;
+    bool started, done;
     Warp& warp() { return block->warps[thread.x / 32]; }
 };
 
 static Fiber* fiber;
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static std::function<void()> body;
 static Three gridDim, blockDim;
 #define threadIdx (fiber->thread)
 #define blockIdx (fiber->block_index)
 
-inline void yield() { swapcontext(&fiber->context, &scheduler); }
+inline void yield() {
+    if (!_setjmp(fiber->place)) _longjmp(scheduler, 1);
+}
+
+__attribute__((noinline)) static void resume() {
+    if (_setjmp(scheduler)) return;
+    if (fiber->started) _longjmp(fiber->place, 1);
+    fiber->started = true;
+    setcontext(&fiber->start);
+}
 
 inline void enter() {
     body();
@@ -84,22 +95,22 @@ void run(Kernel kernel, unsigned int grid_x, unsigned int grid_y, unsigned int t
                 block.shared.resize(shared_bytes / sizeof(long double) + 1);
             }
             one.block = &block;
-            one.done = false;
+            one.started = one.done = false;
             one.thread.x = i % threads;
             one.block_index.x = (first + i / threads) % grid_x;
             one.block_index.y = (first + i / threads) / grid_x;
             one.warp().barrier.expected++;
-            getcontext(&one.context);
-            one.context.uc_stack.ss_sp = one.stack.data();
-            one.context.uc_stack.ss_size = one.stack.size();
-            makecontext(&one.context, enter, 0);
+            getcontext(&one.start);
+            one.start.uc_stack.ss_sp = one.stack.data();
+            one.start.uc_stack.ss_size = one.stack.size();
+            makecontext(&one.start, enter, 0);
         }
         for (bool running = true; running;) {
             running = false;
             for (unsigned int i = 0; i < at_once * threads; i++) {
                 fiber = fibers[i].get();
                 if (fiber->done) continue;
-                swapcontext(&scheduler, &fiber->context);
+                resume();
                 running |= !fiber->done;
             }
         }
