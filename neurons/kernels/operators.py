@@ -83,6 +83,7 @@ OPERATORS = {
         Operator("multibit-lif", ("membrane",), ("leak",)),
         Operator("multibit-synaptic-lif", ("synaptic_current", "membrane"), ("tau",)),
         Operator("input-gated-lif", ("synaptic_current", "membrane")),
+        Operator("recurrent-gated-lif", ("synaptic_current", "membrane", "spikes"), ("recurrent_weight",)),
     )
 }
 

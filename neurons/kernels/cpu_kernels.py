@@ -1,0 +1,630 @@
+"""The CPU's kernels, compiled by Numba. All of them are in this one file: Numba compiles anew when it changes.
+
+A kernel takes the memory of whole tensors, ``[T, rows, elements]`` where there are steps and ``[rows, elements]``
+where there are none, and runs through the steps for the blocks from ``start`` to ``stop``: first block by block, in
+it step by step, and innermost element by element.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, types
+from numba.core.compiler import Compiler
+from numba.extending import overload
+
+STEPS = 16
+"""Time steps from one checkpoint to the next."""
+WIDTH = 512
+"""Elements of a block."""
+
+
+class _Disjoint(Compiler):
+    """Numba's compiler, told that a function's arrays never overlap: it need not check before every loop."""
+
+    def define_pipelines(self):
+        self.state.flags.noalias = True
+        return super().define_pipelines()
+
+
+_kernel = njit(cache=True, nogil=True, error_model="numpy", pipeline_class=_Disjoint)
+
+
+# ---- Numbers: half types are bare bits in memory, uint16 for float16 and int16 for bfloat16 ----
+
+_SIGN, _EXPONENT, _ONE_BIT = np.uint32(0x80000000), np.uint32(0x7F800000), np.uint32(1)
+_BITS_13, _BITS_16, _BITS_23 = np.uint32(13), np.uint32(16), np.uint32(23)
+
+
+def widen(value):
+    """A number as it lies in memory, in the type to compute with."""
+    raise NotImplementedError("compiled code only")
+
+
+def narrow(value, like):
+    """A computed number in the type to store in the array ``like``; rounds to nearest, ties to even."""
+    raise NotImplementedError("compiled code only")
+
+
+def sigmoid(value):
+    """1 / (1 + exp(-value))."""
+    raise NotImplementedError("compiled code only")
+
+
+@_kernel
+def _half_to_float(half):
+    wide = np.uint32(half)
+    magnitude = np.uint32((wide & np.uint32(0x7FFF)) << _BITS_13)
+    # The product moves the exponent from float16's bias to float32's, subnormal numbers included.
+    moved = np.float32(magnitude.view(np.float32) * np.float32(2.0**112))
+    not_finite = _EXPONENT if magnitude >= np.uint32(0x0F800000) else np.uint32(0)
+    bits = np.uint32(moved.view(np.uint32) | not_finite | ((wide & np.uint32(0x8000)) << _BITS_16))
+    return bits.view(np.float32)
+
+
+@_kernel
+def _float_to_half(value):
+    bits = np.float32(value).view(np.uint32)
+    sign = np.uint32(bits & _SIGN)
+    magnitude = np.uint32(bits ^ sign)
+    odd = np.uint32((magnitude >> _BITS_13) & _ONE_BIT)
+    normal = np.uint32((magnitude + np.uint32(0xC8000FFF) + odd) >> _BITS_13)
+    # Adding a half lets the processor round a number too small for float16's normal range.
+    shifted = np.float32(magnitude.view(np.float32) + np.float32(0.5))
+    small = np.uint32(shifted.view(np.uint32) - np.uint32(0x3F000000))
+    half = small if magnitude < np.uint32(0x38800000) else normal
+    half = np.uint32(0x7C00) if magnitude >= np.uint32(0x47800000) else half
+    half = np.uint32(0x7E00) if magnitude > _EXPONENT else half
+    return np.uint16(half | (sign >> _BITS_16))
+
+
+@_kernel
+def _bfloat16_to_float(half):
+    bits = np.uint32(np.uint32(half) << _BITS_16)
+    return bits.view(np.float32)
+
+
+@_kernel
+def _float_to_bfloat16(value):
+    bits = np.float32(value).view(np.uint32)
+    odd = np.uint32((bits >> _BITS_16) & _ONE_BIT)
+    rounded = np.uint32((bits + np.uint32(0x7FFF) + odd) >> _BITS_16)
+    return np.int16(np.uint32(0x7FC0) if value != value else rounded)
+
+
+_LOG2_E, _ROUND = np.float32(1.4426950408889634), np.float32(1.5 * 2**23)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+_C0, _C1, _C2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+_C3, _C4, _C5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+_SMALLEST, _LARGEST, _ONE = np.float32(-87.3), np.float32(88.8), np.float32(1)
+
+
+@_kernel
+def _sigmoid_float(value):
+    """To an ulp, and unlike a call of the C library's exp in vector instructions.
+
+    exp(x) = 2^n exp(x - n ln 2), the second factor by the polynomial of the Cephes library (S. Moshier), right to an
+    ulp from -87 to 88; infinite above.
+    """
+    x = -value
+    x = _SMALLEST if x < _SMALLEST else x
+    x = _LARGEST if x > _LARGEST else x
+    shifted = np.float32(x * _LOG2_E + _ROUND)  # the lowest bits are now the nearest whole number n
+    n = shifted - _ROUND
+    rest = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    series = ((((_C0 * rest + _C1) * rest + _C2) * rest + _C3) * rest + _C4) * rest + _C5
+    power = np.uint32((shifted.view(np.uint32) + np.uint32(127)) << _BITS_23)
+    return _ONE / (_ONE + (series * rest * rest + rest + _ONE) * power.view(np.float32))
+
+
+@overload(widen)
+def _widen(value):
+    if value == types.uint16:
+        return lambda value: _half_to_float(value)
+    if value == types.int16:
+        return lambda value: _bfloat16_to_float(value)
+    return lambda value: value
+
+
+@overload(narrow)
+def _narrow(value, like):
+    if like.dtype == types.uint16:
+        return lambda value, like: _float_to_half(value)
+    if like.dtype == types.int16:
+        return lambda value, like: _float_to_bfloat16(value)
+    return lambda value, like: value
+
+
+@overload(sigmoid)
+def _sigmoid(value):
+    if value == types.float32:
+        return lambda value: _sigmoid_float(value)
+    return lambda value: 1.0 / (1.0 + np.exp(-value))
+
+
+# ---- The multi-bit spike ----
+
+
+class Spike(NamedTuple):
+    """The multi-bit spike as numbers in the state's type; ``lowest`` is the smallest membrane that it sees."""
+
+    range: np.floating
+    lowest: np.floating
+    scale: np.floating
+    threshold: np.floating
+    zero: np.floating
+    one: np.floating
+    full_precision: bool
+
+
+class Surrogate(NamedTuple):
+    """The height of the learnable LIF's surrogate gradient, and the numbers 0 and 1, in the state's type."""
+
+    gamma: np.floating
+    zero: np.floating
+    one: np.floating
+
+
+@_kernel
+def _quantise(membrane, spike):
+    clipped = spike.lowest if membrane < spike.lowest else membrane
+    clipped = spike.range if clipped > spike.range else clipped
+    level = np.trunc(spike.scale * clipped)
+    level = spike.zero if abs(level) <= spike.threshold else level
+    return clipped if spike.full_precision else level / spike.scale
+
+
+@_kernel
+def _through(gradient, membrane, spike):
+    """The gradient of the membrane from that of the spike."""
+    outside = spike.zero if spike.full_precision else gradient * spike.zero
+    return gradient if abs(membrane) <= spike.range else outside
+
+
+@_kernel
+def _lower(value, lowest):
+    """The smaller one. Of a row of values, NaN if the last is, which it is in a membrane that ever was."""
+    return lowest if value >= lowest else value
+
+
+@_kernel
+def _upper(value, highest):
+    return highest if value <= highest else value
+
+
+@_kernel
+def _note_extremes(extremes, block, lowest, highest):
+    """Write down the extremes of a block; NaN if any element is."""
+    low, high = lowest[0], highest[0]
+    for i in range(len(lowest)):
+        low = low if lowest[i] >= low or low != low else lowest[i]
+        high = high if highest[i] <= high or high != high else highest[i]
+    extremes[0, block], extremes[1, block] = low, high
+
+
+@_kernel
+def _block(block, x_row):
+    """The row and the range of elements of a block."""
+    a_row = (x_row + WIDTH - 1) // WIDTH
+    start = block % a_row * WIDTH
+    return block // a_row, start, min(start + WIDTH, x_row)
+
+
+# ---- Input-gated LIF. x is [T, B, 2N], everything else has rows of N ----
+
+
+@_kernel
+def _gated_step(f, c, y, current, membrane, lowest, highest, spike):
+    one = spike.one
+    for i in range(len(current)):
+        gate = sigmoid(widen(f[i]))
+        candidate = widen(c[i])
+        candidate = spike.zero if candidate <= spike.zero else candidate
+        new_current = gate * current[i] + (one - gate) * candidate
+        new_membrane = membrane[i] + new_current
+        if lowest is not None:
+            lowest[i], highest[i] = _lower(new_membrane, lowest[i]), _upper(new_membrane, highest[i])
+        output = _quantise(new_membrane, spike)
+        y[i] = narrow(output, y)
+        current[i], membrane[i] = new_current, new_membrane - output
+
+
+@_kernel
+def gated_forward(
+    x, currents, membranes, y, final_currents, final_membranes, checkpoints, extremes, spike, start, stop
+):
+    size = y.shape[2]
+    for block in range(start, stop):
+        row, a, b = _block(block, size)
+        current, membrane = final_currents[row, a:b], final_membranes[row, a:b]
+        current[:], membrane[:] = currents[row, a:b], membranes[row, a:b]
+        lowest = None if extremes is None else np.full(b - a, np.inf, membrane.dtype)
+        highest = None if extremes is None else np.full(b - a, -np.inf, membrane.dtype)
+        for t in range(len(x)):
+            if len(checkpoints) and t % STEPS == 0:
+                checkpoints[t // STEPS, 0, row, a:b], checkpoints[t // STEPS, 1, row, a:b] = current, membrane
+            f, c = x[t, row, a:b], x[t, row, size + a : size + b]
+            _gated_step(f, c, y[t, row, a:b], current, membrane, lowest, highest, spike)
+        if extremes is not None:
+            _note_extremes(extremes, block, lowest, highest)
+
+
+@_kernel
+def _gated_again(f, c, current, membrane, gates, currents, membranes, spike):
+    """One step again, keeping what its derivative needs: gate, current before, membrane before the spike."""
+    for i in range(len(current)):
+        gate = sigmoid(widen(f[i]))
+        candidate = widen(c[i])
+        candidate = spike.zero if candidate <= spike.zero else candidate
+        gates[i], currents[i] = gate, current[i]
+        new_current = gate * current[i] + (spike.one - gate) * candidate
+        new_membrane = membrane[i] + new_current
+        membranes[i] = new_membrane
+        current[i], membrane[i] = new_current, new_membrane - _quantise(new_membrane, spike)
+
+
+@_kernel
+def _gated_step_backward(c, gate, current, membrane, grad_y, grad_current, grad_membrane, grad_f, grad_c, spike):
+    """Gradients of one step; those of the state are replaced by those of the state before."""
+    for i in range(len(gate)):
+        value = widen(c[i])
+        candidate = spike.zero if value <= spike.zero else value
+        reset = grad_membrane[i]
+        to_membrane = reset + _through(widen(grad_y[i]) - reset, membrane[i], spike)
+        to_current = grad_current[i] + to_membrane
+        closed = spike.one - gate[i]
+        to_gate = to_current * current[i] - to_current * candidate
+        grad_f[i] = narrow(to_gate * closed * gate[i], grad_f)
+        grad_c[i] = narrow(spike.zero if value <= spike.zero else to_current * closed, grad_c)
+        grad_current[i], grad_membrane[i] = to_current * gate[i], to_membrane
+
+
+@_kernel
+def gated_backward(x, checkpoints, grad_y, grad_x, grad_currents, grad_membranes, spike, start, stop):
+    size, steps = grad_y.shape[2], len(x)
+    saved = np.empty((3, STEPS, WIDTH), checkpoints.dtype)
+    state = np.empty((2, WIDTH), checkpoints.dtype)
+    for block in range(start, stop):
+        row, a, b = _block(block, size)
+        width = b - a
+        current, membrane = state[0, :width], state[1, :width]
+        for part in range((steps - 1) // STEPS, -1, -1):
+            current[:], membrane[:] = checkpoints[part, 0, row, a:b], checkpoints[part, 1, row, a:b]
+            first, last = part * STEPS, min(part * STEPS + STEPS, steps)
+            for t in range(first, last):
+                gates, currents, membranes = saved[0, t - first], saved[1, t - first], saved[2, t - first]
+                f, c = x[t, row, a:b], x[t, row, size + a : size + b]
+                _gated_again(f, c, current, membrane, gates, currents, membranes, spike)
+            for t in range(last - 1, first - 1, -1):
+                gates, currents, membranes = saved[0, t - first], saved[1, t - first], saved[2, t - first]
+                _gated_step_backward(
+                    x[t, row, size + a : size + b],
+                    gates[:width],
+                    currents,
+                    membranes,
+                    grad_y[t, row, a:b],
+                    grad_currents[row, a:b],
+                    grad_membranes[row, a:b],
+                    grad_x[t, row, a:b],
+                    grad_x[t, row, size + a : size + b],
+                    spike,
+                )
+
+
+# ---- Learnable LIF. From here on there is one row, of all elements ----
+
+
+@_kernel
+def _lif_spike(ratio, settings):
+    """1 above zero; NaN stays NaN."""
+    spike = settings.one if ratio > settings.zero else settings.zero
+    return ratio if ratio != ratio else spike
+
+
+@_kernel
+def _lif_step(x, membrane, leak, threshold, y, settings):
+    for i in range(len(membrane)):
+        new = leak[i] * membrane[i] + widen(x[i])
+        spike = _lif_spike(new / threshold[i] - settings.one, settings)
+        y[i] = narrow(spike, y)
+        membrane[i] = new - threshold[i] * spike
+
+
+@_kernel
+def lif_forward(x, membranes, leaks, thresholds, y, final, checkpoints, extremes, settings, start, stop):
+    for block in range(start, stop):
+        row, a, b = _block(block, y.shape[2])
+        membrane = final[row, a:b]
+        membrane[:] = membranes[row, a:b]
+        for t in range(len(x)):
+            if len(checkpoints) and t % STEPS == 0:
+                checkpoints[t // STEPS, 0, row, a:b] = membrane
+            _lif_step(x[t, row, a:b], membrane, leaks[row, a:b], thresholds[row, a:b], y[t, row, a:b], settings)
+
+
+@_kernel
+def _lif_again(x, membrane, leak, threshold, before, charged, settings):
+    for i in range(len(membrane)):
+        new = leak[i] * membrane[i] + widen(x[i])
+        before[i], charged[i] = membrane[i], new
+        membrane[i] = new - threshold[i] * _lif_spike(new / threshold[i] - settings.one, settings)
+
+
+@_kernel
+def _lif_step_backward(before, charged, leak, threshold, grad_y, grad_x, grad, to_leak, to_threshold, settings):
+    for i in range(len(grad)):
+        share = charged[i] / threshold[i]
+        ratio = share - settings.one
+        surrogate = settings.one - abs(ratio)
+        surrogate = settings.zero if surrogate < settings.zero else surrogate
+        to_ratio = widen(grad_y[i]) * settings.gamma * surrogate
+        to_threshold[i] -= grad[i] * _lif_spike(ratio, settings) + to_ratio * share / threshold[i]
+        to_membrane = grad[i] + to_ratio / threshold[i]
+        to_leak[i] += to_membrane * before[i]
+        grad_x[i] = narrow(to_membrane, grad_x)
+        grad[i] = to_membrane * leak[i]
+
+
+@_kernel
+def lif_backward(
+    x, leaks, thresholds, checkpoints, grad_y, grad_x, grads, to_leaks, to_thresholds, settings, start, stop
+):
+    saved = np.empty((3, STEPS, WIDTH), checkpoints.dtype)
+    for block in range(start, stop):
+        row, a, b = _block(block, grad_y.shape[2])
+        membrane, leak, threshold = saved[2, 0, : b - a], leaks[row, a:b], thresholds[row, a:b]
+        for part in range(len(checkpoints) - 1, -1, -1):
+            membrane[:] = checkpoints[part, 0, row, a:b]
+            first, last = part * STEPS, min(part * STEPS + STEPS, len(x))
+            for t in range(first, last):
+                _lif_again(
+                    x[t, row, a:b], membrane, leak, threshold, saved[0, t - first], saved[1, t - first], settings
+                )
+            for t in range(last - 1, first - 1, -1):
+                _lif_step_backward(
+                    saved[0, t - first],
+                    saved[1, t - first],
+                    leak,
+                    threshold,
+                    grad_y[t, row, a:b],
+                    grad_x[t, row, a:b],
+                    grads[row, a:b],
+                    to_leaks[row, a:b],
+                    to_thresholds[row, a:b],
+                    settings,
+                )
+
+
+# ---- Integrator ----
+
+
+@_kernel
+def _integrate(x, membrane, y):
+    for i in range(len(membrane)):
+        membrane[i] += widen(x[i])
+        y[i] = narrow(membrane[i], y)
+
+
+@_kernel
+def integrator_forward(x, membranes, y, final, checkpoints, extremes, settings, start, stop):
+    for block in range(start, stop):
+        row, a, b = _block(block, y.shape[2])
+        final[row, a:b] = membranes[row, a:b]
+        for t in range(len(x)):
+            _integrate(x[t, row, a:b], final[row, a:b], y[t, row, a:b])
+
+
+@_kernel
+def integrator_backward(x, checkpoints, grad_y, grad_x, grads, settings, start, stop):
+    for block in range(start, stop):
+        row, a, b = _block(block, grad_y.shape[2])
+        for t in range(len(x) - 1, -1, -1):
+            _integrate(grad_y[t, row, a:b], grads[row, a:b], grad_x[t, row, a:b])
+
+
+# ---- Multi-bit LIF ----
+
+
+@_kernel
+def _multibit_step(x, membrane, leak, y, lowest, highest, spike):
+    for i in range(len(membrane)):
+        new = leak[i] * membrane[i] + widen(x[i])
+        if lowest is not None:
+            lowest[i], highest[i] = _lower(new, lowest[i]), _upper(new, highest[i])
+        output = _quantise(new, spike)
+        y[i] = narrow(output, y)
+        membrane[i] = new - output
+
+
+@_kernel
+def multibit_forward(x, membranes, leaks, y, final, checkpoints, extremes, spike, start, stop):
+    for block in range(start, stop):
+        row, a, b = _block(block, y.shape[2])
+        membrane = final[row, a:b]
+        membrane[:] = membranes[row, a:b]
+        lowest = None if extremes is None else np.full(b - a, np.inf, membrane.dtype)
+        highest = None if extremes is None else np.full(b - a, -np.inf, membrane.dtype)
+        for t in range(len(x)):
+            if len(checkpoints) and t % STEPS == 0:
+                checkpoints[t // STEPS, 0, row, a:b] = membrane
+            _multibit_step(x[t, row, a:b], membrane, leaks[row, a:b], y[t, row, a:b], lowest, highest, spike)
+        if extremes is not None:
+            _note_extremes(extremes, block, lowest, highest)
+
+
+@_kernel
+def _multibit_again(x, membrane, leak, before, charged, spike):
+    for i in range(len(membrane)):
+        new = leak[i] * membrane[i] + widen(x[i])
+        before[i], charged[i] = membrane[i], new
+        membrane[i] = new - _quantise(new, spike)
+
+
+@_kernel
+def _multibit_step_backward(before, charged, leak, grad_y, grad_x, grad, to_leak, spike):
+    for i in range(len(grad)):
+        reset = grad[i]
+        to_membrane = reset + _through(widen(grad_y[i]) - reset, charged[i], spike)
+        to_leak[i] += to_membrane * before[i]
+        grad_x[i] = narrow(to_membrane, grad_x)
+        grad[i] = to_membrane * leak[i]
+
+
+@_kernel
+def multibit_backward(x, leaks, checkpoints, grad_y, grad_x, grads, to_leaks, spike, start, stop):
+    saved = np.empty((3, STEPS, WIDTH), checkpoints.dtype)
+    for block in range(start, stop):
+        row, a, b = _block(block, grad_y.shape[2])
+        membrane, leak = saved[2, 0, : b - a], leaks[row, a:b]
+        for part in range(len(checkpoints) - 1, -1, -1):
+            membrane[:] = checkpoints[part, 0, row, a:b]
+            first, last = part * STEPS, min(part * STEPS + STEPS, len(x))
+            for t in range(first, last):
+                _multibit_again(x[t, row, a:b], membrane, leak, saved[0, t - first], saved[1, t - first], spike)
+            for t in range(last - 1, first - 1, -1):
+                before, charged, grad = saved[0, t - first], saved[1, t - first], grads[row, a:b]
+                g_y, g_x, g_leak = grad_y[t, row, a:b], grad_x[t, row, a:b], to_leaks[row, a:b]
+                _multibit_step_backward(before, charged, leak, g_y, g_x, grad, g_leak, spike)
+
+
+# ---- Multi-bit synaptic LIF ----
+
+
+@_kernel
+def _synaptic_step(x, current, membrane, tau, y, lowest, highest, spike):
+    for i in range(len(membrane)):
+        new_current = tau[i] * current[i] + widen(x[i])
+        new = membrane[i] + new_current
+        if lowest is not None:
+            lowest[i], highest[i] = _lower(new, lowest[i]), _upper(new, highest[i])
+        output = _quantise(new, spike)
+        y[i] = narrow(output, y)
+        current[i], membrane[i] = new_current, new - output
+
+
+@_kernel
+def synaptic_forward(
+    x, currents, membranes, taus, y, final_currents, final_membranes, checkpoints, extremes, spike, start, stop
+):
+    for block in range(start, stop):
+        row, a, b = _block(block, y.shape[2])
+        current, membrane = final_currents[row, a:b], final_membranes[row, a:b]
+        current[:], membrane[:] = currents[row, a:b], membranes[row, a:b]
+        lowest = None if extremes is None else np.full(b - a, np.inf, membrane.dtype)
+        highest = None if extremes is None else np.full(b - a, -np.inf, membrane.dtype)
+        for t in range(len(x)):
+            if len(checkpoints) and t % STEPS == 0:
+                checkpoints[t // STEPS, 0, row, a:b], checkpoints[t // STEPS, 1, row, a:b] = current, membrane
+            _synaptic_step(x[t, row, a:b], current, membrane, taus[row, a:b], y[t, row, a:b], lowest, highest, spike)
+        if extremes is not None:
+            _note_extremes(extremes, block, lowest, highest)
+
+
+@_kernel
+def _synaptic_again(x, current, membrane, tau, before, charged, spike):
+    for i in range(len(membrane)):
+        new_current = tau[i] * current[i] + widen(x[i])
+        new = membrane[i] + new_current
+        before[i], charged[i] = current[i], new
+        current[i], membrane[i] = new_current, new - _quantise(new, spike)
+
+
+@_kernel
+def _synaptic_step_backward(before, charged, tau, grad_y, grad_x, grad_current, grad_membrane, to_tau, spike):
+    for i in range(len(tau)):
+        reset = grad_membrane[i]
+        to_membrane = reset + _through(widen(grad_y[i]) - reset, charged[i], spike)
+        to_current = grad_current[i] + to_membrane
+        to_tau[i] += to_current * before[i]
+        grad_x[i] = narrow(to_current, grad_x)
+        grad_current[i], grad_membrane[i] = to_current * tau[i], to_membrane
+
+
+@_kernel
+def synaptic_backward(x, taus, checkpoints, grad_y, grad_x, grad_currents, grad_membranes, to_taus, spike, start, stop):
+    saved = np.empty((3, STEPS, WIDTH), checkpoints.dtype)
+    for block in range(start, stop):
+        row, a, b = _block(block, grad_y.shape[2])
+        current, membrane, tau = saved[2, 0, : b - a], saved[2, 1, : b - a], taus[row, a:b]
+        for part in range(len(checkpoints) - 1, -1, -1):
+            current[:], membrane[:] = checkpoints[part, 0, row, a:b], checkpoints[part, 1, row, a:b]
+            first, last = part * STEPS, min(part * STEPS + STEPS, len(x))
+            for t in range(first, last):
+                before, charged = saved[0, t - first], saved[1, t - first]
+                _synaptic_again(x[t, row, a:b], current, membrane, tau, before, charged, spike)
+            for t in range(last - 1, first - 1, -1):
+                before, charged = saved[0, t - first], saved[1, t - first]
+                g_y, g_x, g_tau = grad_y[t, row, a:b], grad_x[t, row, a:b], to_taus[row, a:b]
+                g_current, g_membrane = grad_currents[row, a:b], grad_membranes[row, a:b]
+                _synaptic_step_backward(before, charged, tau, g_y, g_x, g_current, g_membrane, g_tau, spike)
+
+
+# ---- Recurrent-gated LIF: the input-gated step on x plus the recurrent product, which torch computes ----
+
+
+@_kernel
+def _add(values, sums):
+    for i in range(len(sums)):
+        sums[i] = widen(values[i]) + sums[i]
+
+
+@_kernel
+def _store(values, stored):
+    for i in range(len(values)):
+        stored[i] = narrow(values[i], stored)
+
+
+@_kernel
+def recurrent_forward(x, sums, currents, membranes, spikes, y, lowest, highest, spike, start, stop):
+    """One step, in place: ``sums [B, 2N]`` holds the recurrent product and then the gate and candidate currents."""
+    size = y.shape[1]
+    for block in range(start, stop):
+        row, a, b = _block(block, size)
+        f, c = sums[row, a:b], sums[row, size + a : size + b]
+        _add(x[row, a:b], f)
+        _add(x[row, size + a : size + b], c)
+        low = None if lowest is None else lowest[row, a:b]
+        high = None if highest is None else highest[row, a:b]
+        _gated_step(f, c, spikes[row, a:b], currents[row, a:b], membranes[row, a:b], low, high, spike)
+        _store(spikes[row, a:b], y[row, a:b])
+
+
+@_kernel
+def recurrent_again(sums, currents, membranes, gates, before, charged, spikes, spike, start, stop):
+    """All steps again, from the gate and candidate currents. ``spikes [T, B, N]`` are those of the step before."""
+    size = gates.shape[2]
+    for block in range(start, stop):
+        row, a, b = _block(block, size)
+        for t in range(len(sums)):
+            f, c, current, membrane = (
+                sums[t, row, a:b],
+                sums[t, row, size + a : size + b],
+                currents[row, a:b],
+                membranes[row, a:b],
+            )
+            _gated_again(f, c, current, membrane, gates[t, row, a:b], before[t, row, a:b], charged[t, row, a:b], spike)
+            if t + 1 < len(sums):
+                for i in range(a, b):
+                    spikes[t + 1, row, i] = _quantise(charged[t, row, i], spike)
+
+
+@_kernel
+def recurrent_backward(
+    sums, gates, before, charged, grad_y, grad_spikes, grad_currents, grad_membranes, grad_sums, spike, start, stop
+):
+    """One step, in place: the gradient of ``sums`` from that of y, of the spikes to come, and of the state."""
+    size = grad_y.shape[1]
+    for block in range(start, stop):
+        row, a, b = _block(block, size)
+        _add(grad_y[row, a:b], grad_spikes[row, a:b])
+        _gated_step_backward(
+            sums[row, size + a : size + b],
+            gates[row, a:b],
+            before[row, a:b],
+            charged[row, a:b],
+            grad_spikes[row, a:b],
+            grad_currents[row, a:b],
+            grad_membranes[row, a:b],
+            grad_sums[row, a:b],
+            grad_sums[row, size + a : size + b],
+            spike,
+        )
