@@ -285,7 +285,7 @@ class Translator(nn.Module):
                 f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
             )
         self.settings, self.tokenizer = config, tokenizer
-        self.alphabet = set().union(*(set(token) for token in tokenizer.get_vocab() if token not in SPECIAL_TOKENS))
+        self.alphabet = set("".join(token for token in tokenizer.get_vocab() if token not in SPECIAL_TOKENS))
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.encoder = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
         self.encoder_spikes = StreamSpikes(config)
