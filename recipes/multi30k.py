@@ -518,7 +518,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
             "type": "multi30k",
             "url": "https://github.com/multi30k/dataset",
             "licence": "research use; cite Elliott et al. 2016, Multilingual English-German Image Descriptions",
-            "use": "29,000 sentence pairs for training, 1,014 to choose the checkpoint, 1,000 (test 2016) for the scores.",
+            "use": "29,000 sentence pairs for training, 1,014 to choose the checkpoint, 1,000 (test 2016) to score.",
         },
         "limits": LIMITS,
         "sources": SOURCES,
