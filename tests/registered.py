@@ -10,15 +10,15 @@ EVERY = neurons.list_neurons()
 MULTI_BIT = [name for name in EVERY if issubclass(neurons.neuron_class(name), neurons.MultiBitNeuron)]
 
 
-def build(name: str, channels: int, **spike) -> neurons.Neuron:
-    """The neuron ``name`` of so many channels, run by plain torch.
+def build(name: str, channels: int, backend: str = "torch", **spike) -> neurons.Neuron:
+    """The neuron ``name`` of so many channels, run by plain torch unless another backend is asked for.
 
     ``spike``: the options of a multi-bit spike, for neurons that fire one.
     """
     wanted = inspect.signature(neurons.neuron_class(name)).parameters
     size = {"channels": channels} if "channels" in wanted else {}
     neuron = neurons.create(name, **size, **(spike if name in MULTI_BIT else {}))
-    neuron.backend = "torch"
+    neuron.backend = backend
     return neuron
 
 

@@ -16,7 +16,8 @@ from neurons.spike import level_count
 
 every_neuron = pytest.mark.parametrize("name", EVERY)
 multi_bit_neuron = pytest.mark.parametrize("name", MULTI_BIT)
-few = settings(max_examples=12, deadline=None)
+by_both = pytest.mark.parametrize("backend", ["torch", "auto"])
+few = settings(max_examples=8, deadline=None)
 
 BITS = st.sampled_from([1, 2, 3, 4, 6, 8, 32])
 SEED = st.integers(0, 2**32 - 1)
@@ -58,11 +59,12 @@ def step_by_step(neuron, x_seq, state=None):
 
 
 @every_neuron
+@by_both
 @few
 @given(size=SIZE, cut=st.floats(0, 1), bits=BITS, seed=SEED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_stream_in_chunks_equals_the_whole_sequence_bit_for_bit(name, dtype, size, cut, bits, seed):
-    neuron = build(name, size[2], bits=bits).eval()
+def test_a_stream_in_chunks_equals_the_whole_sequence_bit_for_bit(name, backend, dtype, size, cut, bits, seed):
+    neuron = build(name, size[2], backend, bits=bits).eval()
     x = currents(neuron, *size, seed=seed, dtype=dtype)
     whole, last = neuron(x)
     at = round(cut * len(x))
@@ -73,10 +75,11 @@ def test_a_stream_in_chunks_equals_the_whole_sequence_bit_for_bit(name, dtype, s
 
 
 @every_neuron
+@by_both
 @few
 @given(size=SIZE, bits=BITS, seed=SEED)
-def test_a_batch_of_one_equals_a_batch_of_many(name, size, bits, seed):
-    neuron = build(name, size[2], bits=bits).eval()
+def test_a_batch_of_one_equals_a_batch_of_many(name, backend, size, bits, seed):
+    neuron = build(name, size[2], backend, bits=bits).eval()
     # A matrix product may round otherwise for another batch size: bit for bit without one, else in float64.
     exact = not hasattr(neuron, "recurrent_weight")
     x = currents(neuron, *size, seed=seed, dtype=torch.float32 if exact else torch.float64)
@@ -111,13 +114,16 @@ def test_the_reference_scan_is_the_step_repeated(name, size, bits, seed):
 
 
 @every_neuron
+@by_both
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("tracking", ["sequence", "step", "fixed"])
 @few
 @given(size=SIZE, bits=BITS, seed=SEED)
-def test_step_by_step_equals_one_scan_in_outputs_gradients_and_range(name, training, tracking, size, bits, seed):
+def test_step_by_step_equals_one_scan_in_outputs_gradients_and_range(
+    name, backend, training, tracking, size, bits, seed
+):
     options = {"bits": bits, "range_tracking": tracking}
-    scanned = build(name, size[2], **options).double().train(training)
+    scanned = build(name, size[2], backend, **options).double().train(training)
     stepped = copy.deepcopy(scanned)
     state = random_state(scanned, currents(scanned, *size, seed=seed, dtype=torch.float64), seed)
 
@@ -156,8 +162,9 @@ def test_a_scan_changes_neither_its_input_nor_the_state_it_starts_from(name, siz
 
 
 @every_neuron
-def test_memory_layout_does_not_matter(name):
-    neuron = build(name, 4).eval()
+@by_both
+def test_memory_layout_does_not_matter(name, backend):
+    neuron = build(name, 4, backend).eval()
     x = currents(neuron, 5, 3, 4, seed=0)
     strange = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
     assert not strange.is_contiguous()
@@ -165,8 +172,9 @@ def test_memory_layout_does_not_matter(name):
 
 
 @pytest.mark.parametrize("name", [n for n in EVERY if n != "recurrent-gated-lif"])
-def test_dimensions_beyond_the_channels_are_neurons_of_their_own(name):
-    neuron = build(name, 4).eval()
+@by_both
+def test_dimensions_beyond_the_channels_are_neurons_of_their_own(name, backend):
+    neuron = build(name, 4, backend).eval()
     x = currents(neuron, 5, 3 * 2 * 2, 4, seed=0)
     pixels = x.view(5, 3, 2, 2, -1).permute(0, 1, 4, 2, 3)  # [T, B, C, H, W]
     y, state = neuron(pixels)
@@ -179,12 +187,13 @@ def test_dimensions_beyond_the_channels_are_neurons_of_their_own(name):
 
 
 @multi_bit_neuron
+@by_both
 @pytest.mark.parametrize("training", [True, False])
 @few
 @given(size=SIZE, bits=st.integers(1, 8), data=st.data(), seed=SEED)
-def test_every_output_is_a_level_of_the_scale_above_the_threshold(name, training, size, bits, data, seed):
+def test_every_output_is_a_level_of_the_scale_above_the_threshold(name, backend, training, size, bits, data, seed):
     threshold = data.draw(st.integers(0, max(level_count(bits) - 2, 0)), label="threshold_levels")
-    neuron = build(name, size[2], bits=bits, threshold_levels=threshold, initial_range=0.9).train(training)
+    neuron = build(name, size[2], backend, bits=bits, threshold_levels=threshold, initial_range=0.9).train(training)
     scale = neuron.spike().scale  # before the sequence: a range tracked once a sequence moves after it
     levels = neuron(currents(neuron, *size, seed=seed))[0] * scale
     whole = levels.round()
@@ -215,10 +224,11 @@ def test_the_learnable_lif_fires_zero_or_one(size, seed):
 
 
 @every_neuron
+@by_both
 @pytest.mark.parametrize("own", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("given", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_the_output_has_the_type_of_the_input_and_the_state_is_float32_at_least(name, own, given):
-    neuron = build(name, 4, bits=4).to(own)
+def test_the_output_has_the_type_of_the_input_and_the_state_is_float32_at_least(name, backend, own, given):
+    neuron = build(name, 4, backend, bits=4).to(own)
     x = currents(neuron, 5, 2, 4, seed=0, dtype=given).requires_grad_()
     state_type = torch.float64 if given == torch.float64 else torch.float32
     for training in (True, False):
@@ -296,10 +306,11 @@ def test_a_neuron_can_be_copied_and_pickled_after_use(name):
 
 
 @every_neuron
+@by_both
 @few
 @given(size=SIZE, bits=BITS, data=st.data(), seed=SEED)
-def test_nan_reaches_the_output_at_its_element_and_no_other_batch_element(name, size, bits, data, seed):
-    neuron = build(name, size[2], bits=bits)
+def test_nan_reaches_the_output_at_its_element_and_no_other_batch_element(name, backend, size, bits, data, seed):
+    neuron = build(name, size[2], backend, bits=bits)
     clean = currents(neuron, *size, seed=seed)
     before = statistics(neuron)
     expected, _ = copy.deepcopy(neuron)(clean)
@@ -315,9 +326,10 @@ def test_nan_reaches_the_output_at_its_element_and_no_other_batch_element(name, 
 
 
 @every_neuron
+@by_both
 @pytest.mark.parametrize("training", [True, False])
-def test_a_sequence_of_no_steps_gives_no_output_and_the_state_it_was_given(name, training):
-    neuron = build(name, 3).train(training)
+def test_a_sequence_of_no_steps_gives_no_output_and_the_state_it_was_given(name, backend, training):
+    neuron = build(name, 3, backend).train(training)
     x = currents(neuron, 0, 2, 3, seed=0, dtype=torch.float16)
     before = statistics(neuron)
     state = random_state(neuron, x)
@@ -330,10 +342,11 @@ def test_a_sequence_of_no_steps_gives_no_output_and_the_state_it_was_given(name,
 
 
 @every_neuron
+@by_both
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("tracking", ["sequence", "step"])
-def test_an_empty_batch_gives_an_empty_output(name, training, tracking):
-    neuron = build(name, 3, range_tracking=tracking).train(training)
+def test_an_empty_batch_gives_an_empty_output(name, backend, training, tracking):
+    neuron = build(name, 3, backend, range_tracking=tracking).train(training)
     x = currents(neuron, 4, 0, 3, seed=0)
     before = statistics(neuron)
     y, state = neuron(x)
@@ -424,10 +437,11 @@ def test_steps_move_the_range_when_the_sequence_is_finished_or_training_ends(nam
 
 
 @multi_bit_neuron
+@by_both
 @pytest.mark.parametrize("tracking", ["sequence", "step"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_membranes_that_are_not_finite_leave_the_range_as_it_was(name, tracking, value):
-    neuron = build(name, 3, range_tracking=tracking)
+def test_membranes_that_are_not_finite_leave_the_range_as_it_was(name, backend, tracking, value):
+    neuron = build(name, 3, backend, range_tracking=tracking)
     x = currents(neuron, 1, 2, 3, seed=0)
     x[..., -1] = value
     before = statistics(neuron)
@@ -438,11 +452,12 @@ def test_membranes_that_are_not_finite_leave_the_range_as_it_was(name, tracking,
 
 
 @multi_bit_neuron
+@by_both
 @pytest.mark.parametrize("tracking", ["sequence", "step"])
 @pytest.mark.parametrize("bits", [1, 4, 32])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_silence_is_answered_with_silence_and_the_range_recovers(name, tracking, bits, dtype):
-    neuron = build(name, 3, range_tracking=tracking, bits=bits).to(dtype)
+def test_silence_is_answered_with_silence_and_the_range_recovers(name, backend, tracking, bits, dtype):
+    neuron = build(name, 3, backend, range_tracking=tracking, bits=bits).to(dtype)
     x = currents(neuron, 6, 2, 3, seed=0, dtype=dtype)
     for _ in range(3):
         assert torch.equal(neuron(torch.zeros_like(x))[0], torch.zeros(6, 2, 3, dtype=dtype))
@@ -474,10 +489,11 @@ SMOOTH = ["integrator", *MULTI_BIT]
 
 
 @pytest.mark.parametrize("name", SMOOTH)
+@by_both
 @pytest.mark.parametrize("spike_range", [1e3, 1.0], ids=["inside the range", "inside and outside"])
-def test_full_precision_gradients_agree_with_finite_differences(name, spike_range):
+def test_full_precision_gradients_agree_with_finite_differences(name, backend, spike_range):
     torch.manual_seed(3)
-    neuron = build(name, 2, bits=32, initial_range=spike_range).double().eval()
+    neuron = build(name, 2, backend, bits=32, initial_range=spike_range).double().eval()
     if name == "multibit-synaptic-lif":
         neuron.tau.data.fill_(0.8)
     x = currents(neuron, 4, 2, 2, seed=5, dtype=torch.float64)
