@@ -145,6 +145,16 @@ def test_no_gradient_of_the_final_state_means_zeros(shimmed, neuron):
         same(one, other)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_outputs_half_way_between_two_halves_round_to_even_as_in_the_reference(shimmed, dtype):
+    case = random_case("integrator", (2, 1, 64, 1), dtype)
+    step = torch.finfo(dtype).eps
+    case.state[0].zero_()
+    case.x[0] = 1 + step * torch.arange(64).view(1, 64, 1)
+    case.x[1] = step / 2
+    compare(shimmed, case)
+
+
 RECURRENT = "recurrent-gated-lif"
 
 
