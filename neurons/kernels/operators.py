@@ -19,6 +19,7 @@ The provider is that of the device: :mod:`neurons.kernels.cpu` or :mod:`neurons.
 
 import contextlib
 import importlib
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -138,9 +139,13 @@ def _provider(tensor: Tensor):
     return importlib.import_module(_MODULES[tensor.device.type])
 
 
+def _checkpoint_shape(operator: Operator, x: Tensor, state: list[Tensor]) -> tuple:
+    return _provider(x).checkpoint_shape(operator.neuron, x.shape[0], state[0].shape)
+
+
 def _empty_checkpoints(operator: Operator, x: Tensor, state: list[Tensor], keep: bool) -> Tensor:
-    shape = _provider(x).checkpoint_shape(operator.neuron, x.shape[0], state[0].shape) if keep else (0,)
-    return state[0].new_empty(shape)
+    # In one dimension: a dimension that counts checkpoints would make torch.compile tell one from several.
+    return state[0].new_empty(math.prod(_checkpoint_shape(operator, x, state)) if keep else 0)
 
 
 def _full_precision(x: Tensor):
@@ -159,7 +164,7 @@ def _define(operator: Operator) -> None:
             with _full_precision(x):
                 provider, inputs = _provider(x), (x, state, parameters, settings, keep, track)
                 y, final_state, checkpoints, extremes = provider.scan_forward(operator.neuron, *inputs)
-            return y, *final_state, checkpoints, extremes
+            return y, *final_state, checkpoints.view(-1), extremes
         y = x.new_empty((x.shape[0], *state[0].shape))
         extremes = state[0].new_tensor([float("inf"), float("-inf")] if track else [])
         return y, *(part.clone() for part in state), _empty_checkpoints(operator, x, state, keep), extremes
@@ -174,6 +179,7 @@ def _define(operator: Operator) -> None:
         x, state, parameters, settings, (checkpoints, grad_y, *grad_state) = operator.split(arguments)
         if x.numel():
             with _full_precision(x):
+                checkpoints = checkpoints.view(_checkpoint_shape(operator, x, state))
                 inputs = x, state, parameters, settings, checkpoints, grad_y, grad_state
                 grad_x, grad_state, grad_parameters = _provider(x).scan_backward(operator.neuron, *inputs)
             return grad_x, *grad_state, *grad_parameters
