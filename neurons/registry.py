@@ -25,7 +25,8 @@ _registered: dict[str, type["Neuron"]] = {}
 def register(name: str):
     """Class decorator: make a :class:`neurons.Neuron` known by ``name``, in every library.
 
-    Raises ValueError if the name is taken, TypeError if the class is no Neuron with a ``State``.
+    Raises ValueError if the name is taken or the class has one already, TypeError if the class is no Neuron with
+    a ``State``.
     """
     if not isinstance(name, str):
         raise TypeError(f'register takes a name, as in @neurons.register("my-neuron"); got {name!r}')
@@ -37,6 +38,8 @@ def register(name: str):
             raise TypeError(f"{name!r} can only name a subclass of neurons.Neuron that has a State; got {neuron!r}")
         if name in _registered:
             raise ValueError(f"the neuron name {name!r} is taken by {_registered[name].__qualname__}")
+        if neuron in _registered.values():
+            raise ValueError(f"{neuron.__qualname__} is registered already, as {neuron.name!r}")
         neuron.name = name
         _registered[name] = neuron
         return neuron

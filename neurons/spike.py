@@ -11,8 +11,8 @@ and backward straight through: dy/dV = 1 inside ``[-r, r]``, 0 outside. The rang
 gradient; it is tracked (:class:`TrackedRange`).
 
 Two settings lie outside the published formula. *One bit* is a binary spike: with one level of size
-``r/2``, y is ``r/2`` where V reaches ``r/2`` and zero elsewhere (the published formula never fires at one
-bit). *Full precision*, ``bits=32``, is ``y = clip(V, -r, r)``.
+``r/2``, y is ``r/2`` where V exceeds ``r/2`` (both to 0.01 %, by the margin in s) and zero elsewhere (the published
+formula never fires at one bit). *Full precision*, ``bits=32``, is ``y = clip(V, -r, r)``.
 
 Source: Ponghiran and Roy, "Spiking Neural Networks with Improved Inherent Recurrence Dynamics for
 Sequential Learning", AAAI 2022, arXiv 2109.01905 (PR22).

@@ -149,6 +149,13 @@ def test_a_name_that_is_taken_is_refused(own_registry):
     assert neurons.neuron_class("integrator") is neurons.Integrator
 
 
+def test_a_class_has_one_name(own_registry):
+    neurons.register("trace")(TraceNeuron)
+    with pytest.raises(ValueError, match="TraceNeuron is registered already, as 'trace'"):
+        neurons.register("trace-again")(TraceNeuron)
+    assert TraceNeuron.name == "trace"
+
+
 class NoState(neurons.Neuron):
     """A Neuron that does not say what its state is."""
 
