@@ -137,7 +137,7 @@ class StreamSpikes(nn.Module):
         self.neuron = None
         self.activation = nn.ReLU() if config.mixer == "relu" else nn.Identity()
         if config.mixer == "input-gated-lif":
-            self.neuron = neurons.MultiBitLIF(leak=torch.full((config.width,), 0.5), **config.spike())
+            self.neuron = neurons.MultiBitLIF(leak=torch.full((config.width,), 0.1), **config.spike())
         elif config.mixer == "learnable-lif":
             self.neuron = neurons.LearnableLIF()
 
