@@ -229,7 +229,7 @@ class MultiBitNeuron(Neuron):
         return self.training and self.spike_range.tracking != "fixed"
 
     def scan(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any]:
-        if not self.tracks or not len(x_seq):
+        if not self.tracks or not x_seq.shape[0]:
             return super().scan(x_seq, state)
         self.last_backend = kernels.choose(self, x_seq)
         if self.spike_range.tracking == "step":

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch import pyfunctorch
 
 NAMESPACE = "snn_zoo"
 _MODULES = {"cpu": "neurons.kernels.cpu", "cuda": "neurons.kernels.cuda"}
@@ -100,11 +101,11 @@ def scan(
     shape, dtype = state[0].shape, state[0].dtype
     constants = [_parameter(value, dtype) if isinstance(value, Tensor) else value for value in _flat(constants)]
     inputs = [_with_inner(x_seq, 3), *(_with_inner(part, 2) for part in state), *constants]
-    _refuse_forward_mode(neuron, inputs)
+    _refuse_transforms(neuron, inputs)
     # Inside an operator gradients are always off, so this has to be known before.
     keep = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
     y, *final_state, _, extremes = OPERATORS[neuron].function(*inputs, keep, track)
-    return y.view(len(x_seq), *shape), [part.view(shape) for part in final_state], extremes
+    return y.view(x_seq.shape[0], *shape), [part.view(shape) for part in final_state], extremes
 
 
 def _flat(constants: tuple) -> list:
@@ -122,8 +123,15 @@ def _with_inner(tensor: Tensor, outer: int) -> Tensor:
     return (tensor.flatten(outer) if tensor.dim() > outer else tensor.unsqueeze(-1)).contiguous()
 
 
-def _refuse_forward_mode(neuron: str, inputs: list) -> None:
-    """Autograd would drop the tangents of an operator without a word."""
+def _refuse_transforms(neuron: str, inputs: list) -> None:
+    """Raise for a kind of derivative that the operators lack: torch would drop it, or name none of this."""
+    if torch.compiler.is_compiling():
+        return
+    if torch._C._are_functorch_transforms_active() and any(
+        interpreter.key() == torch._C._functorch.TransformType.Grad
+        for interpreter in pyfunctorch.retrieve_all_functorch_interpreters()
+    ):
+        raise NotImplementedError(_without("derivative for torch.func", neuron))
     unpack = torch.autograd.forward_ad.unpack_dual
     if torch.autograd.forward_ad._current_level >= 0 and any(
         unpack(t).tangent is not None for t in inputs if isinstance(t, Tensor)
