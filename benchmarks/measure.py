@@ -1,0 +1,337 @@
+"""Time, memory and agreement of contenders on one shape, all of them in turn so that their ratios are fair.
+
+Each contender is called once for warm-up, memory and agreement; then rounds follow in which every one is timed, in a
+new random order each. A sample is as many calls as last :attr:`Effort.sample_seconds`. A slow contender drops
+out of the rounds early, one whose first call takes very long is measured by that call alone, and one that would take
+longer than anybody waits is skipped, with the reason in its row. So is one that should compute what ours does and
+does not.
+"""
+
+import contextlib
+import ctypes
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.contenders import BYTES_ALONE, Family, Unavailable
+
+Call = Callable[[], tuple[Tensor, ...]]
+MODES = ("forward", "forward with backward")
+AGREEMENT = 1e-3
+"""The most that one element may be off, of the largest, and the largest share of elements that are."""
+MOST_ELEMENTS = 1 << 25
+"""Of a sequence on the CPU; the batch is made smaller to stay below."""
+
+
+class Effort(NamedTuple):
+    """How much is measured."""
+
+    samples: int = 15
+    fewest: int = 3
+    sample_seconds: float = 2e-3
+    seconds: float = 1.0
+    """A contender that has been timed for so long, and ``fewest`` times, drops out."""
+    one_call: float = 5.0
+    """On the CPU, a first call that takes longer is the only one."""
+    patience: float = 45.0
+    """A call that would take longer is not made."""
+
+
+class Shape(NamedTuple):
+    """``[T, B, N]`` of the output."""
+
+    steps: int
+    batch: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"[{self.steps}, {self.batch}, {self.width}]"
+
+
+@dataclass
+class Row:
+    """What was measured for one contender on one shape in one mode; times in seconds a call, memory in bytes."""
+
+    neuron: str
+    contender: str
+    mode: str
+    shape: Shape
+    median: float | None = None
+    first_quartile: float | None = None
+    third_quartile: float | None = None
+    samples: int = 0
+    calls_a_sample: int = 1
+    ratio: float | None = None
+    """Median over the median of the family's first contender that can run, which is ours."""
+    peak_memory: int | None = None
+    """Above what was in use before the call: outputs and, with backward, gradients are in it."""
+    disagreement: float | None = None
+    """Share of outputs (and gradients) that are not as the first contender's; None: another function."""
+    skipped: str | None = None
+    """Why there are no times."""
+
+    def as_dict(self) -> dict:
+        return asdict(self) | {"shape": list(self.shape)}
+
+
+def shape_of(steps: int, batch: int, width: int, device: torch.device) -> Shape:
+    """``batch``, or less on the CPU where the sequence would be longer than :data:`MOST_ELEMENTS`."""
+    if device.type == "cpu":
+        while batch > 1 and steps * batch * width > MOST_ELEMENTS:
+            batch //= 2
+    return Shape(steps, batch, width)
+
+
+# ---- One call ----
+
+
+class BytesAlone(nn.Module):
+    """Copies as many bytes as a scan has to read and write at the least: half are read, half written.
+
+    Forward: the input and the output. Backward: the input again, the output's gradient and the input's.
+    """
+
+    def __init__(self, inputs: int, shape: Shape, device: torch.device):
+        super().__init__()
+        elements = shape.steps * shape.batch * shape.width
+        self.forward_size = (inputs + 1) * elements
+        self.training_size = (3 * inputs + 2) * elements
+        self.source = torch.ones(-(-self.training_size // 2), device=device)
+        self.target = torch.empty_like(self.source)
+
+    def call(self, mode: str) -> tuple[Tensor, ...]:
+        size = -(-(self.forward_size if mode == MODES[0] else self.training_size) // 2)
+        self.target[:size].copy_(self.source[:size])
+        return ()
+
+
+def prepared(module: nn.Module, x: Tensor, grad_y: Tensor, mode: str) -> Call:
+    """One call without arguments: forward alone without a graph, or with the gradients of input and parameters."""
+    module.train(mode != MODES[0])
+    if isinstance(module, BytesAlone):
+        return lambda: module.call(mode)
+    if mode == MODES[0]:
+        return lambda: _forward(module, x)
+    wanted = [x, *(parameter for parameter in module.parameters() if parameter.requires_grad)]
+    return lambda: _forward_and_backward(module, x, wanted, grad_y)
+
+
+@torch.no_grad()
+def _forward(module: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    return (module(x),)
+
+
+def _forward_and_backward(module: nn.Module, x: Tensor, wanted: list[Tensor], grad_y: Tensor) -> tuple[Tensor, ...]:
+    y = module(x)
+    return (y.detach(), *torch.autograd.grad(y, wanted, grad_y))
+
+
+def seconds(call: Call, number: int, device: torch.device) -> float:
+    """Seconds a call, of ``number`` calls one after another."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start.record()
+        for _ in range(number):
+            call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / number
+    started = time.perf_counter()
+    for _ in range(number):
+        call()
+    return (time.perf_counter() - started) / number
+
+
+@contextlib.contextmanager
+def no_garbage_collection():
+    """Python collects its garbage before, and not in the middle of what is measured."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def timed(call: Call, device: torch.device) -> tuple[float, tuple[Tensor, ...]]:
+    """Seconds of one call, and what it returned."""
+    started = time.perf_counter()
+    result = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started, result
+
+
+def with_peak_memory(call: Callable, device: torch.device) -> tuple:
+    """What ``call`` returns, and the most memory in use during it above what was in use before.
+
+    On a GPU that of torch's allocator; on the CPU the process's resident memory, which Linux alone can tell (None
+    elsewhere) and which counts whole pages, so it says little below some MiB.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = call()
+        return result, torch.cuda.max_memory_allocated(device) - before
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not status.exists() or not reset.exists():
+        return call(), None
+    _give_back_free_memory()
+    reset.write_text("5")  # the peak starts again from here
+    before = _resident(status, "VmRSS")
+    result = call()
+    return result, max(0, _resident(status, "VmHWM") - before)
+
+
+def _resident(status: Path, which: str) -> int:
+    line = next(line for line in status.read_text().splitlines() if line.startswith(which))
+    return int(line.split()[1]) * 1024
+
+
+def _give_back_free_memory() -> None:
+    """What the C library keeps of freed memory would hide as much of a call's needs. glibc has a call for it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def in_turn(
+    calls: dict[str, Call], effort: Effort, device: torch.device, number: dict[str, int] | None = None
+) -> dict[str, list[float]]:
+    """Seconds a call, in rounds of one sample each, in a new random order each; ``number`` are the calls a sample."""
+    order, shuffle = list(calls), random.Random(0)
+    samples = {name: [] for name in order}
+    for _ in range(effort.samples):
+        shuffle.shuffle(order)
+        for name in order:
+            taken, calls_a_sample = samples[name], number[name] if number else 1
+            if len(taken) < effort.fewest or sum(taken) * calls_a_sample < effort.seconds:
+                taken.append(seconds(calls[name], calls_a_sample, device))
+    return samples
+
+
+def quartiles(samples: list[float]) -> tuple[float, float, float]:
+    """First quartile, median and third quartile."""
+    first, median, third = statistics.quantiles(samples, n=4, method="inclusive") if samples[1:] else samples * 3
+    return first, median, third
+
+
+def disagreement(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
+    """The largest share, over the tensors, of elements that are off by more than :data:`AGREEMENT` of the largest."""
+    shares = []
+    for a, b in zip(got, expected, strict=True):
+        largest = b.abs().max().clamp(min=torch.finfo(b.dtype).tiny)
+        shares.append((~((a - b).abs() <= AGREEMENT * largest)).float().mean().item())
+    return max(shares)
+
+
+# ---- One family on one shape ----
+
+
+class Results:
+    """The rows measured so far, and what they let one expect of the next."""
+
+    def __init__(self, device: torch.device, effort: Effort):
+        self.device, self.effort = device, effort
+        self.rows: list[Row] = []
+
+    def measure(self, family: Family, shape: Shape) -> list[Row]:
+        """Measure every contender of the family in both modes; returns the new rows."""
+        torch.manual_seed(0)
+        x = torch.randn(shape.steps, shape.batch, shape.width * family.inputs, device=self.device).requires_grad_()
+        grad_y = torch.rand(tuple(shape), device=self.device)  # positive, so that sums of many elements do not cancel
+        modules, reasons = built(family, shape, self.device)
+        new = []
+        for mode in MODES:
+            rows = {name: Row(family.neuron, name, mode, shape, skipped=reasons.get(name)) for name in family.names}
+            calls = {name: prepared(module, x, grad_y, mode) for name, module in modules.items()}
+            with no_garbage_collection():
+                calls = self._first_calls(family, calls, rows)
+                number = {name: self._calls_a_sample(call) for name, call in calls.items()}
+                for name, samples in in_turn(calls, self.effort, self.device, number).items():
+                    rows[name].calls_a_sample = number[name]
+                    summarise(rows[name], samples)
+            ours = rows[next(iter(modules))].median
+            for row in rows.values():
+                row.ratio = None if None in (row.median, ours) else row.median / ours
+            new += rows.values()
+        self.rows += new
+        return new
+
+    def warm_up(self, families: Iterable[Family]) -> None:
+        """Have everything compiled that compiles itself when first used."""
+        for family in families:
+            Results(self.device, Effort(samples=1, seconds=0, sample_seconds=0)).measure(family, Shape(2, 2, 16))
+
+    def expected_seconds(self, row: Row) -> float:
+        """From the longest shorter sequence, as if the time were quadratic in T; 0 where there is none."""
+        known = [
+            (r.shape.steps, r.median * (row.shape.steps / r.shape.steps) ** 2 * row.shape.batch / r.shape.batch)
+            for r in self.rows
+            if (r.neuron, r.contender, r.mode, r.shape.width) == (row.neuron, row.contender, row.mode, row.shape.width)
+            and r.median is not None
+            and r.shape.steps < row.shape.steps
+        ]
+        return max(known)[1] if known else 0.0
+
+    def _calls_a_sample(self, call: Call) -> int:
+        return max(1, round(self.effort.sample_seconds / seconds(call, 1, self.device)))
+
+    def _first_calls(self, family: Family, calls: dict[str, Call], rows: dict[str, Row]) -> dict[str, Call]:
+        """Call each contender once, for its memory and its outputs; returns those to go on with."""
+        expected, left = None, {}
+        for name, call in calls.items():
+            row = rows[name]
+            if (expected_seconds := self.expected_seconds(row)) > self.effort.patience:
+                row.skipped = f"a call would take about {expected_seconds:.0f} s"
+                continue
+            try:
+                (first, got), row.peak_memory = with_peak_memory(
+                    lambda call=call: timed(call, self.device), self.device
+                )
+            except torch.OutOfMemoryError:
+                row.skipped = "not enough memory on the GPU"
+                continue
+            compared = family.compared(name, got)
+            expected = expected or got
+            if compared:
+                row.disagreement = disagreement(compared, family.compared(name, expected))
+                if row.disagreement > AGREEMENT:
+                    row.skipped = (
+                        f"wrong: {row.disagreement:.1%} of its elements are not as those of {next(iter(calls))}"
+                    )
+                    continue
+            if first > self.effort.one_call and self.device.type == "cpu":
+                summarise(row, [first])
+            else:
+                left[name] = call
+        return left
+
+
+def summarise(row: Row, samples: list[float]) -> None:
+    """Enter the samples of a row."""
+    row.samples = len(samples)
+    row.first_quartile, row.median, row.third_quartile = quartiles(samples)
+
+
+def built(family: Family, shape: Shape, device: torch.device) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """The modules of the contenders that can run, all from the same seed, and why the others cannot."""
+    modules, reasons = {}, {}
+    for contender in family.contenders:
+        torch.manual_seed(1)
+        try:
+            modules[contender.name] = contender.build(shape.width).to(device)
+        except Unavailable as error:
+            reasons[contender.name] = str(error)
+    if family.bytes_alone:
+        modules[BYTES_ALONE] = BytesAlone(family.inputs, shape, device)
+    return modules, reasons

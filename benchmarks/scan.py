@@ -1,0 +1,187 @@
+"""Scans over sequences: ours beside loops in torch, snnTorch, SpikingJelly and, for recurrent layers, LSTM and GRU.
+
+::
+
+    python -m benchmarks.scan                 # about ten minutes on two cores; pip install "snn-zoo[train]" before
+    python -m benchmarks.scan --quick         # tiny shapes, to see that everything runs
+
+It runs on the GPU where torch sees one; ``CUDA_VISIBLE_DEVICES= python -m benchmarks.scan`` stays on the CPU. The
+folder named in ``SPIKINGJELLY_14`` (``pip install --no-deps --target FOLDER spikingjelly==0.0.0.0.14``) adds that
+release's CuPy kernels on a GPU. Tables, a plot and all figures go to ``benchmarks/results``.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from benchmarks import report
+from benchmarks.contenders import BYTES_ALONE, Family, ask_for_triton, families
+from benchmarks.measure import AGREEMENT, MODES, Effort, Results, Row, Shape, shape_of
+
+BATCH = 64
+QUICK = Effort(samples=3, fewest=2, sample_seconds=0, seconds=0.05)
+QUICK_SIZES = {"steps": (4, 16), "widths": (16, 32)}
+NOTES = f"""\
+A call takes a sequence `[T, B, N]` in float32 from an initial state of zeros; backward gives the gradients of the
+input and of all parameters. The contenders of a table ran in turn, in a new random order each round. A ratio is the
+median time of a contender over that of ours in the first row: 4 means that ours is four times as fast. "{BYTES_ALONE}"
+copies as many bytes as a scan has to read and write. The contenders that compute the same function gave the same
+outputs, and gradients where they have our surrogate gradient, within {AGREEMENT:g} of the largest; the others compute
+a function of their own (snnTorch's Leaky and Synaptic reset one step later, SpikingJelly's ILIFNode fires counts).
+Recurrent layers include the product of their input. cuDNN may use TF32, torch's default; everything else is float32.
+Memory is the most in use during a call above what was in use before: on a GPU torch's, on the CPU the process's
+resident memory, in whole pages, on Linux alone."""
+
+
+def shapes(family: Family, device: torch.device, quick: bool) -> Iterator[Shape]:
+    """What a family is measured on, from small to large."""
+    sizes = QUICK_SIZES if quick else {"steps": family.steps, "widths": family.widths}
+    for width in sizes["widths"]:
+        for steps in sizes["steps"]:
+            yield shape_of(steps, 4 if quick else BATCH, width, device)
+
+
+def measure(device: torch.device, quick: bool) -> Results:
+    """Everything, with a line for each table row as soon as it is there."""
+    if device.type == "cuda":
+        ask_for_triton()
+    results = Results(device, QUICK if quick else Effort())
+    compared = families(device.type)
+    results.warm_up(compared)
+    for family in compared:
+        for shape in shapes(family, device, quick):
+            for row in results.measure(family, shape):
+                found = row.skipped or f"{report.short(1e3 * row.median)} ms"
+                print(f"{family.neuron} {shape} {row.mode}: {row.contender}: {found}", file=sys.stderr, flush=True)
+    return results
+
+
+# ---- Tables ----
+
+
+def ratio_table(rows: list[Row]) -> str:
+    """Ratios of one neuron in one mode: a row a contender, a column a shape."""
+    by_place = {(row.contender, row.shape): row for row in rows}
+    contenders, sizes = (list(dict.fromkeys(key[i] for key in by_place)) for i in (0, 1))
+    lines = []
+    for contender in contenders:
+        found = [by_place[contender, shape] for shape in sizes]
+        lines.append([contender, *("-" if row.ratio is None else report.short(row.ratio) for row in found)])
+    return report.table(["times ours", *map(str, sizes)], lines)
+
+
+def all_figures(rows: list[Row]) -> str:
+    """A line for everything that was measured."""
+    lines = []
+    for row in rows:
+        if row.median is None:
+            continue
+        median, low, high = (report.short(1e3 * t) for t in (row.median, row.first_quartile, row.third_quartile))
+        memory = "-" if row.peak_memory is None else f"{row.peak_memory / 2**20:.0f}"
+        ratio = "-" if row.ratio is None else report.short(row.ratio)
+        lines.append([row.contender, row.neuron, str(row.shape), row.mode, median, f"{low} to {high}"])
+        lines[-1] += [str(row.samples), ratio, memory]
+    head = ["contender", "beside", "shape", "mode", "median ms", "quartiles ms", "samples", "times ours", "MiB"]
+    return report.table(head, lines)
+
+
+def not_measured(rows: list[Row]) -> str:
+    lines = [f"- {r.contender}, beside {r.neuron}, {r.mode}, {r.shape}: {r.skipped}." for r in rows if r.skipped]
+    return "\n".join(lines) or "Everything was."
+
+
+def markdown(rows: list[Row], where: dict) -> str:
+    """The whole report."""
+    parts = ["# Scans", report.described(where), NOTES]
+    bandwidth = copy_bandwidth(rows)
+    parts.append(f"Fastest copy seen: {report.short(bandwidth / 1e9)} GB/s, read and written bytes together.")
+    for mode in MODES:
+        parts.append(f"## Ratios, {mode}")
+        for neuron in dict.fromkeys(row.neuron for row in rows):
+            parts.append(f"### {neuron}")
+            parts.append(ratio_table([row for row in rows if (row.neuron, row.mode) == (neuron, mode)]))
+    parts += ["## Not measured", not_measured(rows), "## All figures", all_figures(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def copy_bandwidth(rows: list[Row]) -> float:
+    """Bytes a second of the fastest of the copies."""
+    inputs = {family.neuron: family.inputs for family in families("cpu")}
+    rates = []
+    for row in rows:
+        if row.contender == BYTES_ALONE and row.median:
+            numbers = inputs[row.neuron] + 1 if row.mode == MODES[0] else 3 * inputs[row.neuron] + 2
+            rates.append(4 * numbers * row.shape.steps * row.shape.batch * row.shape.width / row.median)
+    return max(rates)
+
+
+def plot(rows: list[Row], where: dict, path: Path) -> None:
+    """Milliseconds over T: a row of panels a neuron and mode, a column a width."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = list(dict.fromkeys((row.neuron, row.mode) for row in rows))
+    widths = sorted({row.shape.width for row in rows})
+    size = {"figsize": (5 * len(widths), 3.2 * len(lines)), "layout": "constrained"}
+    figure, panels = pyplot.subplots(len(lines), len(widths), squeeze=False, **size)
+    for panel_row, (neuron, mode) in zip(panels, lines):
+        for panel, width in zip(panel_row, widths):
+            draw_panel(panel, [r for r in rows if (r.neuron, r.mode, r.shape.width) == (neuron, mode, width)])
+            panel.set(title=f"{neuron}, N = {width}, {mode}", xlabel="T", ylabel="ms")
+        panel_row[-1].legend(*panel_row[-2 if len(widths) > 2 else 0].get_legend_handles_labels(), fontsize="x-small")
+    figure.suptitle(f"{where['device']}, {where['threads']} threads")
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
+def draw_panel(panel, rows: list[Row]) -> None:
+    """Medians as lines, quartiles as bands."""
+    for contender in dict.fromkeys(row.contender for row in rows):
+        found = [row for row in rows if row.contender == contender and row.median is not None]
+        if not found:
+            continue
+        steps = [row.shape.steps for row in found]
+        style = "-" if contender.startswith("ours") else ":" if contender == BYTES_ALONE else "--"
+        (line,) = panel.plot(steps, [1e3 * row.median for row in found], style, marker=".", label=contender)
+        quartiles = ([1e3 * getattr(row, name) for row in found] for name in ("first_quartile", "third_quartile"))
+        panel.fill_between(steps, *quartiles, color=line.get_color(), alpha=0.2)
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.grid(alpha=0.3)
+
+
+# ---- The command ----
+
+
+def run(quick: bool, threads: int | None, output: Path) -> list[Row]:
+    """Measure, print the report, and save it with the figures and the plot; returns the rows."""
+    threads = report.use_threads(threads)
+    device = report.device()
+    where = report.environment(device, threads)
+    rows = measure(device, quick).rows
+    text, name = markdown(rows, where), report.stem("scan", device, quick)
+    report.save(output, name, text, where | {"rows": [row.as_dict() for row in rows]})
+    plot(rows, where, output / f"{name}.png")
+    print(text)
+    return rows
+
+
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="tiny shapes, few samples; the figures mean nothing")] = False,
+    threads: Annotated[int | None, typer.Option(help="processor threads; one a core without it")] = None,
+    output: Annotated[Path, typer.Option(help="folder for table, plot and figures")] = report.RESULTS,
+):
+    """Measure scans beside what people use in their place."""
+    wrong = [row for row in run(quick, threads, output) if (row.disagreement or 0) > AGREEMENT]
+    if wrong:
+        raise typer.Exit(code=1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,223 @@
+"""The whole job: training and using a translator through the fused kernels, the reference scan, and as an LSTM twin.
+
+::
+
+    python -m benchmarks.translation --data MULTI30K     # without --data: made-up sentences of the same lengths
+    python -m benchmarks.translation --quick
+
+The networks are those of ``zoo.translation`` at the recipe's size with random weights, the training step is the
+recipe's. Random weights do not know where a sentence ends, so no hypothesis may end before the limit on its length:
+every network then does the same work for a sentence. Needs ``pip install "snn-zoo[train]"``.
+"""
+
+import dataclasses
+import functools
+import random
+import sys
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import torch
+import typer
+from torch import Tensor
+
+import neurons
+from benchmarks import report
+from benchmarks.contenders import FUSED
+from benchmarks.measure import Call, Effort, in_turn, no_garbage_collection, quartiles
+from recipes import multi30k
+from zoo.translation import END, PAD, Translator, TranslatorConfig, pad
+
+TWIN = "LSTM twin"
+AGREEMENT = 1e-2
+"""The most that the first losses by two backends may differ, of the loss; the matrix products run in bfloat16."""
+NOTES = """\
+All networks train on the same batches and translate the same sentences, in turn, in a new random order each round.
+"times fused" is the median time over that of the fused kernels: 2 means that the fused kernels are twice as fast.
+Tokens are those of the target, padding left out. The training step is forward, backward, clipping and AdamW. Beam
+search keeps 5 hypotheses; as the weights are random, every one runs to the limit on its length."""
+
+
+class Size(NamedTuple):
+    """How large the networks and the job are."""
+
+    width: int = TranslatorConfig.width
+    layers: int = TranslatorConfig.encoder_layers
+    """Of the encoder, and of the decoder."""
+    vocabulary: int = 6000
+    pairs: int = 5000
+    tokens: int = multi30k.Training.tokens
+    steps: int = 2
+    """Training steps a sample."""
+    batch: int = 64
+    """Sentences translated at once."""
+    one_by_one: int = 6
+    """Sentences a sample that are translated one at a time."""
+    effort: Effort = Effort(samples=7, seconds=25.0)
+
+
+QUICK = Size(32, 1, 200, 100, 100, 1, 4, 2, Effort(samples=2, fewest=2))
+
+
+@dataclasses.dataclass
+class Row:
+    """One network at one job; times in seconds a sample."""
+
+    job: str
+    network: str
+    median: float
+    first_quartile: float
+    third_quartile: float
+    samples: int
+    tokens_a_second: float
+    ratio: float
+    """Median over that of the fused kernels."""
+    sentence_seconds: float | None = None
+    """Of one sentence, where they are translated one at a time."""
+
+
+def made_up_pairs(count: int) -> list[multi30k.Pair]:
+    """Sentence pairs of Multi30k's lengths, in words of an invented language with a few common and many rare words."""
+    chance = random.Random(0)
+    syllables = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "in")]
+    words = ["".join(chance.choices(syllables, k=chance.randint(1, 4))) for _ in range(4000)]
+    weights = [1 / (rank + 2) for rank in range(len(words))]
+
+    def sentence() -> str:
+        return " ".join(chance.choices(words, weights, k=chance.randint(6, 19))) + "."
+
+    return [(sentence(), sentence()) for _ in range(count)]
+
+
+class Networks:
+    """The same translator by two backends, from the same weights, and its twin."""
+
+    def __init__(self, pairs: list[multi30k.Pair], size: Size, device: torch.device):
+        self.size, self.device = size, device
+        tokenizer = multi30k.train_tokenizer(pairs, size.vocabulary)
+        vocabulary = tokenizer.get_vocab_size()
+        config = TranslatorConfig(vocabulary, size.width, encoder_layers=size.layers, decoder_layers=size.layers)
+        backends = {f"ours, {backend}": backend for backend in (FUSED[device.type], "torch")}
+        self.models: dict[str, Translator] = {}
+        for name in (*backends, TWIN):
+            torch.manual_seed(0)
+            mixer = "lstm" if name == TWIN else config.mixer
+            model = Translator(dataclasses.replace(config, mixer=mixer), tokenizer).to(device)
+            with torch.no_grad():
+                model.output_bias[END] = -1e4
+            for module in model.modules():
+                if isinstance(module, neurons.Neuron):
+                    module.backend = backends[name]
+            self.models[name] = model
+        self.sentences = [german for german, _ in pairs[: size.batch]]
+        examples = multi30k.encode(tokenizer, pairs)
+        plan = multi30k.batches(examples, size.tokens, random.Random(0))[: size.steps]
+        self.batches = [multi30k.tensors(examples, chosen, device) for chosen in plan]
+        self.source = pad([examples[i][0] for i in range(len(self.sentences))]).to(device)
+
+    def training(self) -> tuple[dict[str, Call], int]:
+        """A call a network that takes the training steps of a sample, and their tokens.
+
+        Raises RuntimeError where the first loss by one backend is not that by the other.
+        """
+        options = multi30k.Training()
+        steps, losses = {}, []
+        for name, model in self.models.items():
+            groups = multi30k.decayed(model, options.weight_decay)
+            optimiser = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.98), fused=True)
+            steps[name] = functools.partial(self._steps, model.train(), optimiser, options)
+            torch.manual_seed(0)  # the same dropout for all
+            losses.append(steps[name]()[0].item())
+        fused, reference, _ = losses
+        if not abs(fused - reference) <= AGREEMENT * abs(reference):
+            raise RuntimeError(f"the first loss is {fused} by the fused kernels and {reference} by the reference scan")
+        return steps, sum(int((target != PAD).sum()) for _, _, target in self.batches)
+
+    def _steps(self, model: Translator, optimiser, options: multi30k.Training) -> tuple[Tensor, ...]:
+        return tuple(multi30k.update(model, optimiser, batch, options) for batch in self.batches)
+
+    def translating(self, sentences: list[str], batch_size: int) -> tuple[dict[str, Call], int]:
+        """A call a network that translates the sentences, and their tokens."""
+        source = self.source[:, : len(sentences)]
+        calls, lengths = {}, set()
+        for name, model in self.models.items():
+            calls[name] = functools.partial(model.translate, sentences, batch_size=batch_size)
+            found = model.eval().search(source, beam_size=5, length_penalty=1.0)
+            lengths.add(sum(map(len, found)))
+        (total,) = lengths  # all do the same work
+        return calls, total
+
+
+def measure(pairs: list[multi30k.Pair], size: Size, device: torch.device) -> list[Row]:
+    """Every network at every job."""
+    networks = Networks(pairs, size, device)
+    few = networks.sentences[: size.one_by_one]
+    together, alone = f"translating, {len(networks.sentences)} sentences at once", "translating, one sentence at a time"
+    rows = []
+    for job, prepare in (
+        ("training", networks.training),
+        (together, lambda: networks.translating(networks.sentences, size.batch)),
+        (alone, lambda: networks.translating(few, 1)),
+    ):
+        print(f"{job} ...", file=sys.stderr, flush=True)
+        calls, tokens = prepare()
+        with no_garbage_collection():
+            samples = in_turn(calls, size.effort, device)
+        _, fused, _ = quartiles(next(iter(samples.values())))
+        for name, taken in samples.items():
+            first, median, third = quartiles(taken)
+            sentence = median / len(few) if job == alone else None
+            rows.append(Row(job, name, median, first, third, len(taken), tokens / median, median / fused, sentence))
+    return rows
+
+
+def markdown(rows: list[Row], where: dict, size: Size, data: str) -> str:
+    """The report: one table."""
+    lines = []
+    for row in rows:
+        times = (report.short(1e3 * t) for t in (row.median, row.first_quartile, row.third_quartile))
+        median, low, high = times
+        sentence = "-" if row.sentence_seconds is None else report.short(1e3 * row.sentence_seconds)
+        lines.append([row.job, row.network, report.short(row.tokens_a_second), report.short(row.ratio)])
+        lines[-1] += [sentence, median, f"{low} to {high}", str(row.samples)]
+    head = [
+        "job",
+        "network",
+        "tokens/s",
+        "times fused",
+        "ms a sentence",
+        "median ms a sample",
+        "quartiles ms",
+        "samples",
+    ]
+    what = f"Sentences: {data}. A training sample is {size.steps} steps of at most {size.tokens} tokens."
+    return "\n\n".join(["# Translator", report.described(where), NOTES, what, report.table(head, lines)]) + "\n"
+
+
+def run(quick: bool, threads: int | None, output: Path, data: Path | None) -> list[Row]:
+    """Measure, print the report and save it with the figures; returns the rows."""
+    threads = report.use_threads(threads)
+    device = report.device()
+    where, size = report.environment(device, threads), QUICK if quick else Size()
+    pairs = multi30k.read_split(data, "train")[: size.pairs] if data else made_up_pairs(size.pairs)
+    rows = measure(pairs, size, device)
+    origin = "the first of Multi30k's training pairs" if data else "made up"
+    text, name = markdown(rows, where, size, origin), report.stem("translation", device, quick)
+    figures = where | {"sentences": origin, "rows": [dataclasses.asdict(row) for row in rows]}
+    report.save(output, name, text, figures)
+    print(text)
+    return rows
+
+
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="a tiny network; the figures mean nothing")] = False,
+    threads: Annotated[int | None, typer.Option(help="processor threads; one a core without it")] = None,
+    output: Annotated[Path, typer.Option(help="folder for table and figures")] = report.RESULTS,
+    data: Annotated[Path | None, typer.Option(help="folder with the raw Multi30k files")] = None,
+):
+    """Measure training and translating by fused kernels, by the reference scan, and with LSTMs."""
+    run(quick, threads, output, data)
+
+
+if __name__ == "__main__":
+    typer.run(main)
