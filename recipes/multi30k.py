@@ -196,7 +196,9 @@ def learning_rate(progress: float, options: Training) -> float:
 
 
 @torch.inference_mode()
-def evaluate(model: Translator, pairs: list[Pair], beam_size: int, length_penalty: float = 1.0, batch_size: int = 64):
+def evaluate(
+    model: Translator, pairs: list[Pair], beam_size: int = 5, length_penalty: float = 1.0, batch_size: int = 64
+):
     """Translations of the pairs' German, with lowercased and cased BLEU and the two signatures."""
     german, english = map(list, zip(*pairs))
     hypotheses = model.translate(german, beam_size, length_penalty, batch_size)
