@@ -9,8 +9,8 @@
 // (at full precision, and for gradients, the other factor is split too). For float64, and on devices whose tensor
 // cores know no bfloat16, it is a plain sum over U itself.
 
-// Compile with -DSCALAR, -DROW_TILES=1 or 2, -DWHOLE_LEVELS=true or false (full
-// precision) and -DTENSOR_CORES=true or false.
+// Compile with -DSCALAR, -DROW_TILES=1 or 2, -DWHOLE_LEVELS=true or false (full precision) and -DTENSOR_CORES=true
+// or false.
 
 #ifdef ROW_TILES
 
@@ -84,10 +84,11 @@ __device__ __forceinline__ void split(float low, float high, unsigned int* piece
     }
 }
 
-// The order of U's pieces: [column tile][8 columns][slice of DEPTH][piece][lane], a Pack for each lane: column lane / 4,
-// depth 8 * (lane % 4) onwards. The matrix instruction asks for other depths, but any order does that both factors share.
-// Forward the columns of a tile are the gates of its neurons, then their candidates, and the depth is the neurons that
-// spiked. Backward the columns are the neurons, and the depth is the gradients of all gates, then of all candidates.
+// The order of U's pieces: [column tile][8 columns][slice of DEPTH][piece][lane], a Pack for each lane: column
+// lane / 4, depth 8 * (lane % 4) onwards. The matrix instruction asks for other depths, but any order does that both
+// factors share. Forward the columns of a tile are the gates of its neurons, then their candidates, and the depth is
+// the neurons that spiked. Backward the columns are the neurons, and the depth is the gradients of all gates, then of
+// all candidates.
 template <bool BACKWARD>
 __device__ __forceinline__ void split_weight(const float* weight, Pack* pieces, Index neurons, Index slices) {
     enum { COLUMNS = BACKWARD ? NEURONS : 2 * NEURONS };
@@ -288,6 +289,13 @@ struct ProductOf<COLUMNS, WHOLE, Real, false> {
 
 // ---- The scans ----
 
+// The gate's and the candidate's number of one neuron.
+template <class Number>
+__device__ __forceinline__ void load_both(Number* into, const Number* from, Index neurons) {
+    into[0] = from[0];
+    into[1] = from[neurons];
+}
+
 struct Place {  // one of this thread's elements of a tile
     int row_in_tile, column;
     Index row, neuron, element;
@@ -304,8 +312,8 @@ struct Place {  // one of this thread's elements of a tile
     }
 };
 
-// x [T, B, 2C]; first_product [B, 2C], the state's spikes times U; final_current and final_membrane [B, C] also hold the
-// state on the way; kept [T, B, 2C] receives the sigmoid's and the relu's arguments, unless it is null. exchange
+// x [T, B, 2C]; first_product [B, 2C], the state's spikes times U; final_current and final_membrane [B, C] also hold
+// the state on the way; kept [T, B, 2C] receives the sigmoid's and the relu's arguments, unless it is null. exchange
 // [2, rows, slices * DEPTH], zero to begin with, as are the counters, one a row tile. weight: U, or its pieces.
 #define RECURRENT_FORWARD_PARAMETERS(Scalar)                                                                       \
     const Scalar *__restrict__ x, const void *state0, const void *state1, const void *__restrict__ first_product,  \
@@ -340,7 +348,7 @@ __device__ __forceinline__ void forward_recurrent(RECURRENT_FORWARD_PARAMETERS(S
                 for (int i = 0; i < PER_THREAD; i++) {
                     const Place place(i, row_tile, column_tile, batch, neurons);
                     if (!place.exists) continue;
-                    load<2>(raw[i], x + (step * batch + place.row) * 2 * neurons + place.neuron, neurons);
+                    load_both(raw[i], x + (step * batch + place.row) * 2 * neurons + place.neuron, neurons);
                     state[i][0] = ((const Real*)(step ? final_current : state0))[place.element];
                     state[i][1] = ((const Real*)(step ? final_membrane : state1))[place.element];
                 }
@@ -403,30 +411,40 @@ __device__ __forceinline__ void forward_recurrent(RECURRENT_FORWARD_PARAMETERS(S
     kept, state0, state1, state2, range, currents, membranes, spikes, steps, elements, neurons, setting0, setting1
 
 template <class Real>
+__device__ __forceinline__ void replay_element(const InputGatedLIF<Real>& neuron, Index e, REPLAY_PARAMETERS(Real)) {
+    const Real* next = kept + Element(e, neurons, 1, 2).x;
+    Real state[2] = {state0[e], state1[e]}, spike = state2[e], ahead[STEPS][2];
+#pragma unroll
+    for (int i = 0; i < STEPS; i++, next += elements * 2) {
+        if (i < steps) load_both(ahead[i], next, neurons);
+    }
+    Index at = e;
+    for (Index left = steps; left > 0; left -= STEPS) {
+#pragma unroll
+        for (int i = 0; i < STEPS; i++, at += elements, next += elements * 2) {
+            if (i >= left) break;
+            const Real inputs[2] = {ahead[i][0], ahead[i][1]};
+            if (i + STEPS < left) load_both(ahead[i], next, neurons);
+            typename InputGatedLIF<Real>::Trace trace;
+            spikes[at] = spike;
+            spike = neuron.step(inputs, state, trace);
+            currents[at] = trace.current_before;
+            membranes[at] = trace.membrane;
+        }
+    }
+}
+
+template <class Real>
 __device__ __forceinline__ void replay(REPLAY_PARAMETERS(Real)) {
     const Settings settings = {0, 0, range, 0, 0, setting0, setting1};
-    const InputGatedLIF<Real> neuron(settings);
+    InputGatedLIF<Real> neuron(settings);
     for (Index e = (Index)blockIdx.x * blockDim.x + threadIdx.x; e < elements; e += (Index)gridDim.x * blockDim.x) {
-        const Real* next = kept + Element(e, neurons, 1, 2).x;
-        Real state[2] = {state0[e], state1[e]}, spike = state2[e], ahead[STEPS][2];
-#pragma unroll
-        for (int i = 0; i < STEPS; i++, next += elements * 2) {
-            if (i < steps) load<2>(ahead[i], next, neurons);
-        }
-        Index at = e;
-        for (Index base = 0; base < steps; base += STEPS) {
-#pragma unroll
-            for (int i = 0; i < STEPS; i++, at += elements, next += elements * 2) {
-                if (base + i < steps) {
-                    const Real inputs[2] = {ahead[i][0], ahead[i][1]};
-                    if (base + i + STEPS < steps) load<2>(ahead[i], next, neurons);
-                    typename InputGatedLIF<Real>::Trace trace;
-                    spikes[at] = spike;
-                    spike = neuron.step(inputs, state, trace);
-                    currents[at] = trace.current_before;
-                    membranes[at] = trace.membrane;
-                }
-            }
+        if (neuron.ordinary()) {
+            InputGatedLIF<Real> same = neuron;
+            same.ordinary() = true;
+            replay_element(same, e, REPLAY_ARGUMENTS);
+        } else {
+            replay_element(neuron, e, REPLAY_ARGUMENTS);
         }
     }
 }
@@ -474,8 +492,8 @@ __device__ __forceinline__ void backward_recurrent(RECURRENT_BACKWARD_PARAMETERS
                     const Place place(i, row_tile, column_tile, batch, neurons);
                     if (!place.exists || done == steps) continue;
                     const Index at = step * batch * neurons + place.element;
-                    load<2>(inputs[i], (const Real*)kept + (step * batch + place.row) * 2 * neurons + place.neuron,
-                            neurons);
+                    const Index in_kept = (step * batch + place.row) * 2 * neurons + place.neuron;
+                    load_both(inputs[i], (const Real*)kept + in_kept, neurons);
                     current[i] = ((const Real*)currents)[at];
                     membrane[i] = ((const Real*)membranes)[at];
                     outer[i] = gradient_y[at];

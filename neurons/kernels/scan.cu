@@ -82,18 +82,12 @@ __device__ __forceinline__ float magnitude(float value) { return fabsf(value); }
 __device__ __forceinline__ double magnitude(double value) { return fabs(value); }
 __device__ __forceinline__ float truncated(float value) { return truncf(value); }
 __device__ __forceinline__ double truncated(double value) { return trunc(value); }
+__device__ __forceinline__ float least(float a, float b) { return fminf(a, b); }  // the number beside a NaN
+__device__ __forceinline__ double least(double a, double b) { return fmin(a, b); }
+__device__ __forceinline__ float most(float a, float b) { return fmaxf(a, b); }
+__device__ __forceinline__ double most(double a, double b) { return fmax(a, b); }
 __device__ __forceinline__ float fused(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ __forceinline__ double fused(double a, double b, double c) { return fma(a, b, c); }
-
-template <class Real>
-__device__ __forceinline__ Real sigmoid(Real value) {
-    return Real(1) / (Real(1) + exponential(-value));
-}
-
-template <class Real>
-__device__ __forceinline__ Real infinity() {
-    return Real(1) / Real(0);
-}
 
 // The smaller and the larger of two; NaN if either is.
 template <class Real>
@@ -104,65 +98,95 @@ template <class Real>
 __device__ __forceinline__ Real upper(Real a, Real b) {
     return a > b || a != a ? a : b;
 }
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+template <>
+__device__ __forceinline__ float lower(float a, float b) {
+    float least;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(a), "f"(b));
+    return least;
+}
+template <>
+__device__ __forceinline__ float upper(float a, float b) {
+    float most;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(most) : "f"(a), "f"(b));
+    return most;
+}
+#endif
+
+// 1 / value for a value of 1 or more: an estimate and one correction, which rounds as a division does. (Below
+// the smallest normal number it gives 0.)
+__device__ __forceinline__ float reciprocal(float value) {
+    float estimate;
+#ifdef __CUDACC__
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(estimate) : "f"(value));
+#else
+    estimate = 1 / value;
+#endif
+    return value > 8e37f ? 0.f : fused(estimate, fused(-value, estimate, 1.f), estimate);
+}
+__device__ __forceinline__ double reciprocal(double value) { return 1 / value; }
+
+template <class Real>
+__device__ __forceinline__ Real sigmoid(Real value) {
+    return reciprocal(Real(1) + exponential(-value));
+}
+
+template <class Real>
+__device__ __forceinline__ Real infinity() {
+    return Real(1) / Real(0);
+}
 
 // ---- The multi-bit spike ----
 
 template <class Real>
 struct MultiBitSpike {
-    Real range, scale, inverse, threshold;
-    bool full_precision, one_bit, plain;
+    Real range, lowest, scale, inverse, first_level;
+    bool full_precision, ordinary;
 
     __device__ __forceinline__ MultiBitSpike(const Real* range_pointer, Index bits, Index threshold_levels) {
         range = *range_pointer;
         full_precision = bits == 32;
-        one_bit = bits == 1;
-        const Real levels = (double)((Index)1 << (one_bit ? 1 : bits - 1)) * (1 - 1e-4);
+        lowest = bits == 1 ? Real(0) : -range;  // one bit has the positive level alone
+        const Real levels = (double)((Index)1 << (bits == 1 ? 1 : bits - 1)) * (1 - 1e-4);
         scale = Real(1) / range * levels;  // two roundings, as the reference has them
         inverse = Real(1) / scale;
-        threshold = threshold_levels;
-        plain = scale > Real(1e-30) && scale < Real(1e30);
+        first_level = threshold_levels + 1;
+        ordinary = sizeof(Real) == 4 && !full_precision && scale > Real(1e-30) && scale < Real(1e30);
     }
 
     // q / scale for a whole number q of at most 127, rounded as a division is: a product with the rounded
     // inverse and one correction give the same bits (tried on every pair), in a third of the time.
     __device__ __forceinline__ Real divided(Real q) const {
-        if (!plain) return q / scale;
+        if (!ordinary) return q / scale;
         const Real quotient = q * inverse;
         return fused(fused(-scale, quotient, q), inverse, quotient);
     }
 
-    __device__ __forceinline__ Real clamped(Real membrane) const {  // NaN stays
-        const Real low = membrane < -range ? -range : membrane;
-        return low > range ? range : low;
-    }
-
     // The whole number of levels, of a spike that is not of full precision.
     __device__ __forceinline__ Real levels(Real membrane) const {
-        const Real q = truncated(scale * clamped(membrane));
-        return magnitude(q) <= threshold || (one_bit && q < 0) ? Real(0) : q;
+        const Real level = scale * lower(upper(membrane, lowest), range);
+        return magnitude(level) < first_level ? Real(0) : truncated(level);
     }
 
     __device__ __forceinline__ Real operator()(Real membrane) const {
-        if (full_precision) return range == range ? clamped(membrane) : range;
+        if (!ordinary && full_precision) return lower(upper(membrane, lowest), range);
         return divided(levels(membrane));
     }
 
     // The gradient with respect to the membrane: straight through inside the range. Outside, a gradient that is
     // not finite leaves NaN, as multiplying by a mask does.
     __device__ __forceinline__ Real backward(Real membrane, Real gradient) const {
-        return magnitude(membrane) <= range ? gradient : full_precision ? Real(0) : gradient * Real(0);
+        if (magnitude(membrane) <= range) return gradient;
+        return !ordinary && full_precision ? Real(0) : gradient * Real(0);
     }
 };
-template <>
-__device__ __forceinline__ double MultiBitSpike<double>::divided(double q) const {
-    return q / scale;
-}
 
 // ---- The neurons ----
 //
 // step advances the state by one time step, returns y and fills in the trace: what the step's backward needs.
 // backward turns the gradients of y and of the new state into those of x and of the old state (in place), and
-// adds those of the parameters. MEMBRANE is the state that holds the membrane.
+// adds those of the parameters. A neuron is ordinary if its constants lie where short cuts give the same numbers;
+// the kernels have a copy of their loops for those that are, in which the compiler leaves out all else.
 
 struct Settings {  // what a kernel is called with; which neuron reads what stands in its constructor
     const void *parameter0, *parameter1, *range;
@@ -174,7 +198,7 @@ template <class Real>
 struct LearnableLIF {
     enum { INPUTS = 1, STATES = 1, PARAMETERS = 2 };
     Real leak, threshold, inverse_threshold, gamma;
-    bool ordinary;
+    bool ordinary_threshold;
 
     struct Trace {
         Real membrane, before;
@@ -185,18 +209,20 @@ struct LearnableLIF {
         threshold = ((const Real*)s.parameter1)[s.channel1];
         inverse_threshold = Real(1) / threshold;
         gamma = s.setting0;
-        ordinary = threshold > Real(1e-30) && threshold < Real(1e30);
+        ordinary_threshold = threshold > Real(1e-30) && threshold < Real(1e30);
     }
+
+    __device__ __forceinline__ bool& ordinary() { return ordinary_threshold; }
 
     // For gradients, where a last rounding does not matter.
     __device__ __forceinline__ Real over_threshold(Real value) const {
-        return ordinary ? value * inverse_threshold : value / threshold;
+        return ordinary_threshold ? value * inverse_threshold : value / threshold;
     }
 
     // 1 where membrane / threshold - 1 > 0. For a positive threshold the rounded quotient exceeds 1 exactly
     // where the membrane exceeds the threshold, so there is nothing to divide.
     __device__ __forceinline__ Real spike(Real membrane) const {
-        if (ordinary) return membrane != membrane ? membrane : Real(membrane > threshold);
+        if (ordinary_threshold) return membrane != membrane ? membrane : Real(membrane > threshold);
         const Real u = membrane / threshold - Real(1);
         return u != u ? u : Real(u > 0);
     }
@@ -227,9 +253,13 @@ struct LearnableLIF {
 template <class Real>
 struct Integrator {
     enum { INPUTS = 1, STATES = 1, PARAMETERS = 0 };
+    bool always = true;
+
     struct Trace {};
 
     __device__ __forceinline__ Integrator(const Settings&) {}
+
+    __device__ __forceinline__ bool& ordinary() { return always; }
 
     __device__ __forceinline__ Real step(const Real* x, Real* state, Trace&) const { return state[0] += x[0]; }
 
@@ -255,6 +285,8 @@ struct MultiBitLIF {
         : spike((const Real*)s.range, (Index)s.setting0, (Index)s.setting1) {
         leak = ((const Real*)s.parameter0)[s.channel0];
     }
+
+    __device__ __forceinline__ bool& ordinary() { return spike.ordinary; }
 
     __device__ __forceinline__ Real step(const Real* x, Real* state, Trace& trace) const {
         trace.before = state[0];
@@ -289,6 +321,8 @@ struct MultiBitSynapticLIF {
         tau = ((const Real*)s.parameter0)[s.channel0];
     }
 
+    __device__ __forceinline__ bool& ordinary() { return spike.ordinary; }
+
     __device__ __forceinline__ Real step(const Real* x, Real* state, Trace& trace) const {
         trace.current_before = state[0];
         state[0] = tau * state[0] + x[0];
@@ -321,8 +355,10 @@ struct InputGatedLIF {
     __device__ __forceinline__ InputGatedLIF(const Settings& s)
         : spike((const Real*)s.range, (Index)s.setting0, (Index)s.setting1) {}
 
+    __device__ __forceinline__ bool& ordinary() { return spike.ordinary; }
+
     __device__ __forceinline__ Trace trace(const Real* x, Real current_before, Real membrane) const {
-        return {membrane, current_before, sigmoid(x[0]), x[1] < 0 ? Real(0) : x[1]};  // NaN stays
+        return {membrane, current_before, sigmoid(x[0]), upper(x[1], Real(0))};
     }
 
     __device__ __forceinline__ Real step(const Real* x, Real* state, Trace& trace) const {
@@ -349,32 +385,22 @@ struct InputGatedLIF {
 
 // ---- The scans ----
 
-struct Element {  // one element of [B, C, S]: where it lies in one time step of x and of y, and its channel
-    Index x, y, channel;
+struct Element {  // one element of [B, C, S]: where it lies in one time step of x, and its channel
+    Index x, channel;
 
     __device__ __forceinline__ Element(Index element, Index channels, Index inner, int inputs) {
         const Index plane = channels * inner;
-        y = element;
         x = element + element / plane * (plane * (inputs - 1));
         channel = element / inner % channels;
     }
+
+    __device__ __forceinline__ Settings settings(const void* parameter0, const void* parameter1, const void* range,
+                                                 Index per_channel0, Index per_channel1, double setting0,
+                                                 double setting1) const {
+        const Index channel0 = per_channel0 ? channel : 0, channel1 = per_channel1 ? channel : 0;
+        return {parameter0, parameter1, range, channel0, channel1, setting0, setting1};
+    }
 };
-
-template <int INPUTS, class Scalar>
-__device__ __forceinline__ void load(Scalar* into, const Scalar* from, Index plane) {
-#pragma unroll
-    for (int i = 0; i < INPUTS; i++) into[i] = from[i * plane];
-}
-
-// Run one step on raw inputs; store y.
-template <class Neuron, class Scalar, class Real>
-__device__ __forceinline__ void step(const Neuron& neuron, const Scalar* raw, Real* state, Scalar* y,
-                                     typename Neuron::Trace& trace) {
-    Real x[Neuron::INPUTS];
-#pragma unroll
-    for (int i = 0; i < Neuron::INPUTS; i++) x[i] = widen(raw[i]);
-    *y = narrow<Scalar>(neuron.step(x, state, trace));
-}
 
 template <class Real>
 __device__ __forceinline__ void over_warp(Real& minimum, Real& maximum) {
@@ -405,6 +431,67 @@ __device__ __forceinline__ void over_warp(Real& minimum, Real& maximum) {
         gradient_state0, gradient_state1, gradient_parameters, steps, elements, channels, inner, per_channel0,     \
         per_channel1, setting0, setting1
 
+// One element of the forward scan on its way: always STEPS loads in flight, a slot is filled anew as soon as its step
+// is taken.
+template <class Neuron, class Scalar, class Real, bool TRACK>
+struct Forward {
+    enum { INPUTS = Neuron::INPUTS, STATES = Neuron::STATES };
+    const Scalar* __restrict__ next;
+    Scalar* __restrict__ y;
+    Index plane, elements;
+    Scalar ahead[STEPS][INPUTS];
+    Real state[STATES], minimum, maximum, last;
+
+    __device__ __forceinline__ void load_slot(int slot) {
+#pragma unroll
+        for (int i = 0; i < INPUTS; i++) ahead[slot][i] = next[i * plane];
+    }
+
+    __device__ __forceinline__ void fill(Index steps) {
+#pragma unroll
+        for (int i = 0; i < STEPS; i++, next += elements * INPUTS) {
+            if (i < steps) load_slot(i);
+        }
+    }
+
+    // The next STEPS steps, or as many as are left; without GUARDED at least 2 * STEPS are.
+    template <bool GUARDED>
+    __device__ __forceinline__ void take(const Neuron& neuron, Index left) {
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            if (GUARDED && i >= left) break;
+            Real x[INPUTS];
+#pragma unroll
+            for (int j = 0; j < INPUTS; j++) x[j] = widen(ahead[i][j]);
+            if (!GUARDED || i + STEPS < left) load_slot(i);
+            next += elements * INPUTS;
+            typename Neuron::Trace trace;
+            *y = narrow<Scalar>(neuron.step(x, state, trace));
+            y += elements;
+            if (TRACK) {
+                last = neuron.membrane(trace);
+                minimum = least(minimum, last);
+                maximum = most(maximum, last);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void run(const Neuron& neuron, Index steps, Real* checkpoint) {
+        fill(steps);
+        for (Index left = steps; left > 0; left -= STEPS) {
+            if (checkpoint) {
+#pragma unroll
+                for (int i = 0; i < STATES; i++, checkpoint += elements) *checkpoint = state[i];
+            }
+            if (left >= 2 * STEPS) {
+                take<false>(neuron, left);
+            } else {
+                take<true>(neuron, left);
+            }
+        }
+    }
+};
+
 // state0, state1 [B, C, S] in, final0, final1 out. checkpoints [ceil(T / STEPS), states, B, C, S] receives the
 // state before every STEPS-th step, unless it is null. With TRACK, partial_extremes [warps, 2] receives the
 // smallest and the largest membrane before the spike that each warp saw, NaN if it saw any.
@@ -412,62 +499,29 @@ template <template <class> class NeuronOf, class Scalar, bool TRACK>
 __device__ __forceinline__ void forward(FORWARD_PARAMETERS(Scalar)) {
     typedef typename StateOf<Scalar>::type Real;
     typedef NeuronOf<Real> Neuron;
-    enum { INPUTS = Neuron::INPUTS, STATES = Neuron::STATES };
-    const Index plane = channels * inner, x_step = elements * INPUTS;
     Real minimum = infinity<Real>(), maximum = -infinity<Real>(), nan = 0;
 
     for (Index e = (Index)blockIdx.x * blockDim.x + threadIdx.x; e < elements; e += (Index)gridDim.x * blockDim.x) {
-        const Element element(e, channels, inner, INPUTS);
-        const Settings settings = {parameter0,
-                                   parameter1,
-                                   range,
-                                   per_channel0 ? element.channel : 0,
-                                   per_channel1 ? element.channel : 0,
-                                   setting0,
-                                   setting1};
-        const Neuron neuron(settings);
-        Real state[STATES];
-        state[0] = ((const Real*)state0)[e];
-        if (STATES > 1) state[STATES - 1] = ((const Real*)state1)[e];
-        typename Neuron::Trace trace;
-        Real last = 0;
-
-        // Always STEPS loads in flight: a slot is filled anew as soon as its step is taken.
-        Scalar ahead[STEPS][INPUTS];
-        const Scalar* next = x + element.x;
-#pragma unroll
-        for (int i = 0; i < STEPS; i++) {
-            if (i < steps) load<INPUTS>(ahead[i], next, plane);
-            next += x_step;
+        const Element element(e, channels, inner, Neuron::INPUTS);
+        Neuron neuron(element.settings(parameter0, parameter1, range, per_channel0, per_channel1, setting0, setting1));
+        Forward<Neuron, Scalar, Real, TRACK> scan = {x + element.x, y + e, channels * inner, elements};
+        scan.minimum = minimum;
+        scan.maximum = maximum;
+        scan.last = 0;
+        scan.state[0] = ((const Real*)state0)[e];
+        if (Neuron::STATES > 1) scan.state[Neuron::STATES - 1] = ((const Real*)state1)[e];
+        Real* checkpoint = checkpoints ? (Real*)checkpoints + e : 0;
+        if (neuron.ordinary()) {
+            neuron.ordinary() = true;
+            scan.run(neuron, steps, checkpoint);
+        } else {
+            scan.run(neuron, steps, checkpoint);
         }
-        Scalar* out = y + element.y;
-        Real* checkpoint = (Real*)checkpoints + (checkpoints ? e : 0);
-        for (Index base = 0; base < steps; base += STEPS) {
-            if (checkpoints) {
-#pragma unroll
-                for (int i = 0; i < STATES; i++, checkpoint += elements) *checkpoint = state[i];
-            }
-#pragma unroll
-            for (int i = 0; i < STEPS; i++) {
-                if (base + i < steps) {
-                    Scalar raw[INPUTS];
-#pragma unroll
-                    for (int j = 0; j < INPUTS; j++) raw[j] = ahead[i][j];
-                    if (base + i + STEPS < steps) load<INPUTS>(ahead[i], next, plane);
-                    next += x_step;
-                    step(neuron, raw, state, out, trace);
-                    out += elements;
-                    if (TRACK) {
-                        last = neuron.membrane(trace);
-                        minimum = last < minimum ? last : minimum;
-                        maximum = last > maximum ? last : maximum;
-                    }
-                }
-            }
-        }
-        nan = last != last ? last : nan;  // a membrane that was NaN once stays NaN to the last step
-        ((Real*)final0)[e] = state[0];
-        if (STATES > 1) ((Real*)final1)[e] = state[STATES - 1];
+        ((Real*)final0)[e] = scan.state[0];
+        if (Neuron::STATES > 1) ((Real*)final1)[e] = scan.state[Neuron::STATES - 1];
+        minimum = scan.minimum;
+        maximum = scan.maximum;
+        nan = scan.last != scan.last ? scan.last : nan;  // a membrane that was NaN once stays NaN to the last step
     }
     if (TRACK) {
         minimum = nan != nan ? nan : minimum;
@@ -510,102 +564,113 @@ __device__ __forceinline__ void gather_extremes(const void* partial_extremes, vo
     }
 }
 
-// What one thread holds of STEPS time steps in the backward: all indices are known when it is compiled, so that
-// everything lies in registers.
+// One element of the backward scan on its way, from the last STEPS steps to the first: it runs them forward from their
+// checkpoint, keeping the traces in registers, then back, while the loads of the STEPS before are in flight.
 template <class Neuron, class Scalar, class Real>
-struct Chunk {
-    Scalar x[STEPS][Neuron::INPUTS], gradient_y[STEPS];
-    Real state[Neuron::STATES];
+struct Backward {
+    enum { INPUTS = Neuron::INPUTS, STATES = Neuron::STATES };
+    const Scalar* __restrict__ x;  // each at the start of the steps in hand
+    const Scalar* __restrict__ gradient_y;
+    const Real* __restrict__ checkpoint;
+    Scalar* __restrict__ gradient_x;
+    Index plane, elements;
+    Scalar ahead[STEPS][INPUTS], gradient_ahead[STEPS];
+    Real state[STATES], gradient_state[STATES], gradient_parameter[Neuron::PARAMETERS + 1];
 
-    // Load the chunk that starts at time step base; WHOLE: it has all its STEPS.
-    template <bool WHOLE>
-    __device__ __forceinline__ void load_from(const Scalar* x_sequence, const Scalar* gradient_y_sequence,
-                                              const Real* checkpoints, Index base, Index steps, Index elements,
-                                              Index plane) {
-        const Scalar* x_from = x_sequence + base * elements * Neuron::INPUTS;
-        const Scalar* gradient_from = gradient_y_sequence + base * elements;
-        const Real* checkpoint = checkpoints + base / STEPS * Neuron::STATES * elements;
+    template <bool GUARDED>
+    __device__ __forceinline__ void load_all(Index left) {
 #pragma unroll
-        for (int i = 0; i < Neuron::STATES; i++) state[i] = checkpoint[i * elements];
+        for (int i = 0; i < STATES; i++) state[i] = checkpoint[i * elements];
+        const Scalar *x_from = x, *gradient_from = gradient_y;
+#pragma unroll
+        for (int i = 0; i < STEPS; i++, x_from += elements * INPUTS, gradient_from += elements) {
+            if (GUARDED && i >= left) break;
+#pragma unroll
+            for (int j = 0; j < INPUTS; j++) ahead[i][j] = x_from[j * plane];
+            gradient_ahead[i] = *gradient_from;
+        }
+    }
+
+    // The steps in hand: STEPS, or with GUARDED left. more: there are others before them.
+    template <bool GUARDED>
+    __device__ __forceinline__ void take(const Neuron& neuron, Index left, bool more) {
+        typename Neuron::Trace traces[STEPS];
+        Real gradients[STEPS];
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
-            if (WHOLE || base + i < steps) {
-                load<Neuron::INPUTS>(x[i], x_from, plane);
-                gradient_y[i] = *gradient_from;
-            }
-            x_from += elements * Neuron::INPUTS;
-            gradient_from += elements;
+            if (GUARDED && i >= left) break;
+            Real inputs[INPUTS];
+#pragma unroll
+            for (int j = 0; j < INPUTS; j++) inputs[j] = widen(ahead[i][j]);
+            neuron.step(inputs, state, traces[i]);
+            gradients[i] = widen(gradient_ahead[i]);
         }
+        Scalar* out = gradient_x + (STEPS - 1) * elements * INPUTS;
+        gradient_x -= STEPS * elements * INPUTS;
+        if (more) {
+            x -= STEPS * elements * INPUTS;
+            gradient_y -= STEPS * elements;
+            checkpoint -= STATES * elements;
+            load_all<false>(STEPS);
+        }
+#pragma unroll
+        for (int i = STEPS - 1; i >= 0; i--, out -= elements * INPUTS) {
+            if (GUARDED && i >= left) continue;
+            Real gradient_inputs[INPUTS];
+            neuron.backward(traces[i], gradients[i], gradient_inputs, gradient_state, gradient_parameter);
+#pragma unroll
+            for (int j = 0; j < INPUTS; j++) out[j * plane] = narrow<Scalar>(gradient_inputs[j]);
+        }
+    }
+
+    __device__ __forceinline__ void run(const Neuron& neuron, Index steps) {
+        const Index last = (steps - 1) / STEPS;  // of the checkpoints
+        x += last * STEPS * elements * INPUTS;
+        gradient_x += last * STEPS * elements * INPUTS;
+        gradient_y += last * STEPS * elements;
+        checkpoint += last * STATES * elements;
+        const Index left = steps - last * STEPS;
+        load_all<true>(left);
+        take<true>(neuron, left, last > 0);
+        for (Index chunk = last; chunk > 0; chunk--) take<false>(neuron, STEPS, chunk > 1);
     }
 };
 
-// Backward: from the last chunk of STEPS to the first, run the chunk forward from its checkpoint, keeping the
-// traces in registers, then back. The next chunk's loads are on their way meanwhile. gradient_final0/1 may be null
-// (zero). gradient_parameters [PARAMETERS, B, C, S] receives each element's share of the parameters' gradients.
+// gradient_final0 and gradient_final1 may be null (zero). gradient_parameters [PARAMETERS, B, C, S] receives each
+// element's share of the parameters' gradients. There is at least one step.
 template <template <class> class NeuronOf, class Scalar>
 __device__ __forceinline__ void backward(BACKWARD_PARAMETERS(Scalar)) {
     typedef typename StateOf<Scalar>::type Real;
     typedef NeuronOf<Real> Neuron;
-    enum { INPUTS = Neuron::INPUTS, STATES = Neuron::STATES, PARAMETERS = Neuron::PARAMETERS };
-    const Index plane = channels * inner, x_step = elements * INPUTS;
+    enum { STATES = Neuron::STATES };
 
     for (Index e = (Index)blockIdx.x * blockDim.x + threadIdx.x; e < elements; e += (Index)gridDim.x * blockDim.x) {
-        const Element element(e, channels, inner, INPUTS);
-        const Settings settings = {parameter0,
-                                   parameter1,
-                                   range,
-                                   per_channel0 ? element.channel : 0,
-                                   per_channel1 ? element.channel : 0,
-                                   setting0,
-                                   setting1};
-        const Neuron neuron(settings);
-        Real gradient_state[STATES], gradient_parameter[PARAMETERS + 1] = {};
-        gradient_state[0] = gradient_final0 ? ((const Real*)gradient_final0)[e] : Real(0);
-        if (STATES > 1) gradient_state[STATES - 1] = gradient_final1 ? ((const Real*)gradient_final1)[e] : Real(0);
-
-        const Scalar* x_element = x + element.x;
-        const Scalar* gradient_y_element = gradient_y + e;
-        const Real* checkpoints_element = (const Real*)checkpoints + e;
-        Index base = (steps - 1) / STEPS * STEPS;
-        Chunk<Neuron, Scalar, Real> chunk;
-        if (steps) {
-            chunk.template load_from<false>(x_element, gradient_y_element, checkpoints_element, base, steps, elements,
-                                            plane);
+        const Element element(e, channels, inner, Neuron::INPUTS);
+        Neuron neuron(element.settings(parameter0, parameter1, range, per_channel0, per_channel1, setting0, setting1));
+        Backward<Neuron, Scalar, Real> scan = {x + element.x,
+                                               gradient_y + e,
+                                               (const Real*)checkpoints + e,
+                                               gradient_x + element.x,
+                                               channels * inner,
+                                               elements};
+        scan.gradient_state[0] = gradient_final0 ? ((const Real*)gradient_final0)[e] : Real(0);
+        if (STATES > 1) {
+            scan.gradient_state[STATES - 1] = gradient_final1 ? ((const Real*)gradient_final1)[e] : Real(0);
         }
-        for (; base >= 0 && steps; base -= STEPS) {
-            typename Neuron::Trace traces[STEPS];
-            Real gradient_ys[STEPS], state[STATES];
 #pragma unroll
-            for (int i = 0; i < STATES; i++) state[i] = chunk.state[i];
-#pragma unroll
-            for (int i = 0; i < STEPS; i++) {
-                if (base + i < steps) {
-                    Real inputs[INPUTS];
-#pragma unroll
-                    for (int j = 0; j < INPUTS; j++) inputs[j] = widen(chunk.x[i][j]);
-                    neuron.step(inputs, state, traces[i]);
-                    gradient_ys[i] = widen(chunk.gradient_y[i]);
-                }
-            }
-            if (base) {
-                chunk.template load_from<true>(x_element, gradient_y_element, checkpoints_element, base - STEPS,
-                                               steps, elements, plane);
-            }
-            Scalar* out = gradient_x + element.x + (base + STEPS - 1) * x_step;
-#pragma unroll
-            for (int i = STEPS - 1; i >= 0; i--, out -= x_step) {
-                if (base + i < steps) {
-                    Real gradient_inputs[INPUTS];
-                    neuron.backward(traces[i], gradient_ys[i], gradient_inputs, gradient_state, gradient_parameter);
-#pragma unroll
-                    for (int j = 0; j < INPUTS; j++) out[j * plane] = narrow<Scalar>(gradient_inputs[j]);
-                }
-            }
+        for (int i = 0; i < Neuron::PARAMETERS; i++) scan.gradient_parameter[i] = 0;
+        if (neuron.ordinary()) {
+            neuron.ordinary() = true;
+            scan.run(neuron, steps);
+        } else {
+            scan.run(neuron, steps);
         }
-        ((Real*)gradient_state0)[e] = gradient_state[0];
-        if (STATES > 1) ((Real*)gradient_state1)[e] = gradient_state[STATES - 1];
+        ((Real*)gradient_state0)[e] = scan.gradient_state[0];
+        if (STATES > 1) ((Real*)gradient_state1)[e] = scan.gradient_state[STATES - 1];
 #pragma unroll
-        for (int i = 0; i < PARAMETERS; i++) ((Real*)gradient_parameters)[i * elements + e] = gradient_parameter[i];
+        for (int i = 0; i < Neuron::PARAMETERS; i++) {
+            ((Real*)gradient_parameters)[i * elements + e] = scan.gradient_parameter[i];
+        }
     }
 }
 
