@@ -8,6 +8,7 @@ learn what they can learn, in float32. SpikingJelly's nodes get the subthreshold
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ LEAK = 1 - 1 / TAU  # so that v - v / tau and leak * v round to the same number
 BITS = 4
 FUSED = {"cpu": "cpu", "cuda": "cupy"}
 """The backend of our kernels on a device."""
+OURS = "ours, "
+"""What the names of our contenders begin with; the backend follows."""
 BYTES_ALONE = "bytes alone (copy)"
 OLD_SPIKINGJELLY = "SPIKINGJELLY_14"
 """Environment variable: the folder that holds SpikingJelly 0.0.0.0.14."""
@@ -100,7 +103,7 @@ def ours(name: str, device: str, **options) -> tuple[Contender, ...]:
     sized = name in ("multibit-synaptic-lif",)
     return tuple(
         Contender(
-            f"ours, {backend}",
+            f"{OURS}{backend}",
             lambda width, backend=backend: scan(
                 name, backend, width, **options, **{"channels": width} if sized else {}
             ),
@@ -249,7 +252,9 @@ def spikingjelly_version() -> str:
     return importlib.metadata.version("spikingjelly")
 
 
-def spikingjelly_node(kind: str, **options) -> SpikingJellyNode:
+def spikingjelly_node(kind: str, device: str, **options) -> SpikingJellyNode:
+    if device == "cuda" and importlib.util.find_spec("triton") is None:
+        raise Unavailable("Triton is not installed")
     node = getattr(importlib.import_module("spikingjelly.activation_based.neuron"), kind, None)
     if node is None:
         raise Unavailable(f"SpikingJelly {spikingjelly_version()} has no {kind}; pip install spikingjelly==2.0.0")
@@ -262,7 +267,7 @@ LIKE_OURS = {"decay_input": False, "v_reset": None}
 def spikingjelly(kind: str, device: str, same: str = "", **options) -> Contender:
     provider = ", Triton" if device == "cuda" else ""
     name = f"SpikingJelly {spikingjelly_version()} {kind}{provider}"
-    return Contender(name, lambda width: spikingjelly_node(kind, **options), same)
+    return Contender(name, lambda width: spikingjelly_node(kind, device, **options), same)
 
 
 def ask_for_triton() -> None:
@@ -359,7 +364,7 @@ def families(device: str) -> tuple[Family, ...]:
     recurrent = (
         *(
             Contender(
-                f"ours, {backend}", lambda width, backend=backend: RecurrentGatedLayer(width, backend), "gradients"
+                f"{OURS}{backend}", lambda width, backend=backend: RecurrentGatedLayer(width, backend), "gradients"
             )
             for backend in (FUSED[device], "torch")
         ),

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import neurons
 from benchmarks import report
-from benchmarks.contenders import FUSED
+from benchmarks.contenders import FUSED, OURS
 from benchmarks.measure import Call, Effort, in_turn, no_garbage_collection, quartiles
 from recipes import multi30k
 from zoo.translation import END, PAD, Translator, TranslatorConfig, pad
@@ -97,14 +97,12 @@ class Networks:
         tokenizer = multi30k.train_tokenizer(pairs, size.vocabulary)
         vocabulary = tokenizer.get_vocab_size()
         config = TranslatorConfig(vocabulary, size.width, encoder_layers=size.layers, decoder_layers=size.layers)
-        backends = {f"ours, {backend}": backend for backend in (FUSED[device.type], "torch")}
+        backends = {f"{OURS}{backend}": backend for backend in (FUSED[device.type], "torch")}
         self.models: dict[str, Translator] = {}
         for name in (*backends, TWIN):
             torch.manual_seed(0)
             mixer = "lstm" if name == TWIN else config.mixer
             model = Translator(dataclasses.replace(config, mixer=mixer), tokenizer).to(device)
-            with torch.no_grad():
-                model.output_bias[END] = -1e4
             for module in model.modules():
                 if isinstance(module, neurons.Neuron):
                     module.backend = backends[name]
@@ -141,6 +139,8 @@ class Networks:
         source = self.source[:, : len(sentences)]
         calls, lengths = {}, set()
         for name, model in self.models.items():
+            with torch.no_grad():
+                model.output_bias[END] = -1e4
             calls[name] = functools.partial(model.translate, sentences, batch_size=batch_size)
             found = model.eval().search(source, beam_size=5, length_penalty=1.0)
             lengths.add(sum(map(len, found)))
@@ -219,5 +219,11 @@ def main(
     run(quick, threads, output, data)
 
 
+def typer_app() -> typer.Typer:
+    app = typer.Typer(add_completion=False)
+    app.command()(main)
+    return app
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    typer_app()()
