@@ -476,6 +476,8 @@ struct Forward {
         }
     }
 
+    // ORDINARY: the neuron is, so that a copy of the loop without a test in every step is worth its size.
+    template <bool ORDINARY>
     __device__ __forceinline__ void run(const Neuron& neuron, Index steps, Real* checkpoint) {
         fill(steps);
         for (Index left = steps; left > 0; left -= STEPS) {
@@ -483,7 +485,7 @@ struct Forward {
 #pragma unroll
                 for (int i = 0; i < STATES; i++, checkpoint += elements) *checkpoint = state[i];
             }
-            if (left >= 2 * STEPS) {
+            if (ORDINARY && left >= 2 * STEPS) {
                 take<false>(neuron, left);
             } else {
                 take<true>(neuron, left);
@@ -513,9 +515,9 @@ __device__ __forceinline__ void forward(FORWARD_PARAMETERS(Scalar)) {
         Real* checkpoint = checkpoints ? (Real*)checkpoints + e : 0;
         if (neuron.ordinary()) {
             neuron.ordinary() = true;
-            scan.run(neuron, steps, checkpoint);
+            scan.template run<true>(neuron, steps, checkpoint);
         } else {
-            scan.run(neuron, steps, checkpoint);
+            scan.template run<false>(neuron, steps, checkpoint);
         }
         ((Real*)final0)[e] = scan.state[0];
         if (Neuron::STATES > 1) ((Real*)final1)[e] = scan.state[Neuron::STATES - 1];
@@ -623,6 +625,7 @@ struct Backward {
         }
     }
 
+    template <bool ORDINARY>
     __device__ __forceinline__ void run(const Neuron& neuron, Index steps) {
         const Index last = (steps - 1) / STEPS;  // of the checkpoints
         x += last * STEPS * elements * INPUTS;
@@ -632,7 +635,7 @@ struct Backward {
         const Index left = steps - last * STEPS;
         load_all<true>(left);
         take<true>(neuron, left, last > 0);
-        for (Index chunk = last; chunk > 0; chunk--) take<false>(neuron, STEPS, chunk > 1);
+        for (Index chunk = last; chunk > 0; chunk--) take<!ORDINARY>(neuron, STEPS, chunk > 1);
     }
 };
 
@@ -661,9 +664,9 @@ __device__ __forceinline__ void backward(BACKWARD_PARAMETERS(Scalar)) {
         for (int i = 0; i < Neuron::PARAMETERS; i++) scan.gradient_parameter[i] = 0;
         if (neuron.ordinary()) {
             neuron.ordinary() = true;
-            scan.run(neuron, steps);
+            scan.template run<true>(neuron, steps);
         } else {
-            scan.run(neuron, steps);
+            scan.template run<false>(neuron, steps);
         }
         ((Real*)gradient_state0)[e] = scan.gradient_state[0];
         if (STATES > 1) ((Real*)gradient_state1)[e] = scan.gradient_state[STATES - 1];
