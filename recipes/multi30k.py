@@ -486,6 +486,9 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
     def settings(of: Path) -> dict:
         return json.loads((of / "settings.json").read_text())
 
+    def score(title: str, split: str, signature: str) -> dict:
+        return {"title": title, "type": "bleu", "split": split, "signature": signature}
+
     scores = json.loads((run / "scores.json").read_text())
     model = zoo.load(run / "best")
     measuring = f"python -m recipes.multi30k measure {' '.join(map(str, [run, *twins, *sparsity]))} --data DATA"
@@ -499,12 +502,11 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
         "languages": ["de", "en"],
         "licence": "apache-2.0",
         "scores": {
-            "bleu_val": {"title": "BLEU, val", "type": "bleu", "split": "val"},
-            "bleu_test": {"title": "BLEU, test 2016", "type": "bleu", "split": TEST},
-            "bleu_test_cased": {"title": "BLEU, test 2016, cased", "type": "bleu", "split": TEST},
+            "bleu_val": score("BLEU, val", "val", scores["signature"]),
+            "bleu_test": score("BLEU, test 2016", TEST, scores["signature"]),
+            "bleu_test_cased": score("BLEU, test 2016, cased", TEST, scores["signature_cased"]),
         },
         "results": [own, *(row(twin, described(settings(twin))) for twin in twins)],
-        "signature": scores["signature"],
         "score_band": {
             "score": "bleu_val",
             "split": "val",

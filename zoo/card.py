@@ -8,11 +8,11 @@ be unknown. With ``results`` there must be ``scores`` and ``data`` too::
     example           {"input": [...], "output": [...]}: a call of the model's method and what it returned
     languages         ["de", "en"], as ISO codes
     licence           of the weights, as the Hub writes it: "apache-2.0"
-    scores            {column: {"title": "BLEU, test 2016", "type": "bleu", "split": "test_2016_flickr"}}
+    scores            {column: {"title": "BLEU, test 2016", "type": "bleu", "split": "test_2016_flickr",
+                      "signature": how it was computed, as the scoring tool prints it}}
     results           rows {"name": ..., column: value}: the model, under its own name, and its twins
     published         rows of the same kind, of other people's figures, each with a "source"
     sparsity          rows of the same kind, one a point of the curve of score against spike rate
-    signature         how the scores were computed, as the scoring tool prints it
     score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check
                       on that many inputs should land
     commands          the exact commands that trained and measured the model
@@ -46,7 +46,6 @@ KEYS = {
     "results": list,
     "published": list,
     "sparsity": list,
-    "signature": str,
     "score_band": dict,
     "commands": list,
     "seeds": list,
@@ -60,7 +59,7 @@ _INNER_KEYS = {
     "score_band": ("score", "split", "inputs", "low", "high"),
     "data": ("name", "type", "url", "licence", "use"),
 }
-_SCORE_KEYS = ("title", "type", "split")
+_SCORE_KEYS = ("title", "type", "split", "signature")
 
 
 def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -131,7 +130,7 @@ def _front_matter(config: dict[str, Any], metrics: dict[str, Any]) -> ModelCardD
             metric_type=score["type"],
             metric_name=score["title"],
             metric_value=own[column],
-            metric_args={"signature": metrics["signature"]} if "signature" in metrics else None,
+            metric_args={"signature": score["signature"]},
         )
         for column, score in scores.items()
         if own.get(column) is not None
@@ -184,8 +183,8 @@ def _results(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     lines += [_table(metrics["results"], metrics["scores"], bold=config["name"])]
     if len(metrics["results"]) > 1:
         lines += ["", "The other rows are the model's twins: same data, same recipe, same budget."]
-    if "signature" in metrics:
-        lines += ["", f"Scores as computed by `{metrics['signature']}`."]
+    computed = [f"- {score['title']}: `{score['signature']}`" for score in metrics["scores"].values()]
+    lines += ["", "How the scores were computed:", "", *computed]
     if "score_band" in metrics:
         band = metrics["score_band"]
         lines += [

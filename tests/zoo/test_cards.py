@@ -42,7 +42,7 @@ def test_the_model_index_holds_the_models_own_scores(config, metrics):
     }
     assert {r.task_type for r in results} == {"translation"}
     assert {r.dataset_type for r in results} == {"five-words"}
-    assert {r.metric_args["signature"] for r in results} == {metrics["signature"]}
+    assert [r.metric_args["signature"] for r in results] == ["nrefs:1|case:lc", "case:mixed"]
 
 
 def test_the_model_stands_beside_its_twins(config, metrics):
@@ -72,7 +72,8 @@ def test_everything_that_was_given_is_in_the_card(config, metrics):
         metrics["summary"],
         'zoo.load("tiny")',
         "model.translate(['Ein Hund'])  # -> ['dog']",
-        metrics["signature"],
+        "- BLEU, val: `nrefs:1|case:lc`",
+        "- BLEU, test: `case:mixed`",
         "first 100 inputs of `val` should give a BLEU, val between 10 and 15",
         metrics["commands"][0],
         "Seeds: 3",
@@ -90,7 +91,7 @@ def test_everything_that_was_given_is_in_the_card(config, metrics):
 
 def test_another_task_has_other_columns(config):
     metrics = {
-        "scores": {"accuracy": {"title": "accuracy, %", "type": "accuracy", "split": "test"}},
+        "scores": {"accuracy": {"title": "accuracy, %", "type": "accuracy", "split": "test", "signature": "sklearn"}},
         "data": {"name": "N", "type": "n", "url": "https://example.org", "licence": "MIT", "use": "All."},
         "results": [{"name": "tiny", "additions_per_input": 123456.0, "accuracy": 91.25}],
     }
