@@ -6,6 +6,7 @@ learn what they can learn, in float32. SpikingJelly's nodes get the subthreshold
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -88,7 +89,7 @@ class Scan(nn.Module):
         return self.neuron(x_seq)[0]
 
 
-def scan(name: str, backend: str, width: int, **options) -> Scan:
+def scan(name: str, backend: str, **options) -> Scan:
     if backend not in kernels.available():
         raise Unavailable(f'backend "{backend}" cannot run here; there are {", ".join(kernels.available())}')
     neuron = neurons.create(name, **options)
@@ -98,17 +99,10 @@ def scan(name: str, backend: str, width: int, **options) -> Scan:
     return Scan(neuron)
 
 
-def ours(name: str, device: str, **options) -> tuple[Contender, ...]:
-    """A neuron of ours by each backend for the device, the fused one first."""
-    sized = name in ("multibit-synaptic-lif",)
+def ours(device: str, build: Callable[[str, int], nn.Module]) -> tuple[Contender, ...]:
+    """What ``build(backend, width)`` makes by each backend for the device, the fused one first."""
     return tuple(
-        Contender(
-            f"{OURS}{backend}",
-            lambda width, backend=backend: scan(
-                name, backend, width, **options, **{"channels": width} if sized else {}
-            ),
-            same="gradients",
-        )
+        Contender(f"{OURS}{backend}", functools.partial(build, backend), same="gradients")
         for backend in (FUSED[device], "torch")
     )
 
@@ -314,10 +308,10 @@ def old_spikingjelly_lif(backend: str) -> OldSpikingJellyNode:
 class RecurrentGatedLayer(nn.Module):
     """Input product and recurrent-gated LIF."""
 
-    def __init__(self, width: int, backend: str):
+    def __init__(self, backend: str, width: int):
         super().__init__()
         self.currents = nn.Linear(width, 2 * width)
-        self.scan = scan("recurrent-gated-lif", backend, width, channels=width, bits=BITS)
+        self.scan = scan("recurrent-gated-lif", backend, channels=width, bits=BITS)
 
     def forward(self, x_seq: Tensor) -> Tensor:
         return self.scan(self.currents(x_seq))
@@ -342,7 +336,7 @@ def families(device: str) -> tuple[Family, ...]:
     gpu = device == "cuda"
     old = Contender("SpikingJelly 0.0.0.0.14 LIFNode, CuPy", lambda width: old_spikingjelly_lif("cupy"), same="outputs")
     learnable = (
-        *ours("learnable-lif", device, leak=LEAK),
+        *ours(device, lambda backend, width: scan("learnable-lif", backend, leak=LEAK)),
         Contender("torch loop, unbind", lambda width: LearnableLIFLoop(indexed=False), same="gradients"),
         Contender("torch loop, x_seq[t]", lambda width: LearnableLIFLoop(indexed=True), same="gradients"),
         Contender("snnTorch Leaky, x_seq[t]", lambda width: SnnTorchLeaky()),
@@ -352,22 +346,23 @@ def families(device: str) -> tuple[Family, ...]:
         *([old] if gpu else []),
     )
     gated = (
-        *ours("input-gated-lif", device, bits=BITS),
+        *ours(device, lambda backend, width: scan("input-gated-lif", backend, bits=BITS)),
         Contender("torch loop, unbind", lambda width: InputGatedLIFLoop(indexed=False), same="gradients"),
         Contender("torch loop, x_seq[t]", lambda width: InputGatedLIFLoop(indexed=True), same="gradients"),
     )
     synaptic = (
-        *ours("multibit-synaptic-lif", device, bits=BITS, tau=0.9),
+        *ours(
+            device, lambda backend, width: scan("multibit-synaptic-lif", backend, channels=width, bits=BITS, tau=0.9)
+        ),
         Contender("snnTorch Synaptic, x_seq[t]", lambda width: SnnTorchSynaptic()),
     )
-    multibit = (*ours("multibit-lif", device, leak=LEAK, bits=BITS), spikingjelly("ILIFNode", device))
+    multibit = (
+        *ours(device, lambda backend, width: scan("multibit-lif", backend, leak=LEAK, bits=BITS)),
+        spikingjelly("ILIFNode", device),
+    )
+    integrator = ours(device, lambda backend, width: scan("integrator", backend))
     recurrent = (
-        *(
-            Contender(
-                f"{OURS}{backend}", lambda width, backend=backend: RecurrentGatedLayer(width, backend), "gradients"
-            )
-            for backend in (FUSED[device], "torch")
-        ),
+        *ours(device, RecurrentGatedLayer),
         Contender("cuDNN LSTM" if gpu else "torch LSTM", lambda width: RecurrentLayer(nn.LSTM, width)),
         Contender("cuDNN GRU" if gpu else "torch GRU", lambda width: RecurrentLayer(nn.GRU, width)),
     )
@@ -377,6 +372,6 @@ def families(device: str) -> tuple[Family, ...]:
         Family("input-gated-lif", gated, inputs=2),
         Family("multibit-lif", multibit),
         Family("multibit-synaptic-lif", synaptic),
-        Family("integrator", ours("integrator", device), widths=(1024,), steps=(4, 100)),
+        Family("integrator", integrator, widths=(1024,), steps=(4, 100)),
         Family("recurrent-gated-lif", recurrent, checked_steps=4, bytes_alone=False, **few),
     )

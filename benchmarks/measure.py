@@ -52,6 +52,10 @@ class Shape(NamedTuple):
     batch: int
     width: int
 
+    @property
+    def elements(self) -> int:
+        return self.steps * self.batch * self.width
+
     def __str__(self) -> str:
         return f"[{self.steps}, {self.batch}, {self.width}]"
 
@@ -101,9 +105,8 @@ class BytesAlone(nn.Module):
 
     def __init__(self, inputs: int, shape: Shape, device: torch.device):
         super().__init__()
-        elements = shape.steps * shape.batch * shape.width
-        self.forward_size = (inputs + 1) * elements
-        self.training_size = (3 * inputs + 2) * elements
+        self.forward_size = (inputs + 1) * shape.elements
+        self.training_size = (3 * inputs + 2) * shape.elements
         self.source = torch.ones(-(-self.training_size // 2), device=device)
         self.target = torch.empty_like(self.source)
 
@@ -304,7 +307,7 @@ class Results:
             except Exception as error:
                 if name.startswith(OURS):
                     raise
-                row.skipped = f"it raised {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                row.skipped = f"it raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
                 continue
             compared = family.compared(name, got)
             expected = expected or got

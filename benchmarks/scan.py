@@ -115,45 +115,58 @@ def copy_bandwidth(rows: list[Row]) -> float:
     for row in rows:
         if row.contender == BYTES_ALONE and row.median:
             numbers = inputs[row.neuron] + 1 if row.mode == MODES[0] else 3 * inputs[row.neuron] + 2
-            rates.append(4 * numbers * row.shape.steps * row.shape.batch * row.shape.width / row.median)
+            rates.append(4 * numbers * row.shape.elements / row.median)
     return max(rates)
 
 
 def plot(rows: list[Row], where: dict, path: Path) -> None:
-    """Milliseconds over T: a row of panels a neuron and mode, a column a width."""
+    """Nanoseconds an element of the output over T: a row of panels a neuron, a column a mode and width.
+
+    A time an element is level where the time is proportional to T, and does not change with the batch.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    lines = list(dict.fromkeys((row.neuron, row.mode) for row in rows))
-    widths = sorted({row.shape.width for row in rows})
-    size = {"figsize": (5 * len(widths), 3.2 * len(lines)), "layout": "constrained"}
-    figure, panels = pyplot.subplots(len(lines), len(widths), squeeze=False, **size)
-    for panel_row, (neuron, mode) in zip(panels, lines):
-        for panel, width in zip(panel_row, widths):
-            draw_panel(panel, [r for r in rows if (r.neuron, r.mode, r.shape.width) == (neuron, mode, width)])
-            panel.set(title=f"{neuron}, N = {width}, {mode}", xlabel="T", ylabel="ms")
-        panel_row[0].legend(fontsize="x-small")
-    figure.suptitle(f"{where['device']}, {where['threads']} threads")
+    kinds = list(dict.fromkeys(row.neuron for row in rows))
+    columns = [(mode, width) for mode in MODES for width in sorted({row.shape.width for row in rows})]
+    size = {"figsize": (3.2 * len(columns) + 3.5, 2.9 * len(kinds)), "layout": "constrained"}
+    figure, panels = pyplot.subplots(len(kinds), len(columns) + 1, squeeze=False, **size)
+    for (*panel_row, beside), neuron in zip(panels, kinds):
+        lines = {}
+        for panel, (mode, width) in zip(panel_row, columns):
+            drawn = draw_panel(panel, [r for r in rows if (r.neuron, r.mode, r.shape.width) == (neuron, mode, width)])
+            panel.set_title(f"{neuron}, N = {width}\n{mode}", fontsize="small")
+            panel.set_visible(bool(drawn))
+            lines |= drawn
+        beside.axis("off")
+        beside.legend(lines.values(), lines.keys(), loc="center left", fontsize="small")
+    figure.suptitle(f"{where['device']}, {where['threads']} threads: nanoseconds an element over T")
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
 
 
-def draw_panel(panel, rows: list[Row]) -> None:
-    """Medians as lines, quartiles as bands."""
-    for contender in dict.fromkeys(row.contender for row in rows):
+def draw_panel(panel, rows: list[Row]) -> dict:
+    """Medians as lines, quartiles as bands; returns the lines by contender."""
+    lines = {}
+    panel.set(xscale="log", yscale="log")
+    for number, contender in enumerate(dict.fromkeys(row.contender for row in rows)):
         found = [row for row in rows if row.contender == contender and row.median is not None]
-        if not found:
-            continue
         steps = [row.shape.steps for row in found]
+        median, low, high = (
+            [1e9 * getattr(row, name) / row.shape.elements for row in found]
+            for name in ("median", "first_quartile", "third_quartile")
+        )
         style = "-" if contender.startswith(OURS) else ":" if contender == BYTES_ALONE else "--"
-        (line,) = panel.plot(steps, [1e3 * row.median for row in found], style, marker=".", label=contender)
-        quartiles = ([1e3 * getattr(row, name) for row in found] for name in ("first_quartile", "third_quartile"))
-        panel.fill_between(steps, *quartiles, color=line.get_color(), alpha=0.2)
-    panel.set_xscale("log")
-    panel.set_yscale("log")
+        style = {"linestyle": style, "marker": ".", "color": f"C{number}", "label": contender}
+        (lines[contender],) = panel.plot(steps, median, **style)
+        panel.fill_between(steps, low, high, color=f"C{number}", alpha=0.2)
+    ticks = sorted({row.shape.steps for row in rows})
+    panel.set_xticks(ticks, map(str, ticks))
+    panel.minorticks_off()
     panel.grid(alpha=0.3)
+    return lines
 
 
 # ---- The command ----
