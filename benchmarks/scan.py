@@ -34,7 +34,7 @@ outputs, and gradients where they have our surrogate gradient, within {AGREEMENT
 a function of their own (snnTorch's Leaky and Synaptic reset one step later, SpikingJelly's ILIFNode fires counts).
 Recurrent layers include the product of their input. cuDNN may use TF32, torch's default; everything else is float32.
 Memory is the most in use during a call above what was in use before: on a GPU torch's, on the CPU the process's
-resident memory, in whole pages, on Linux alone."""
+resident memory as Linux counts it, to about a MiB."""
 
 
 def shapes(family: Family, device: torch.device, quick: bool) -> Iterator[Shape]:
