@@ -33,7 +33,8 @@ copies as many bytes as a scan has to read and write. The contenders that comput
 outputs, and gradients where they have our surrogate gradient, within {AGREEMENT:g} of the largest; the others compute
 a function of their own (snnTorch's Leaky and Synaptic reset one step later, SpikingJelly's ILIFNode fires counts).
 Recurrent layers include the product of their input; of theirs the outputs of the first steps are compared, as small
-differences grow. One sample means that a call was too slow for more, and the first is what stands. cuDNN may use TF32, torch's default; everything else is float32.
+differences grow. One sample means that a call was too slow for more, and the first is what stands. cuDNN may use
+TF32, torch's default; everything else is float32.
 Memory is the most in use during a call above what was in use before: on a GPU torch's, on the CPU the process's
 resident memory as Linux counts it, to about a MiB."""
 
