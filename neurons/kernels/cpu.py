@@ -125,8 +125,17 @@ class _Layout:
         return [self.array(tensor) for tensor in tensors]
 
     def spread(self, parameters: Sequence[Tensor]) -> list[np.ndarray]:
-        """Parameters of one element or one a channel, for every element of a step."""
-        return self.arrays([p.view(-1, 1).expand(self.shape).contiguous() for p in parameters])
+        """Parameters as rows: one a channel for every element of a step, one of a single element for a block."""
+        return [
+            _array(p.expand(1, WIDTH).contiguous())
+            if len(p) == 1
+            else self.array(p.view(-1, 1).expand(self.shape).contiguous())
+            for p in parameters
+        ]
+
+    def shares(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Room for their gradients: one an element ``[B, C, S]``, or one a block ``[blocks, 1]``."""
+        return [p.new_empty((self.blocks, 1) if len(p) == 1 else self.shape) for p in parameters]
 
 
 def _surrogate(gamma: float, dtype: torch.dtype) -> Surrogate:
@@ -207,7 +216,7 @@ def scan_backward(
     layout, kernels = _Layout(neuron, state), _KERNELS[neuron]
     learned = parameters[: kernels.learned]
     grad_x, grad_state = torch.empty_like(x), [grad.clone() for grad in grad_final_state]
-    shares = [torch.zeros_like(state[0]) for _ in learned]
+    shares = layout.shares(learned)
     arguments = (
         layout.array(x),
         *layout.spread(learned),
@@ -215,11 +224,11 @@ def scan_backward(
         layout.array(grad_y),
         layout.array(grad_x),
         *layout.arrays(grad_state),
-        *layout.arrays(shares),
+        *(_array(share) if share.dim() == 2 else layout.array(share) for share in shares),
         _settings(neuron, parameters, settings),
     )
     _run(kernels.backward, arguments, layout.blocks, len(x))
-    sums = [share.sum((0, 2)) if len(p) > 1 else share.sum().view(1) for share, p in zip(shares, learned)]
+    sums = [share.sum(0) if share.dim() == 2 else share.sum((0, 2)) for share in shares]
     return grad_x, grad_state, sums
 
 
@@ -264,9 +273,9 @@ def _recurrent_backward(
     """Back through the steps with a matrix product each; the weight's gradient is one product over all steps."""
     layout, steps = _Layout(RECURRENT, state), len(x)
     spike, sums = _spike(spike_range, *settings), layout.array(checkpoints)
-    gates, before, charged, spikes = state[0].new_empty((4, steps, *layout.shape))
+    *saved, spikes = state[0].new_empty((5, steps, *layout.shape))
     spikes[0] = state[2]
-    again = layout.arrays((gates, before, charged, spikes))
+    again = layout.arrays((*saved, spikes))
     currents, membranes = layout.arrays([part.clone() for part in state[:2]])
     _run(cpu_kernels.recurrent_again, (sums, currents, membranes, *again, spike), layout.blocks, steps)
 
@@ -275,8 +284,8 @@ def _recurrent_backward(
     grad_sums, grad_last = torch.empty_like(checkpoints), grad_state[2].squeeze(2)
     grads_in, grads_out = layout.array(grad_y), layout.array(grad_sums)
     for t in reversed(range(steps)):
-        saved = (sums[t], *(array[t] for array in again[:3]))
-        arguments = *saved, grads_in[t], grad_spikes, grad_currents, grad_membranes, grads_out[t], spike
+        before = [array[t] for array in again[:-1]]
+        arguments = *before, grads_in[t], grad_spikes, grad_currents, grad_membranes, grads_out[t], spike
         _run(cpu_kernels.recurrent_backward, arguments, layout.blocks, 1)
         torch.mm(grad_sums[t].squeeze(2), weight.T, out=grad_last)
     grad_weight = spikes.flatten(0, 1).squeeze(2).T @ grad_sums.flatten(0, 1).squeeze(2)

@@ -27,6 +27,8 @@ class _Disjoint(Compiler):
 
 
 _kernel = njit(cache=True, nogil=True, error_model="numpy", pipeline_class=_Disjoint)
+# A call in a loop over elements would keep it from becoming vector instructions.
+_inline = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 
 
 # ---- Numbers: half types are bare bits in memory, uint16 for float16 and int16 for bfloat16 ----
@@ -50,7 +52,7 @@ def sigmoid(value):
     raise NotImplementedError("compiled code only")
 
 
-@_kernel
+@_inline
 def _half_to_float(half):
     wide = np.uint32(half)
     magnitude = np.uint32((wide & np.uint32(0x7FFF)) << _BITS_13)
@@ -61,7 +63,7 @@ def _half_to_float(half):
     return bits.view(np.float32)
 
 
-@_kernel
+@_inline
 def _float_to_half(value):
     bits = np.float32(value).view(np.uint32)
     sign = np.uint32(bits & _SIGN)
@@ -77,13 +79,13 @@ def _float_to_half(value):
     return np.uint16(half | (sign >> _BITS_16))
 
 
-@_kernel
+@_inline
 def _bfloat16_to_float(half):
     bits = np.uint32(np.uint32(half) << _BITS_16)
     return bits.view(np.float32)
 
 
-@_kernel
+@_inline
 def _float_to_bfloat16(value):
     bits = np.float32(value).view(np.uint32)
     odd = np.uint32((bits >> _BITS_16) & _ONE_BIT)
@@ -98,7 +100,7 @@ _C3, _C4, _C5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.flo
 _SMALLEST, _LARGEST, _ONE = np.float32(-87.3), np.float32(88.8), np.float32(1)
 
 
-@_kernel
+@_inline
 def _sigmoid_float(value):
     """To an ulp, and unlike a call of the C library's exp in vector instructions.
 
@@ -164,7 +166,7 @@ class Surrogate(NamedTuple):
     one: np.floating
 
 
-@_kernel
+@_inline
 def _quantise(membrane, spike):
     clipped = spike.lowest if membrane < spike.lowest else membrane
     clipped = spike.range if clipped > spike.range else clipped
@@ -173,20 +175,20 @@ def _quantise(membrane, spike):
     return clipped if spike.full_precision else level / spike.scale
 
 
-@_kernel
+@_inline
 def _through(gradient, membrane, spike):
     """The gradient of the membrane from that of the spike."""
     outside = spike.zero if spike.full_precision else gradient * spike.zero
     return gradient if abs(membrane) <= spike.range else outside
 
 
-@_kernel
+@_inline
 def _lower(value, lowest):
     """The smaller one. Of a row of values, NaN if the last is, which it is in a membrane that ever was."""
     return lowest if value >= lowest else value
 
 
-@_kernel
+@_inline
 def _upper(value, highest):
     return highest if value <= highest else value
 
@@ -207,6 +209,24 @@ def _block(block, x_row):
     a_row = (x_row + WIDTH - 1) // WIDTH
     start = block % a_row * WIDTH
     return block // a_row, start, min(start + WIDTH, x_row)
+
+
+@_kernel
+def _of_block(parameter, row, start, stop):
+    """The values of a parameter for a block. One that all elements share lies ready as a single row of a block."""
+    return parameter[row, start:stop] if stop <= parameter.shape[1] else parameter[row, : stop - start]
+
+
+@_kernel
+def _give(shares, gradient, row, start, block):
+    """Hand in a block's gradient of a parameter: each element's, or the sum if ``gradient`` has one a block."""
+    if gradient.shape[1] == 1:
+        total = 0.0
+        for i in range(len(shares)):
+            total += shares[i]
+        gradient[block, 0] = total
+    else:
+        gradient[row, start : start + len(shares)] = shares
 
 
 # ---- Input-gated LIF. x is [T, B, 2N], everything else has rows of N ----
@@ -249,13 +269,13 @@ def gated_forward(
 
 
 @_kernel
-def _gated_again(f, c, current, membrane, gates, currents, membranes, spike):
-    """One step again, keeping what its derivative needs: gate, current before, membrane before the spike."""
+def _gated_again(f, c, current, membrane, gates, candidates, currents, membranes, spike):
+    """One step again, keeping what its derivative needs: gate, candidate, current before, membrane before the spike."""
     for i in range(len(current)):
         gate = sigmoid(widen(f[i]))
         candidate = widen(c[i])
         candidate = spike.zero if candidate <= spike.zero else candidate
-        gates[i], currents[i] = gate, current[i]
+        gates[i], candidates[i], currents[i] = gate, candidate, current[i]
         new_current = gate * current[i] + (spike.one - gate) * candidate
         new_membrane = membrane[i] + new_current
         membranes[i] = new_membrane
@@ -263,57 +283,45 @@ def _gated_again(f, c, current, membrane, gates, currents, membranes, spike):
 
 
 @_kernel
-def _gated_step_backward(c, gate, current, membrane, grad_y, grad_current, grad_membrane, grad_f, grad_c, spike):
+def _gated_step_backward(
+    gate, candidate, current, membrane, grad_y, grad_current, grad_membrane, grad_f, grad_c, spike
+):
     """Gradients of one step; those of the state are replaced by those of the state before."""
-    for i in range(len(gate)):
-        value = widen(c[i])
-        candidate = spike.zero if value <= spike.zero else value
+    for i in range(len(grad_current)):
         reset = grad_membrane[i]
         to_membrane = reset + _through(widen(grad_y[i]) - reset, membrane[i], spike)
         to_current = grad_current[i] + to_membrane
         closed = spike.one - gate[i]
-        to_gate = to_current * current[i] - to_current * candidate
+        to_gate = to_current * current[i] - to_current * candidate[i]
         grad_f[i] = narrow(to_gate * closed * gate[i], grad_f)
-        grad_c[i] = narrow(spike.zero if value <= spike.zero else to_current * closed, grad_c)
+        grad_c[i] = narrow(spike.zero if candidate[i] <= spike.zero else to_current * closed, grad_c)
         grad_current[i], grad_membrane[i] = to_current * gate[i], to_membrane
 
 
 @_kernel
 def gated_backward(x, checkpoints, grad_y, grad_x, grad_currents, grad_membranes, spike, start, stop):
-    size, steps = grad_y.shape[2], len(x)
-    saved = np.empty((3, STEPS, WIDTH), checkpoints.dtype)
-    state = np.empty((2, WIDTH), checkpoints.dtype)
+    size = grad_y.shape[2]
+    saved = np.empty((5, STEPS, WIDTH), checkpoints.dtype)
     for block in range(start, stop):
         row, a, b = _block(block, size)
-        width = b - a
-        current, membrane = state[0, :width], state[1, :width]
-        for part in range((steps - 1) // STEPS, -1, -1):
+        current, membrane = saved[4, 0, : b - a], saved[4, 1, : b - a]
+        grad_current, grad_membrane = grad_currents[row, a:b], grad_membranes[row, a:b]
+        for part in range(len(checkpoints) - 1, -1, -1):
             current[:], membrane[:] = checkpoints[part, 0, row, a:b], checkpoints[part, 1, row, a:b]
-            first, last = part * STEPS, min(part * STEPS + STEPS, steps)
+            first, last = part * STEPS, min(part * STEPS + STEPS, len(x))
             for t in range(first, last):
-                gates, currents, membranes = saved[0, t - first], saved[1, t - first], saved[2, t - first]
-                f, c = x[t, row, a:b], x[t, row, size + a : size + b]
-                _gated_again(f, c, current, membrane, gates, currents, membranes, spike)
+                i, f, c = t - first, x[t, row, a:b], x[t, row, size + a : size + b]
+                _gated_again(f, c, current, membrane, saved[0, i], saved[1, i], saved[2, i], saved[3, i], spike)
             for t in range(last - 1, first - 1, -1):
-                gates, currents, membranes = saved[0, t - first], saved[1, t - first], saved[2, t - first]
-                _gated_step_backward(
-                    x[t, row, size + a : size + b],
-                    gates[:width],
-                    currents,
-                    membranes,
-                    grad_y[t, row, a:b],
-                    grad_currents[row, a:b],
-                    grad_membranes[row, a:b],
-                    grad_x[t, row, a:b],
-                    grad_x[t, row, size + a : size + b],
-                    spike,
-                )
+                i, g_f, g_c = t - first, grad_x[t, row, a:b], grad_x[t, row, size + a : size + b]
+                before = saved[0, i], saved[1, i], saved[2, i], saved[3, i]
+                _gated_step_backward(*before, grad_y[t, row, a:b], grad_current, grad_membrane, g_f, g_c, spike)
 
 
 # ---- Learnable LIF. From here on there is one row, of all elements ----
 
 
-@_kernel
+@_inline
 def _lif_spike(ratio, settings):
     """1 above zero; NaN stays NaN."""
     spike = settings.one if ratio > settings.zero else settings.zero
@@ -333,12 +341,12 @@ def _lif_step(x, membrane, leak, threshold, y, settings):
 def lif_forward(x, membranes, leaks, thresholds, y, final, checkpoints, extremes, settings, start, stop):
     for block in range(start, stop):
         row, a, b = _block(block, y.shape[2])
-        membrane = final[row, a:b]
+        membrane, leak, threshold = final[row, a:b], _of_block(leaks, row, a, b), _of_block(thresholds, row, a, b)
         membrane[:] = membranes[row, a:b]
         for t in range(len(x)):
             if len(checkpoints) and t % STEPS == 0:
                 checkpoints[t // STEPS, 0, row, a:b] = membrane
-            _lif_step(x[t, row, a:b], membrane, leaks[row, a:b], thresholds[row, a:b], y[t, row, a:b], settings)
+            _lif_step(x[t, row, a:b], membrane, leak, threshold, y[t, row, a:b], settings)
 
 
 @_kernel
@@ -371,27 +379,21 @@ def lif_backward(
     saved = np.empty((3, STEPS, WIDTH), checkpoints.dtype)
     for block in range(start, stop):
         row, a, b = _block(block, grad_y.shape[2])
-        membrane, leak, threshold = saved[2, 0, : b - a], leaks[row, a:b], thresholds[row, a:b]
+        leak, threshold, grad = _of_block(leaks, row, a, b), _of_block(thresholds, row, a, b), grads[row, a:b]
+        membrane, to_leak, to_threshold = saved[2, 0, : b - a], saved[2, 1, : b - a], saved[2, 2, : b - a]
+        to_leak[:], to_threshold[:] = 0, 0
         for part in range(len(checkpoints) - 1, -1, -1):
             membrane[:] = checkpoints[part, 0, row, a:b]
             first, last = part * STEPS, min(part * STEPS + STEPS, len(x))
             for t in range(first, last):
-                _lif_again(
-                    x[t, row, a:b], membrane, leak, threshold, saved[0, t - first], saved[1, t - first], settings
-                )
+                before, charged = saved[0, t - first], saved[1, t - first]
+                _lif_again(x[t, row, a:b], membrane, leak, threshold, before, charged, settings)
             for t in range(last - 1, first - 1, -1):
-                _lif_step_backward(
-                    saved[0, t - first],
-                    saved[1, t - first],
-                    leak,
-                    threshold,
-                    grad_y[t, row, a:b],
-                    grad_x[t, row, a:b],
-                    grads[row, a:b],
-                    to_leaks[row, a:b],
-                    to_thresholds[row, a:b],
-                    settings,
-                )
+                before, charged = saved[0, t - first], saved[1, t - first]
+                g_y, g_x = grad_y[t, row, a:b], grad_x[t, row, a:b]
+                _lif_step_backward(before, charged, leak, threshold, g_y, g_x, grad, to_leak, to_threshold, settings)
+        _give(to_leak, to_leaks, row, a, block)
+        _give(to_threshold, to_thresholds, row, a, block)
 
 
 # ---- Integrator ----
@@ -439,14 +441,14 @@ def _multibit_step(x, membrane, leak, y, lowest, highest, spike):
 def multibit_forward(x, membranes, leaks, y, final, checkpoints, extremes, spike, start, stop):
     for block in range(start, stop):
         row, a, b = _block(block, y.shape[2])
-        membrane = final[row, a:b]
+        membrane, leak = final[row, a:b], _of_block(leaks, row, a, b)
         membrane[:] = membranes[row, a:b]
         lowest = None if extremes is None else np.full(b - a, np.inf, membrane.dtype)
         highest = None if extremes is None else np.full(b - a, -np.inf, membrane.dtype)
         for t in range(len(x)):
             if len(checkpoints) and t % STEPS == 0:
                 checkpoints[t // STEPS, 0, row, a:b] = membrane
-            _multibit_step(x[t, row, a:b], membrane, leaks[row, a:b], y[t, row, a:b], lowest, highest, spike)
+            _multibit_step(x[t, row, a:b], membrane, leak, y[t, row, a:b], lowest, highest, spike)
         if extremes is not None:
             _note_extremes(extremes, block, lowest, highest)
 
@@ -474,7 +476,8 @@ def multibit_backward(x, leaks, checkpoints, grad_y, grad_x, grads, to_leaks, sp
     saved = np.empty((3, STEPS, WIDTH), checkpoints.dtype)
     for block in range(start, stop):
         row, a, b = _block(block, grad_y.shape[2])
-        membrane, leak = saved[2, 0, : b - a], leaks[row, a:b]
+        membrane, to_leak, leak = saved[2, 0, : b - a], saved[2, 1, : b - a], _of_block(leaks, row, a, b)
+        to_leak[:] = 0
         for part in range(len(checkpoints) - 1, -1, -1):
             membrane[:] = checkpoints[part, 0, row, a:b]
             first, last = part * STEPS, min(part * STEPS + STEPS, len(x))
@@ -482,8 +485,9 @@ def multibit_backward(x, leaks, checkpoints, grad_y, grad_x, grads, to_leaks, sp
                 _multibit_again(x[t, row, a:b], membrane, leak, saved[0, t - first], saved[1, t - first], spike)
             for t in range(last - 1, first - 1, -1):
                 before, charged, grad = saved[0, t - first], saved[1, t - first], grads[row, a:b]
-                g_y, g_x, g_leak = grad_y[t, row, a:b], grad_x[t, row, a:b], to_leaks[row, a:b]
-                _multibit_step_backward(before, charged, leak, g_y, g_x, grad, g_leak, spike)
+                g_y, g_x = grad_y[t, row, a:b], grad_x[t, row, a:b]
+                _multibit_step_backward(before, charged, leak, g_y, g_x, grad, to_leak, spike)
+        _give(to_leak, to_leaks, row, a, block)
 
 
 # ---- Multi-bit synaptic LIF ----
@@ -507,14 +511,14 @@ def synaptic_forward(
 ):
     for block in range(start, stop):
         row, a, b = _block(block, y.shape[2])
-        current, membrane = final_currents[row, a:b], final_membranes[row, a:b]
+        current, membrane, tau = final_currents[row, a:b], final_membranes[row, a:b], _of_block(taus, row, a, b)
         current[:], membrane[:] = currents[row, a:b], membranes[row, a:b]
         lowest = None if extremes is None else np.full(b - a, np.inf, membrane.dtype)
         highest = None if extremes is None else np.full(b - a, -np.inf, membrane.dtype)
         for t in range(len(x)):
             if len(checkpoints) and t % STEPS == 0:
                 checkpoints[t // STEPS, 0, row, a:b], checkpoints[t // STEPS, 1, row, a:b] = current, membrane
-            _synaptic_step(x[t, row, a:b], current, membrane, taus[row, a:b], y[t, row, a:b], lowest, highest, spike)
+            _synaptic_step(x[t, row, a:b], current, membrane, tau, y[t, row, a:b], lowest, highest, spike)
         if extremes is not None:
             _note_extremes(extremes, block, lowest, highest)
 
@@ -544,7 +548,9 @@ def synaptic_backward(x, taus, checkpoints, grad_y, grad_x, grad_currents, grad_
     saved = np.empty((3, STEPS, WIDTH), checkpoints.dtype)
     for block in range(start, stop):
         row, a, b = _block(block, grad_y.shape[2])
-        current, membrane, tau = saved[2, 0, : b - a], saved[2, 1, : b - a], taus[row, a:b]
+        tau, grad_current, grad_membrane = _of_block(taus, row, a, b), grad_currents[row, a:b], grad_membranes[row, a:b]
+        current, membrane, to_tau = saved[2, 0, : b - a], saved[2, 1, : b - a], saved[2, 2, : b - a]
+        to_tau[:] = 0
         for part in range(len(checkpoints) - 1, -1, -1):
             current[:], membrane[:] = checkpoints[part, 0, row, a:b], checkpoints[part, 1, row, a:b]
             first, last = part * STEPS, min(part * STEPS + STEPS, len(x))
@@ -553,9 +559,9 @@ def synaptic_backward(x, taus, checkpoints, grad_y, grad_x, grad_currents, grad_
                 _synaptic_again(x[t, row, a:b], current, membrane, tau, before, charged, spike)
             for t in range(last - 1, first - 1, -1):
                 before, charged = saved[0, t - first], saved[1, t - first]
-                g_y, g_x, g_tau = grad_y[t, row, a:b], grad_x[t, row, a:b], to_taus[row, a:b]
-                g_current, g_membrane = grad_currents[row, a:b], grad_membranes[row, a:b]
-                _synaptic_step_backward(before, charged, tau, g_y, g_x, g_current, g_membrane, g_tau, spike)
+                g_y, g_x = grad_y[t, row, a:b], grad_x[t, row, a:b]
+                _synaptic_step_backward(before, charged, tau, g_y, g_x, grad_current, grad_membrane, to_tau, spike)
+        _give(to_tau, to_taus, row, a, block)
 
 
 # ---- Recurrent-gated LIF: the input-gated step on x plus the recurrent product, which torch computes ----
@@ -589,19 +595,15 @@ def recurrent_forward(x, sums, currents, membranes, spikes, y, lowest, highest, 
 
 
 @_kernel
-def recurrent_again(sums, currents, membranes, gates, before, charged, spikes, spike, start, stop):
+def recurrent_again(sums, currents, membranes, gates, candidates, before, charged, spikes, spike, start, stop):
     """All steps again, from the gate and candidate currents. ``spikes [T, B, N]`` are those of the step before."""
     size = gates.shape[2]
     for block in range(start, stop):
         row, a, b = _block(block, size)
         for t in range(len(sums)):
-            f, c, current, membrane = (
-                sums[t, row, a:b],
-                sums[t, row, size + a : size + b],
-                currents[row, a:b],
-                membranes[row, a:b],
-            )
-            _gated_again(f, c, current, membrane, gates[t, row, a:b], before[t, row, a:b], charged[t, row, a:b], spike)
+            f, c = sums[t, row, a:b], sums[t, row, size + a : size + b]
+            saved = gates[t, row, a:b], candidates[t, row, a:b], before[t, row, a:b], charged[t, row, a:b]
+            _gated_again(f, c, currents[row, a:b], membranes[row, a:b], *saved, spike)
             if t + 1 < len(sums):
                 for i in range(a, b):
                     spikes[t + 1, row, i] = _quantise(charged[t, row, i], spike)
@@ -609,22 +611,24 @@ def recurrent_again(sums, currents, membranes, gates, before, charged, spikes, s
 
 @_kernel
 def recurrent_backward(
-    sums, gates, before, charged, grad_y, grad_spikes, grad_currents, grad_membranes, grad_sums, spike, start, stop
+    gates,
+    candidates,
+    before,
+    charged,
+    grad_y,
+    grad_spikes,
+    grad_currents,
+    grad_membranes,
+    grad_sums,
+    spike,
+    start,
+    stop,
 ):
-    """One step, in place: the gradient of ``sums`` from that of y, of the spikes to come, and of the state."""
+    """One step, in place: the gradient of the sums from that of y, of the spikes to come, and of the state."""
     size = grad_y.shape[1]
     for block in range(start, stop):
         row, a, b = _block(block, size)
         _add(grad_y[row, a:b], grad_spikes[row, a:b])
-        _gated_step_backward(
-            sums[row, size + a : size + b],
-            gates[row, a:b],
-            before[row, a:b],
-            charged[row, a:b],
-            grad_spikes[row, a:b],
-            grad_currents[row, a:b],
-            grad_membranes[row, a:b],
-            grad_sums[row, a:b],
-            grad_sums[row, size + a : size + b],
-            spike,
-        )
+        saved = gates[row, a:b], candidates[row, a:b], before[row, a:b], charged[row, a:b]
+        grads = grad_spikes[row, a:b], grad_currents[row, a:b], grad_membranes[row, a:b]
+        _gated_step_backward(*saved, *grads, grad_sums[row, a:b], grad_sums[row, size + a : size + b], spike)
