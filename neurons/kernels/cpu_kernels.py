@@ -5,6 +5,7 @@ where there are none, and runs through the steps for the blocks from ``start`` t
 it step by step, and innermost element by element.
 """
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +27,24 @@ class _Disjoint(Compiler):
         return super().define_pipelines()
 
 
-_kernel = njit(cache=True, nogil=True, error_model="numpy", pipeline_class=_Disjoint)
+def _can_keep() -> bool:
+    """Whether Numba finds a folder to keep compiled kernels in: beside this file, or the user's cache folder."""
+    try:
+        njit(cache=True)(_can_keep)
+    except RuntimeError:
+        warnings.warn(
+            "no folder can be written to keep compiled kernels in, so every process compiles them anew; name one in "
+            "the environment variable NUMBA_CACHE_DIR",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+_OPTIONS = {"cache": _can_keep(), "nogil": True, "error_model": "numpy"}
+_kernel = njit(**_OPTIONS, pipeline_class=_Disjoint)
 # A call in a loop over elements would keep it from becoming vector instructions.
-_inline = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+_inline = njit(**_OPTIONS, forceinline=True)
 
 
 # ---- Numbers: half types are bare bits in memory, uint16 for float16 and int16 for bfloat16 ----
