@@ -197,7 +197,7 @@ def learning_rate(progress: float, options: Training) -> float:
 
 @torch.inference_mode()
 def evaluate(
-    model: Translator, pairs: list[Pair], beam_size: int = 5, length_penalty: float = 1.0, batch_size: int = 64
+    model: Translator, pairs: list[Pair], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
 ):
     """Translations of the pairs' German, with lowercased and cased BLEU and the two signatures."""
     german, english = map(list, zip(*pairs))
@@ -455,13 +455,14 @@ def measure(folder: Path, data: Path, beam_size: int, length_penalty: float) -> 
     return row
 
 
-def described(settings: dict) -> str:
-    """What a run's network is, for the table of twins."""
-    model = settings["model"]
+def described(settings: dict, beside: dict) -> str:
+    """What a run's network is, for a row of a table, and where its dropout is not that of the run ``beside``."""
+    model, dropout = settings["model"], settings["model"]["dropout"]
     if model["mixer"] in TWINS:
-        return TWINS[model["mixer"]]
-    spikes = "binary spikes" if model["bits"] == 1 else f"{model['bits']}-bit spikes"
-    return f"input-gated LIF, {spikes}"
+        name = TWINS[model["mixer"]]
+    else:
+        name = f"input-gated LIF, {'binary' if model['bits'] == 1 else str(model['bits']) + '-bit'} spikes"
+    return name if dropout == beside["model"]["dropout"] else f"{name} (dropout {dropout})"
 
 
 def command_of(run: Path) -> str:
@@ -506,7 +507,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
             "bleu_test": score("BLEU, test 2016", TEST, scores["signature"]),
             "bleu_test_cased": score("BLEU, test 2016, cased", TEST, scores["signature_cased"]),
         },
-        "results": [own, *(row(twin, described(settings(twin))) for twin in twins)],
+        "results": [own, *(row(twin, described(settings(twin), settings(run))) for twin in twins)],
         "score_band": {
             "score": "bleu_val",
             "split": "val",
@@ -557,8 +558,8 @@ def command_line():
         bits: int = 4,
         threshold_levels: int = 0,
         initial_range: float = 2.0,
-        range_tracking: str = "sequence",
-        dropout: float = 0.2,
+        range_tracking: str = "fixed",
+        dropout: float = 0.1,
         epochs: int = Training.epochs,
         tokens: int = Training.tokens,
         learning_rate: float = Training.learning_rate,
@@ -585,7 +586,7 @@ def command_line():
         data: Data,
         split: str = "val",
         beam_size: int = 5,
-        length_penalty: float = 1.0,
+        length_penalty: float = 1.4,
         output: Annotated[Path | None, typer.Option(help="write the translations here")] = None,
     ):
         """Score a model (a name or a folder) with sacreBLEU."""
@@ -596,7 +597,7 @@ def command_line():
         print(json.dumps({"model": model, "split": split, "beam_size": beam_size, **scores}, indent=2))
 
     @app.command()
-    def measure(runs: list[Path], data: Data, beam_size: int = 5, length_penalty: float = 1.0):
+    def measure(runs: list[Path], data: Data, beam_size: int = 5, length_penalty: float = 1.4):
         """Score the best model of each run on val and, once, on the test set; keep it in RUN/scores.json."""
         for run in runs:
             scores = globals()["measure"](run / "best", data, beam_size, length_penalty)

@@ -54,8 +54,8 @@ class TranslatorConfig:
     bits: int = 4
     threshold_levels: int = 0
     initial_range: float = 2.0
-    range_tracking: str = "sequence"
-    dropout: float = 0.2
+    range_tracking: str = "fixed"
+    dropout: float = 0.1
     longest: int = 256
 
     def __post_init__(self):
@@ -354,7 +354,7 @@ class Translator(nn.Module):
         return beam_search(next_token, self.encode(source), longest, beam_size, length_penalty, BEGIN, END)
 
     def translate(
-        self, sentences: list[str], beam_size: int = 5, length_penalty: float = 1.0, batch_size: int = 64
+        self, sentences: list[str], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
     ) -> list[str]:
         """Translate each sentence; the result does not depend on what else is in the list.
 
