@@ -381,7 +381,7 @@ def _lif_step_backward(before, charged, leak, threshold, grad_y, grad_x, grad, t
         surrogate = settings.one - abs(ratio)
         surrogate = settings.zero if surrogate < settings.zero else surrogate
         to_ratio = widen(grad_y[i]) * settings.gamma * surrogate
-        to_threshold[i] -= grad[i] * _lif_spike(ratio, settings) + to_ratio * share / threshold[i]
+        to_threshold[i] -= grad[i] * _lif_spike(ratio, settings) + to_ratio * (share / threshold[i])
         to_membrane = grad[i] + to_ratio / threshold[i]
         to_leak[i] += to_membrane * before[i]
         grad_x[i] = narrow(to_membrane, grad_x)
