@@ -4,6 +4,7 @@ A neuron is a pure **step** ``(x, state, parameters) -> (y, state)`` and a :clas
 parameters. The step is the definition; :func:`reference_scan` runs it along a sequence.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -153,7 +154,7 @@ class Neuron(nn.Module):
             raise TypeError(f"{who} takes floating-point input; got {x.dtype}. Convert it with .float()")
         if x.dim() < 2 + sequence:
             raise ValueError(f"{who} takes input of shape {layout}; got {list(x.shape)}")
-        own = next((t for t in (*self.parameters(), *self.buffers())), None)
+        own = next(itertools.chain(self.parameters(), self.buffers()), None)
         if own is not None and own.device != x.device:
             raise ValueError(f"{who} is on {own.device} and its input on {x.device}; move one with .to(device)")
         channels = x.shape[1 + sequence]

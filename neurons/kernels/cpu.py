@@ -2,8 +2,8 @@
 
 A kernel walks through the sequence for one block of neighbouring elements at a time, so that their state stays in
 the processor's nearest cache and the loop over the block becomes vector instructions. Blocks are shared out among
-as many threads as torch uses. They are plain Python threads, free of the interpreter's lock while a kernel
-runs: calls from several threads at once are safe, and a forked process starts its own.
+torch's own threads, free of the interpreter's lock while a kernel runs. Calls from several threads at once are safe.
+A forked process, where torch's threads do not live on, starts threads of Python's.
 
 The backward keeps the state of every :data:`STEPS`-th step and computes what it needs in between again.
 
@@ -11,6 +11,7 @@ Numba compiles a kernel when it is first used and keeps it on disk, in this pack
 written, in the user's cache folder (``NUMBA_CACHE_DIR`` names another).
 """
 
+import ctypes
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,39 +30,70 @@ GRAIN = 1 << 15
 
 # ---- From tensors to kernels ----
 
+_Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pool: ThreadPoolExecutor | None = None
 
 
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
+def _find_openmp() -> Callable | None:
+    """``GOMP_parallel`` of the OpenMP runtime that torch itself runs on, which runs a function in its threads.
+
+    A pool of our own would share the processors with torch's threads, which go on spinning for milliseconds after
+    every operation in wait for the next. None where torch's runtime has no such function.
+    """
+    try:
+        parallel = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (AttributeError, OSError):
+        return None
+    parallel.argtypes, parallel.restype = (_Work, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return parallel
+
+
+_openmp = _find_openmp()
+
+
+def _after_fork() -> None:
+    """Neither torch's threads nor the pool's live on in a forked process, and the former cannot be started again."""
+    global _openmp, _pool
+    _openmp = _pool = None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _in_threads(work: Callable[[], None], threads: int) -> None:
+    """Call ``work`` in so many threads at once, this one among them, and return when all calls have."""
+    global _pool
+    if _openmp is not None:
+        return _openmp(_Work(lambda _: work()), None, threads, 0)
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="neurons")
+    others = [_pool.submit(work) for _ in range(threads - 1)]
+    work()
+    for other in others:
+        if not other.cancel():
+            other.result()
 
 
 def _run(kernel, arguments: Sequence, blocks: int, steps: int) -> None:
-    """Run ``kernel`` over all blocks of ``steps`` steps, shared out among threads."""
-    global _pool
+    """Run ``kernel`` over all blocks of ``steps`` steps, shared out among as many threads as torch uses."""
     threads = max(1, min(torch.get_num_threads(), blocks, blocks * WIDTH * steps // GRAIN))
     if threads == 1:
         return kernel(*arguments, 0, blocks)
-    if _pool is None:
-        _pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="neurons")
     # More shares than threads, so that no thread waits for long for a slower one.
     share = -(-blocks // (4 * threads))
-    starts = iter(range(0, blocks, share))
+    starts, errors = iter(range(0, blocks, share)), []
 
     def work() -> None:
-        for start in starts:
-            kernel(*arguments, start, min(start + share, blocks))
+        try:
+            for start in starts:
+                kernel(*arguments, start, min(start + share, blocks))
+        except BaseException as error:  # which could not pass through the OpenMP runtime
+            errors.append(error)
 
-    futures = [_pool.submit(work) for _ in range(threads - 1)]
-    work()
-    for future in futures:
-        if not future.cancel():
-            future.result()
+    _in_threads(work, threads)
+    if errors:
+        raise errors[0]
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -119,7 +151,7 @@ class _Layout:
 
     def array(self, tensor: Tensor) -> np.ndarray:
         """The memory of a tensor ``[..., B, C, S]`` as ``[..., rows, elements of a row]``."""
-        return _array(tensor.view(*tensor.shape[:-3], self.rows, tensor.shape[-3:].numel() // self.rows))
+        return _array(tensor).reshape(*tensor.shape[:-3], self.rows, tensor.shape[-3:].numel() // self.rows)
 
     def arrays(self, tensors: Sequence[Tensor]) -> list[np.ndarray]:
         return [self.array(tensor) for tensor in tensors]

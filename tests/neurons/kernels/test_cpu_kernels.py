@@ -28,12 +28,16 @@ def gradients_of(case):
     return y, *final_state, grad_x, *grad_state, *grad_parameters
 
 
-@pytest.fixture
-def many_small_shares(monkeypatch):
-    """Four threads, whatever the size."""
+@pytest.fixture(params=["torch's threads", "Python's threads"])
+def many_small_shares(request, monkeypatch):
+    """Four threads, whatever the size: those of torch, or those that take their place where it has none to lend."""
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     monkeypatch.setattr(cpu, "GRAIN", 1)
+    if request.param == "Python's threads":
+        monkeypatch.setattr(cpu, "_openmp", None)
+    elif cpu._openmp is None:
+        pytest.skip("torch's threads cannot be used here")
     yield
     torch.set_num_threads(threads)
 
@@ -198,6 +202,15 @@ def test_calls_from_several_threads_at_once_do_not_disturb_each_other(many_small
     assert not wrong
 
 
+def test_blocks_run_in_several_threads_at_once(many_small_shares):
+    barrier = threading.Barrier(2)
+
+    def kernel(start: int, stop: int) -> None:
+        barrier.wait(timeout=30)  # passes once two threads wait here
+
+    cpu._run(kernel, (), 4, 1)
+
+
 def test_an_error_in_a_thread_reaches_the_caller(many_small_shares):
     def kernel(start: int, stop: int) -> None:
         if start > 3:
@@ -216,7 +229,6 @@ def scan_in_child(case, results) -> None:
 def test_a_process_forked_after_threads_have_run_starts_its_own(many_small_shares):
     case = random_case("learnable-lif", (4, 1, 4 * cpu.WIDTH, 1))
     expected = [tensor.tolist() for tensor in gradients_of(case)]
-    assert cpu._pool is not None
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     child = context.Process(target=scan_in_child, args=(case, results))
