@@ -25,7 +25,7 @@ import neurons
 from benchmarks import report
 from benchmarks.contenders import FUSED, OURS
 from benchmarks.measure import Call, Effort, in_turn, no_garbage_collection, quartiles
-from recipes import multi30k
+from recipes import multi30k, training
 from zoo.translation import END, PAD, Translator, TranslatorConfig, pad
 
 TWIN = "LSTM twin"
@@ -110,7 +110,7 @@ class Networks:
         self.sentences = [german for german, _ in pairs[: size.batch]]
         examples = multi30k.encode(tokenizer, pairs)
         plan = multi30k.batches(examples, size.tokens, random.Random(0))[: size.steps]
-        self.batches = [multi30k.tensors(examples, chosen, device) for chosen in plan]
+        self.batches = [multi30k.tensors(chosen, device) for chosen in plan]
         self.source = pad([examples[i][0] for i in range(len(self.sentences))]).to(device)
 
     def training(self) -> tuple[dict[str, Call], int]:
@@ -118,11 +118,10 @@ class Networks:
 
         Raises RuntimeError where the first loss by one backend is not that by the other.
         """
-        options = multi30k.Training()
+        options = multi30k.Training(learning_rate=1e-4)
         steps, losses = {}, []
         for name, model in self.models.items():
-            groups = multi30k.decayed(model, options.weight_decay)
-            optimiser = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.98), fused=True)
+            optimiser = training.optimiser_of(model, options)
             steps[name] = functools.partial(self._steps, model.train(), optimiser, options)
             torch.manual_seed(0)  # the same dropout for all
             losses.append(steps[name]()[0].item())
@@ -132,7 +131,10 @@ class Networks:
         return steps, sum(int((target != PAD).sum()) for _, _, target in self.batches)
 
     def _steps(self, model: Translator, optimiser, options: multi30k.Training) -> tuple[Tensor, ...]:
-        return tuple(multi30k.update(model, optimiser, batch, options) for batch in self.batches)
+        loss_of = functools.partial(multi30k.loss_of, model, options=options)
+        return tuple(
+            training.update(model, optimiser, loss_of, batch, options.warmup, options) for batch in self.batches
+        )
 
     def translating(self, sentences: list[str], batch_size: int) -> tuple[dict[str, Call], int]:
         """A call a network that translates the sentences, and their tokens."""

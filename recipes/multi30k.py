@@ -11,21 +11,19 @@ Checkpoints are chosen on ``val`` by the BLEU of greedy search; the test set is 
 
 import gzip
 import json
-import math
-import os
 import random
-import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import neurons
 import zoo
+from recipes import training
+from recipes.training import SpikeMeter, read_settings
 from zoo.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator, TranslatorConfig, pad
 
 SOURCE = "https://github.com/multi30k/dataset (folder data/task1/raw)"
@@ -48,28 +46,21 @@ SOURCES = [
     "Ponghiran and Roy, AAAI 2022, https://arxiv.org/abs/2109.01905",
 ]
 Pair = tuple[str, str]
+Example = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a translator is trained.
+class Training(training.Training):
+    """How a translator is trained: what all networks have, and two of its own.
 
-    ``tokens`` is the most tokens of either side in a batch, padding counted; ``average`` the decay, a step, of the
-    moving average of the weights that is validated and kept; ``bfloat16`` runs the matrix products in it.
+    ``tokens`` is the most tokens of either side in a batch, padding counted; ``subword_dropout`` the chance that a
+    merge of the tokenizer is left out in training (BPE-dropout).
     """
 
     epochs: int = 16
-    tokens: int = 3000
     learning_rate: float = 2e-3
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    label_smoothing: float = 0.1
-    spike_penalty: float = 0.0
+    tokens: int = 3000
     subword_dropout: float = 0.0
-    average: float = 0.995
-    bfloat16: bool = True
-    gradient_norm: float = 1.0
-    seed: int = 0
 
 
 def read_split(folder: Path, split: str) -> list[Pair]:
@@ -107,64 +98,78 @@ def train_tokenizer(pairs: list[Pair], size: int) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, pairs: list[Pair], dropout: float = 0.0) -> list[tuple[list[int], list[int]]]:
-    """Token ids of both sides, each ended; ``dropout`` is the chance that a merge is left out (BPE-dropout)."""
-    tokenizer.model.dropout = dropout or None
-    try:
-        german, english = (tokenizer.encode_batch_fast(list(side)) for side in zip(*pairs))
-    finally:
-        tokenizer.model.dropout = None
+def encode(tokenizer: Tokenizer, pairs: list[Pair]) -> list[Example]:
+    """Token ids of both sides, each ended."""
+    german, english = (tokenizer.encode_batch_fast(list(side)) for side in zip(*pairs))
     return [([*g.ids, END], [*e.ids, END]) for g, e in zip(german, english)]
 
 
-def batches(examples: list, tokens: int, shuffle: random.Random) -> list[list[int]]:
-    """Indices of examples of like length, at most ``tokens`` padded target tokens a batch, in random order."""
-    order = list(range(len(examples)))
+def segment(word: str, ranks: dict[tuple[str, str], int], dropout: float, generator: random.Random) -> list[str]:
+    """Subwords of ``word`` by byte-pair merges, each of which is left out with chance ``dropout`` when it is looked at.
+
+    Provilkov et al., BPE-Dropout, ACL 2020, algorithm 1.
+    """
+    parts = list(word)
+    while True:
+        pairs = [(ranks[pair], i) for i, pair in enumerate(pairwise(parts)) if pair in ranks]
+        kept = [pair for pair in pairs if generator.random() >= dropout]
+        if not kept:
+            return parts
+        i = min(kept)[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+
+
+class SubwordSampler:
+    """Encodes sentence pairs with subwords drawn anew each time, by BPE-dropout and from a seed.
+
+    (That of the tokenizers library takes no seed.) Each word is segmented ``DRAWS`` times, once and for all.
+    """
+
+    DRAWS = 16
+
+    def __init__(self, tokenizer: Tokenizer, pairs: list[Pair], dropout: float, seed: int):
+        merges = json.loads(tokenizer.to_str())["model"]["merges"]
+        ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
+        vocabulary, generator = tokenizer.get_vocab(), random.Random(seed)
+        self.words: dict[str, list[list[int]]] = {}
+        self.pairs = [tuple(self.split(tokenizer, text) for text in pair) for pair in pairs]
+        for word in sorted({word for pair in self.pairs for side in pair for word in side}):
+            draws = (segment(word, ranks, dropout, generator) for _ in range(self.DRAWS))
+            self.words[word] = [[vocabulary.get(part, UNKNOWN) for part in parts] for parts in draws]
+
+    @staticmethod
+    def split(tokenizer: Tokenizer, text: str) -> list[str]:
+        words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+        return [word for word, _ in words]
+
+    def encode(self, generator: random.Random) -> list[Example]:
+        """Token ids of both sides of all pairs, each ended."""
+        draw = lambda side: [i for word in side for i in generator.choice(self.words[word])] + [END]  # noqa: E731
+        return [(draw(german), draw(english)) for german, english in self.pairs]
+
+
+def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> list[list[Example]]:
+    """Examples of like length together, at most ``tokens`` padded tokens of either side a batch, in random order."""
+    order = list(examples)
     shuffle.shuffle(order)
-    order.sort(key=lambda i: (len(examples[i][1]) // 2, len(examples[i][0]) // 2))
+    order.sort(key=lambda example: (len(example[1]) // 2, len(example[0]) // 2))
     result, longest = [[]], 0
-    for i in order:
-        longest = max(longest, *map(len, examples[i]))
+    for example in order:
+        longest = max(longest, *map(len, example))
         if result[-1] and longest * (len(result[-1]) + 1) > tokens:
             result.append([])
-            longest = max(map(len, examples[i]))
-        result[-1].append(i)
+            longest = max(map(len, example))
+        result[-1].append(example)
     shuffle.shuffle(result)
     return result
 
 
-def tensors(examples: list, chosen: list[int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def tensors(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Source, target shifted right and target of a batch, each ``[T, B]``."""
-    source = pad([examples[i][0] for i in chosen])
-    target = pad([examples[i][1] for i in chosen])
+    source = pad([source for source, _ in examples])
+    target = pad([target for _, target in examples])
     shifted = torch.cat([torch.full_like(target[:1], BEGIN), target[:-1]])
     return tuple(t.to(device, non_blocking=True) for t in (source, shifted, target))
-
-
-class SpikeMeter:
-    """Collects the spikes of all neurons of a network while it is open: their mean size and their rate."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-        self.outputs: list[tuple[nn.Module, Tensor]] = []
-
-    def __enter__(self):
-        spiking = [m for m in self.model.modules() if isinstance(m, neurons.Neuron)]
-        note = lambda module, inputs, output: self.outputs.append((module, output[0]))  # noqa: E731
-        self.hooks = [m.register_forward_hook(note) for m in spiking]
-        return self
-
-    def __exit__(self, *error) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def mean_size(self) -> Tensor:
-        """Mean of abs(y) / r over neurons, differentiable: what the spike penalty weighs."""
-        sizes = []
-        for module, y in self.outputs:
-            largest = module.spike_range.value() if isinstance(module, neurons.MultiBitNeuron) else 1.0
-            sizes.append((y.abs() / largest).mean())
-        return torch.stack(sizes).mean()
 
 
 def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
@@ -188,14 +193,6 @@ def bleu(hypotheses: list[str], references: list[str], lowercase: bool) -> tuple
     return score, str(metric.get_signature())
 
 
-def learning_rate(progress: float, options: Training) -> float:
-    """One cycle: a linear rise over ``warmup`` of the training, then a cosine to zero."""
-    if progress < options.warmup:
-        return options.learning_rate * progress / options.warmup
-    rest = (progress - options.warmup) / (1 - options.warmup)
-    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
-
-
 @torch.inference_mode()
 def evaluate(
     model: Translator, pairs: list[Pair], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
@@ -213,20 +210,11 @@ def evaluate(
     }
 
 
-@torch.inference_mode()
 def spike_rate(model: Translator, pairs: list[Pair]) -> float | None:
     """Share of non-zero spikes of all neurons over the pairs, one at a time; None for a network without spikes."""
-    device = model.embedding.weight.device
     examples = encode(model.tokenizer, pairs)
-    with SpikeMeter(model) as meter:
-        fired = total = 0
-        for i in range(len(examples)):
-            source, shifted, target = tensors(examples, [i], device)
-            model(source, shifted, target != PAD)
-            fired += sum(int((y != 0).sum()) for _, y in meter.outputs)
-            total += sum(y.numel() for _, y in meter.outputs)
-            meter.outputs.clear()
-    return fired / total if total else None
+    batches = (tensors([example], model.embedding.weight.device) for example in examples)
+    return training.spike_rate(model, ((source, shifted, target != PAD) for source, shifted, target in batches))
 
 
 def fine_tune(
@@ -243,42 +231,20 @@ def fine_tune(
         if min(len(german), len(english)) < 2 or max(len(german), len(english)) > model.settings.longest:
             raise ValueError(f"pair {i} has an empty side, or one of more than {model.settings.longest} tokens")
     options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed)
-    optimiser = torch.optim.AdamW(decayed(model, options.weight_decay), lr=learning_rate, betas=(0.9, 0.98))
-    losses = []
-    torch.manual_seed(seed)
-    model.train()
-    for epoch in range(epochs):
-        plan = batches(examples, options.tokens, random.Random(seed + epoch))
-        total = torch.zeros((), device=model.embedding.weight.device)
-        for i, chosen in enumerate(plan):
-            set_learning_rate(optimiser, (epoch + i / len(plan)) / epochs, options)
-            total += update(model, optimiser, tensors(examples, chosen, model.embedding.weight.device), options)
-        losses.append(total.item() / len(plan))
-    model.eval()
-    return losses
+    device = model.embedding.weight.device
+    return training.fine_tune(
+        model,
+        lambda seed: batches(examples, options.tokens, random.Random(seed)),
+        lambda batch: loss_of(model, tensors(batch, device), options),
+        options,
+    )
 
 
-def update(model: nn.Module, optimiser: torch.optim.Optimizer, batch: tuple, options: Training) -> Tensor:
-    """One step of the optimiser; returns the loss before it."""
-    loss = loss_of(model, batch, options)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), options.gradient_norm)
-    optimiser.step()
-    optimiser.zero_grad()
-    return loss.detach()
+class Trainer(training.Trainer):
+    """Trains a translator; its score is the BLEU of greedy search on ``val``."""
 
-
-def set_learning_rate(optimiser: torch.optim.Optimizer, progress: float, options: Training) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(progress, options)
-
-
-class Trainer:
-    """A training run in a folder: model, average of its weights, optimiser and log; it goes on where it stopped.
-
-    The folder holds ``state.pt`` (the last finished epoch, replaced as a whole), ``log.jsonl`` (a line an epoch),
-    ``training.png`` and ``best`` (the model with the best BLEU on ``val`` so far, as ``zoo.load`` reads it).
-    """
+    metric, metric_label = "bleu", "BLEU on val (greedy, lowercased)"
+    options: Training
 
     def __init__(
         self,
@@ -289,134 +255,26 @@ class Trainer:
         initial: str | None = None,
         backend: str = "auto",
     ):
-        from accelerate import Accelerator
-
-        torch.backends.cuda.matmul.allow_tf32 = True
-        self.accelerator = Accelerator()
-        self.run, self.options = run, options
-        run.mkdir(parents=True, exist_ok=True)
         self.pairs, self.validation = read_split(data, "train"), read_split(data, "val")
-        torch.manual_seed(options.seed)
-        network = zoo.load(initial) if initial else self.new_network(**config)
-        for module in network.modules():
-            if isinstance(module, neurons.Neuron):
-                module.backend = backend
-        optimiser = torch.optim.AdamW(
-            decayed(network, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98), fused=True
-        )
-        self.model, self.optimiser = self.accelerator.prepare(network, optimiser)
-        self.network: Translator = self.accelerator.unwrap_model(self.model)
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(options.average))
-        self.epoch, self.best, self.seconds = 0, -1.0, 0.0
-        self.settings = {"model": self.network.config, "training": asdict(options)}
-        if initial:
-            self.settings["initial"] = initial
-        self.resume()
-        (run / "settings.json").write_text(json.dumps(self.settings, indent=2) + "\n")
+        super().__init__(run, lambda: self.new_network(**config), options, initial, backend)
+        self.examples = encode(self.network.tokenizer, self.pairs)
+        self.sampler = None
+        if options.subword_dropout:
+            self.sampler = SubwordSampler(self.network.tokenizer, self.pairs, options.subword_dropout, options.seed)
 
     def new_network(self, vocabulary: int, **config) -> Translator:
         tokenizer = train_tokenizer(self.pairs, vocabulary)
         return Translator(TranslatorConfig(vocabulary=tokenizer.get_vocab_size(), **config), tokenizer)
 
-    def resume(self) -> None:
-        """Go on from ``state.pt`` if there is one; an error if it belongs to other settings."""
-        path = self.run / "state.pt"
-        if not path.exists():
-            return
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-        if json.loads(state["settings"]) != self.settings:
-            raise ValueError(f"{self.run} was started with other settings; use another folder, or the same options")
-        self.network.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
+    def plan(self, seed: int) -> list[list[Example]]:
+        examples = self.sampler.encode(random.Random(seed)) if self.sampler else self.examples
+        return batches(examples, self.options.tokens, random.Random(seed))
 
-    def save_state(self) -> None:
-        state = {
-            "settings": json.dumps(self.settings),
-            "model": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "epoch": self.epoch,
-            "best": self.best,
-            "seconds": self.seconds,
-        }
-        torch.save(state, self.run / "state.pt.new")
-        os.replace(self.run / "state.pt.new", self.run / "state.pt")
+    def loss_of(self, batch: list[Example]) -> Tensor:
+        return loss_of(self.model, tensors(batch, self.accelerator.device), self.options)
 
-    def train(self) -> None:
-        """Run the epochs that are left."""
-        while self.epoch < self.options.epochs:
-            started = time.perf_counter()
-            loss = self.train_epoch()
-            self.seconds += time.perf_counter() - started
-            self.epoch += 1
-            if self.accelerator.is_main_process:
-                self.validate(loss)
-                self.save_state()
-            self.accelerator.wait_for_everyone()
-
-    def train_epoch(self) -> float:
-        """One pass over the training pairs; what is random in it depends on the seed and the epoch alone."""
-        from tqdm import tqdm
-
-        seed = self.options.seed * 1000 + self.epoch
-        torch.manual_seed(seed)
-        examples = encode(self.network.tokenizer, self.pairs, self.options.subword_dropout)
-        plan = batches(examples, self.options.tokens, random.Random(seed))
-        plan = plan[self.accelerator.process_index :: self.accelerator.num_processes]
-        self.model.train()
-        total = torch.zeros((), device=self.accelerator.device)
-        steps = tqdm(plan, desc=f"epoch {self.epoch + 1}/{self.options.epochs}", leave=False, mininterval=1)
-        for i, chosen in enumerate(steps):
-            set_learning_rate(self.optimiser, (self.epoch + i / len(plan)) / self.options.epochs, self.options)
-            batch = tensors(examples, chosen, self.accelerator.device)
-            total += update(self.model, self.optimiser, batch, self.options)
-            self.average.update_parameters(self.network)
-        loss = total.item() / len(plan)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} in epoch {self.epoch + 1}; lower the learning rate")
-        return loss
-
-    def validate(self, loss: float) -> None:
-        """Score the averaged weights on ``val`` by greedy search; keep them if they are the best so far."""
-        model: Translator = self.average.module
-        _, scores = evaluate(model, self.validation, beam_size=1, batch_size=512)
-        row = {"epoch": self.epoch, "loss": loss, "bleu": scores["bleu"], "seconds": round(self.seconds, 1)}
-        print(json.dumps({k: round(v, 3) for k, v in row.items()}), flush=True)
-        with (self.run / "log.jsonl").open("a") as log:
-            log.write(json.dumps(row) + "\n")
-        plot_log(self.run)
-        if scores["bleu"] > self.best:
-            self.best = scores["bleu"]
-            zoo.save(model, self.run / "best")
-
-
-def decayed(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight matrices decay; biases, norms and the neurons' own parameters do not."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def plot_log(run: Path) -> None:
-    """Draw ``log.jsonl`` as ``training.png``: loss and validation BLEU over the epochs."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    epochs = [row["epoch"] for row in rows]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    left.plot(epochs, [row["loss"] for row in rows], marker=".")
-    left.set(xlabel="epoch", ylabel="training loss (nats a token)")
-    right.plot(epochs, [row["bleu"] for row in rows], marker=".", color="tab:green")
-    right.set(xlabel="epoch", ylabel="BLEU on val (greedy, lowercased)")
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-    figure.savefig(run / "training.png", dpi=110)
-    pyplot.close(figure)
+    def score(self, model: Translator) -> float:
+        return evaluate(model, self.validation, beam_size=1, batch_size=512)[1]["bleu"]
 
 
 def measure(folder: Path, data: Path, beam_size: int, length_penalty: float) -> dict:
@@ -467,14 +325,8 @@ def described(settings: dict, beside: dict) -> str:
 
 
 def command_of(run: Path) -> str:
-    """The command that repeats a run: the options that are not the default."""
-    settings = json.loads((run / "settings.json").read_text())
-    default = asdict(TranslatorConfig(vocabulary=settings["model"]["vocabulary"])) | asdict(Training())
-    changed = {k: v for k, v in (settings["model"] | settings["training"]).items() if v != default[k]}
-    if "initial" in settings:
-        changed = {"initial": settings["initial"]} | {k: v for k, v in changed.items() if k in settings["training"]}
-    options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
-    return f"python -m recipes.multi30k train --data DATA --run {run}{options}"
+    vocabulary = read_settings(run)["model"]["vocabulary"]
+    return training.command_of("multi30k", run, asdict(TranslatorConfig(vocabulary)) | asdict(Training()))
 
 
 def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, summary: str) -> None:
@@ -484,9 +336,6 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
         scores = json.loads((measured / "scores.json").read_text())
         columns = ("bleu_val", "bleu_test", "bleu_test_cased", "parameters", "mean_spike_rate")
         return {"name": name, **{column: scores[column] for column in columns}}
-
-    def settings(of: Path) -> dict:
-        return json.loads((of / "settings.json").read_text())
 
     def score(title: str, split: str, signature: str) -> dict:
         return {"title": title, "type": "bleu", "split": split, "signature": signature}
@@ -508,7 +357,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
             "bleu_test": score("BLEU, test 2016", TEST, scores["signature"]),
             "bleu_test_cased": score("BLEU, test 2016, cased", TEST, scores["signature_cased"]),
         },
-        "results": [own, *(row(twin, described(settings(twin), settings(run))) for twin in twins)],
+        "results": [own, *(row(twin, described(read_settings(twin), read_settings(run))) for twin in twins)],
         "score_band": {
             "score": "bleu_val",
             "split": "val",
@@ -517,7 +366,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
             "high": round(scores["bleu_val_first_100"] + 0.5, 2),
         },
         "commands": [*map(command_of, [run, *twins, *sparsity]), measuring + search],
-        "seeds": [settings(run)["training"]["seed"]],
+        "seeds": [read_settings(run)["training"]["seed"]],
         "checkpoint_split": "val, by the BLEU of greedy search",
         "data": {
             "name": "Multi30k, task 1",
@@ -530,7 +379,9 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
         "sources": SOURCES,
     }
     if sparsity:
-        points = [row(point, f"spike penalty {settings(point)['training']['spike_penalty']}") for point in sparsity]
+        points = [
+            row(point, f"spike penalty {read_settings(point)['training']['spike_penalty']}") for point in sparsity
+        ]
         metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
     zoo.save(model, folder, metrics)
 

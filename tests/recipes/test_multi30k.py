@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from recipes import multi30k
+from recipes import multi30k, training
 from recipes.multi30k import Trainer, Training
 
 SUBJECTS = [("Ein Hund", "a dog"), ("Eine Frau", "a woman"), ("Der Mann", "the man"), ("Ein Kind", "a child")]
@@ -56,12 +57,28 @@ def test_the_tokenizer_gives_lowercased_text_back():
 @given(lengths=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=60))
 @settings(max_examples=40, deadline=None)
 def test_batches_hold_every_example_once_within_the_token_limit(lengths):
-    import random
-
     examples = [([5] * source, [6] * target) for source, target in lengths]
     plan = multi30k.batches(examples, 40, random.Random(0))
-    assert sorted(i for batch in plan for i in batch) == list(range(len(examples)))
-    assert all(len(b) * max(max(lengths[i]) for i in b) <= 40 for b in plan)
+    assert sorted(example for batch in plan for example in batch) == sorted(examples)
+    assert all(len(batch) * max(len(side) for pair in batch for side in pair) <= 40 for batch in plan)
+
+
+def test_subwords_drawn_without_dropout_are_those_of_the_tokenizer():
+    tokenizer = multi30k.train_tokenizer(PAIRS, 120)
+    pairs = [*PAIRS, ("Ein  Hündchen läuft; 12 Katzen?", "an unseen Word, 12 cats!")]
+    sampler = multi30k.SubwordSampler(tokenizer, pairs, dropout=0.0, seed=0)
+    assert sampler.encode(random.Random(1)) == multi30k.encode(tokenizer, pairs)
+
+
+def test_subwords_drawn_with_dropout_depend_on_the_seed_alone_and_spell_the_same_text():
+    tokenizer = multi30k.train_tokenizer(PAIRS, 120)
+    first, again = (multi30k.SubwordSampler(tokenizer, PAIRS, dropout=0.3, seed=0) for _ in range(2))
+    drawn = first.encode(random.Random(1))
+    assert drawn == again.encode(random.Random(1))
+    assert drawn != first.encode(random.Random(2)) and drawn != multi30k.encode(tokenizer, PAIRS)
+    for (german, english), pair in zip(drawn, PAIRS):
+        assert [tokenizer.decode(german[:-1]), tokenizer.decode(english[:-1])] == [pair[0].lower(), pair[1]]
+    assert sum(len(g) for g, _ in drawn) > sum(len(g) for g, _ in multi30k.encode(tokenizer, PAIRS))
 
 
 def trainer(corpus, run, epochs=2, **options) -> Trainer:
@@ -71,14 +88,14 @@ def trainer(corpus, run, epochs=2, **options) -> Trainer:
 
 @pytest.mark.parametrize("mixer", ["input-gated-lif", "lstm"])
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(corpus, tmp_path, mixer):
-    whole = trainer(corpus, tmp_path / "whole", mixer=mixer)
+    whole = trainer(corpus, tmp_path / "whole", mixer=mixer, subword_dropout=0.1)
     whole.train()
 
-    interrupted = trainer(corpus, tmp_path / "interrupted", mixer=mixer)
+    interrupted = trainer(corpus, tmp_path / "interrupted", mixer=mixer, subword_dropout=0.1)
     interrupted.save_state = lambda save=interrupted.save_state: (save(), exec("raise KeyboardInterrupt"))
     with pytest.raises(KeyboardInterrupt):
         interrupted.train()
-    resumed = trainer(corpus, tmp_path / "interrupted", mixer=mixer)
+    resumed = trainer(corpus, tmp_path / "interrupted", mixer=mixer, subword_dropout=0.1)
     assert resumed.epoch == 1
     resumed.train()
 
@@ -160,6 +177,6 @@ def test_pairs_that_cannot_be_learned_from_are_refused(pairs, message):
 
 def test_the_learning_rate_rises_and_falls_once():
     options = Training(learning_rate=1.0, warmup=0.25)
-    rates = [multi30k.learning_rate(i / 100, options) for i in range(101)]
+    rates = [training.learning_rate(i / 100, options) for i in range(101)]
     assert rates[0] == 0 and rates[25] == 1 and rates[100] == pytest.approx(0)
     assert rates[:26] == sorted(rates[:26]) and rates[25:] == sorted(rates[25:], reverse=True)

@@ -1,0 +1,289 @@
+"""What the recipes share: options, the training loop with its folder, the spike meter, fine-tuning.
+
+A recipe derives a :class:`Trainer`, which says what an epoch's batches are, what their loss is and how a model is
+scored; all else (averaging the weights, resuming, the log and its plot, several processes) is here.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import neurons
+import zoo
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained.
+
+    The learning rate rises over ``warmup`` of the training and falls to zero as a cosine; ``average`` is the decay, a
+    step, of the moving average of the weights that is validated and kept; ``bfloat16`` runs the matrix products in
+    it; ``spike_penalty`` weighs the mean size of the spikes in the loss.
+    """
+
+    epochs: int
+    learning_rate: float
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.1
+    spike_penalty: float = 0.0
+    average: float = 0.995
+    bfloat16: bool = True
+    gradient_norm: float = 1.0
+    seed: int = 0
+
+
+class SpikeMeter:
+    """Collects the spikes of all neurons of a network while it is open."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.outputs: list[tuple[nn.Module, Tensor]] = []
+
+    def __enter__(self):
+        spiking = [m for m in self.model.modules() if isinstance(m, neurons.Neuron)]
+        note = lambda module, inputs, output: self.outputs.append((module, output[0]))  # noqa: E731
+        self.hooks = [m.register_forward_hook(note) for m in spiking]
+        return self
+
+    def __exit__(self, *error) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def mean_size(self) -> Tensor:
+        """Mean of abs(y) / r over neurons, differentiable: what the spike penalty weighs."""
+        sizes = []
+        for module, y in self.outputs:
+            largest = module.spike_range.value() if isinstance(module, neurons.MultiBitNeuron) else 1.0
+            sizes.append((y.abs() / largest).mean())
+        return torch.stack(sizes).mean()
+
+
+@torch.inference_mode()
+def spike_rate(model: nn.Module, inputs: Iterable[tuple]) -> float | None:
+    """Share of non-zero spikes of all neurons over calls of the model; None for a network without spikes."""
+    fired = total = 0
+    with SpikeMeter(model) as meter:
+        for arguments in inputs:
+            model(*arguments)
+            fired += sum(int((y != 0).sum()) for _, y in meter.outputs)
+            total += sum(y.numel() for _, y in meter.outputs)
+            meter.outputs.clear()
+    return fired / total if total else None
+
+
+def learning_rate(progress: float, options: Training) -> float:
+    """One cycle: a linear rise over ``warmup`` of the training, then a cosine to zero."""
+    if progress < options.warmup:
+        return options.learning_rate * progress / options.warmup
+    rest = (progress - options.warmup) / (1 - options.warmup)
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
+
+
+def optimiser_of(network: nn.Module, options: Training) -> torch.optim.Optimizer:
+    """AdamW; weight matrices decay, biases, norms and the neurons' own parameters do not."""
+    matrices = [p for p in network.parameters() if p.dim() > 1]
+    others = [p for p in network.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def update(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loss_of: Callable[[Any], Tensor],
+    batch: Any,
+    progress: float,
+    options: Training,
+) -> Tensor:
+    """One step of the optimiser at ``progress`` (0 to 1) of the training; returns the loss before it."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(progress, options)
+    value = loss_of(batch)
+    value.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), options.gradient_norm)
+    optimiser.step()
+    optimiser.zero_grad()
+    return value.detach()
+
+
+def fine_tune(
+    model: nn.Module, plan: Callable[[int], list], loss_of: Callable[[Any], Tensor], options: Training
+) -> list[float]:
+    """Train a loaded model further, in place, on the batches that ``plan(seed)`` gives; return each epoch's loss."""
+    optimiser = optimiser_of(model, options)
+    losses = []
+    torch.manual_seed(options.seed)
+    model.train()
+    for epoch in range(options.epochs):
+        batches = plan(options.seed + epoch)
+        total = 0.0
+        for i, batch in enumerate(batches):
+            progress = (epoch + i / len(batches)) / options.epochs
+            total += update(model, optimiser, loss_of, batch, progress, options)
+        losses.append(float(total) / len(batches))
+    model.eval()
+    return losses
+
+
+class Trainer:
+    """A training run in a folder: model, average of its weights, optimiser and log; it goes on where it stopped.
+
+    The folder holds ``state.pt`` (the last finished epoch, replaced as a whole), ``log.jsonl`` (a line an epoch),
+    ``training.png`` and ``best`` (the model with the best score on the validation data so far, as ``zoo.load`` reads
+    it). A recipe's trainer has ``plan(seed)``, the batches of an epoch in their order; ``loss_of(batch)``; and
+    ``score(model)``, higher is better, which the log calls ``metric`` and the plot ``metric_label``.
+    """
+
+    metric: str
+    metric_label: str
+
+    def __init__(
+        self,
+        run: Path,
+        build: Callable[[], nn.Module],
+        options: Training,
+        initial: str | None = None,
+        backend: str = "auto",
+    ):
+        from accelerate import Accelerator
+
+        torch.backends.cuda.matmul.allow_tf32 = True
+        self.accelerator = Accelerator()
+        self.run, self.options = run, options
+        run.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(options.seed)
+        network = zoo.load(initial) if initial else build()
+        for module in network.modules():
+            if isinstance(module, neurons.Neuron):
+                module.backend = backend
+        self.model, self.optimiser = self.accelerator.prepare(network, optimiser_of(network, options))
+        self.network: nn.Module = self.accelerator.unwrap_model(self.model)
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(options.average))
+        self.epoch, self.best, self.seconds = 0, -math.inf, 0.0
+        self.settings = {"model": self.network.config, "training": asdict(options)}
+        if initial:
+            self.settings["initial"] = initial
+        self.resume()
+        (run / "settings.json").write_text(json.dumps(self.settings, indent=2) + "\n")
+
+    def plan(self, seed: int) -> list:
+        raise NotImplementedError
+
+    def loss_of(self, batch: Any) -> Tensor:
+        raise NotImplementedError
+
+    def score(self, model: nn.Module) -> float:
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Go on from ``state.pt`` if there is one; an error if it belongs to other settings."""
+        path = self.run / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        if json.loads(state["settings"]) != self.settings:
+            raise ValueError(f"{self.run} was started with other settings; use another folder, or the same options")
+        self.network.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
+
+    def save_state(self) -> None:
+        state = {
+            "settings": json.dumps(self.settings),
+            "model": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "epoch": self.epoch,
+            "best": self.best,
+            "seconds": self.seconds,
+        }
+        torch.save(state, self.run / "state.pt.new")
+        os.replace(self.run / "state.pt.new", self.run / "state.pt")
+
+    def train(self) -> None:
+        """Run the epochs that are left."""
+        while self.epoch < self.options.epochs:
+            started = time.perf_counter()
+            loss = self.train_epoch()
+            self.seconds += time.perf_counter() - started
+            self.epoch += 1
+            if self.accelerator.is_main_process:
+                self.validate(loss)
+                self.save_state()
+            self.accelerator.wait_for_everyone()
+
+    def train_epoch(self) -> float:
+        """One pass over the training data; what is random in it depends on the seed and the epoch alone."""
+        from tqdm import tqdm
+
+        seed = self.options.seed * 1000 + self.epoch
+        torch.manual_seed(seed)
+        plan = self.plan(seed)[self.accelerator.process_index :: self.accelerator.num_processes]
+        self.model.train()
+        total = torch.zeros((), device=self.accelerator.device)
+        steps = tqdm(plan, desc=f"epoch {self.epoch + 1}/{self.options.epochs}", leave=False, mininterval=1)
+        for i, batch in enumerate(steps):
+            progress = (self.epoch + i / len(plan)) / self.options.epochs
+            total += update(self.model, self.optimiser, self.loss_of, batch, progress, self.options)
+            self.average.update_parameters(self.network)
+        loss = total.item() / len(plan)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} in epoch {self.epoch + 1}; lower the learning rate")
+        return loss
+
+    def validate(self, loss: float) -> None:
+        """Score the averaged weights on the validation data; keep them if they are the best so far."""
+        score = self.score(self.average.module)
+        row = {"epoch": self.epoch, "loss": loss, self.metric: score, "seconds": round(self.seconds, 1)}
+        print(json.dumps({k: round(v, 3) for k, v in row.items()}), flush=True)
+        with (self.run / "log.jsonl").open("a") as log:
+            log.write(json.dumps(row) + "\n")
+        self.plot_log()
+        if score > self.best:
+            self.best = score
+            zoo.save(self.average.module, self.run / "best")
+
+    def plot_log(self) -> None:
+        """Draw ``log.jsonl`` as ``training.png``: loss and validation score over the epochs."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        rows = [json.loads(line) for line in (self.run / "log.jsonl").read_text().splitlines()]
+        epochs = [row["epoch"] for row in rows]
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+        left.plot(epochs, [row["loss"] for row in rows], marker=".")
+        left.set(xlabel="epoch", ylabel="training loss (nats)")
+        right.plot(epochs, [row[self.metric] for row in rows], marker=".", color="tab:green")
+        right.set(xlabel="epoch", ylabel=self.metric_label)
+        for axis in (left, right):
+            axis.grid(alpha=0.3)
+        figure.savefig(self.run / "training.png", dpi=110)
+        pyplot.close(figure)
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """The settings of a run: its ``model`` config and its ``training`` options, and ``initial`` if it had one."""
+    return json.loads((run / "settings.json").read_text())
+
+
+def command_of(recipe: str, run: Path, default: dict[str, Any]) -> str:
+    """The command that repeats a run: the options that are not the ``default``."""
+    settings = read_settings(run)
+    changed = {k: v for k, v in (settings["model"] | settings["training"]).items() if v != default[k]}
+    if "initial" in settings:
+        changed = {"initial": settings["initial"]} | {k: v for k, v in changed.items() if k in settings["training"]}
+    options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
+    return f"python -m recipes.{recipe} train --data DATA --run {run}{options}"
