@@ -4,7 +4,6 @@ A neuron is a pure **step** ``(x, state, parameters) -> (y, state)`` and a :clas
 parameters. The step is the definition; :func:`reference_scan` runs it along a sequence.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -111,7 +110,7 @@ class Neuron(nn.Module):
 
     def scan(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any]:
         """The scan behind ``forward``, on checked input."""
-        self.last_backend = kernels.choose(self, x_seq)
+        self._ran(kernels.choose(self, x_seq))
         if self.last_backend == "torch":
             return reference_scan(self.step, x_seq, state, self.constants())
         y_seq, state, _ = kernels.scan(self.name, x_seq, state, self.constants())
@@ -121,7 +120,7 @@ class Neuron(nn.Module):
         """Take one step on ``x [B, C, ...]`` from ``state`` (None: all zero); return ``y`` and the new state."""
         self.check(x, sequence=False)
         state = self.initial_state(x, sequence=False) if state is None else self.checked_state(state, x, False)
-        self.last_backend = "torch"
+        self._ran("torch")
         y, state = self.step(x, state, self.constants())
         return y.to(x.dtype), state
 
@@ -154,9 +153,9 @@ class Neuron(nn.Module):
             raise TypeError(f"{who} takes floating-point input; got {x.dtype}. Convert it with .float()")
         if x.dim() < 2 + sequence:
             raise ValueError(f"{who} takes input of shape {layout}; got {list(x.shape)}")
-        own = next(itertools.chain(self.parameters(), self.buffers()), None)
-        if own is not None and own.device != x.device:
-            raise ValueError(f"{who} is on {own.device} and its input on {x.device}; move one with .to(device)")
+        device = self._device()
+        if device is not None and device != x.device:
+            raise ValueError(f"{who} is on {device} and its input on {x.device}; move one with .to(device)")
         channels = x.shape[1 + sequence]
         per = self.inputs_per_neuron
         if channels % per:
@@ -168,6 +167,17 @@ class Neuron(nn.Module):
             raise ValueError(
                 f"{who} has {self.channels} neurons and takes {per * self.channels} channels; got {channels}"
             )
+
+    def _device(self) -> torch.device | None:
+        """The device of the first parameter or buffer; ``parameters()`` takes longer than many a step."""
+        for module in (self, *self._modules.values()):
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None:
+                    return tensor.device
+        return None
+
+    def _ran(self, backend: str) -> None:
+        object.__setattr__(self, "last_backend", backend)  # nn.Module's own takes longer than many a step
 
     def checked_state(self, state: Any, x: Tensor, sequence: bool) -> Any:
         """``state`` as this neuron's State, or an error that says which part does not fit the input."""
@@ -232,7 +242,7 @@ class MultiBitNeuron(Neuron):
     def scan(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any]:
         if not self.tracks or not x_seq.shape[0]:
             return super().scan(x_seq, state)
-        self.last_backend = kernels.choose(self, x_seq)
+        self._ran(kernels.choose(self, x_seq))
         if self.spike_range.tracking == "step":
             return reference_scan(self.step, x_seq, state, self.spike_constants(self._step_tracked()))
         if self.last_backend == "torch":
@@ -249,7 +259,7 @@ class MultiBitNeuron(Neuron):
             return super().single_step(x, state)
         self.check(x, sequence=False)
         state = self.initial_state(x, sequence=False) if state is None else self.checked_state(state, x, False)
-        self.last_backend = "torch"
+        self._ran("torch")
         if self.spike_range.tracking == "step":
             y, state = self.step(x, state, self.spike_constants(self._step_tracked()))
         else:

@@ -18,6 +18,7 @@ Source: Ponghiran and Roy, "Spiking Neural Networks with Improved Inherent Recur
 Sequential Learning", AAAI 2022, arXiv 2109.01905 (PR22).
 """
 
+import functools
 from numbers import Real
 from typing import NamedTuple
 
@@ -103,6 +104,34 @@ class MultiBitSpike(NamedTuple):
         return _StraightThrough.apply(membrane, spike, r)
 
 
+def _range(initial: Tensor, minimum: Tensor, maximum: Tensor, updates: Tensor, momentum: float) -> Tensor:
+    dtype = torch.promote_types(minimum.dtype, torch.float32)
+    extreme = torch.maximum(minimum.abs(), maximum.abs()).to(dtype)
+    correction = 1 - (1 - momentum) ** updates.to(dtype)
+    tracked = (extreme / correction.clamp(min=momentum / 2)).clamp(min=SMALLEST_RANGE)
+    return torch.where(updates > 0, tracked, initial.to(dtype))
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_range(
+    initial: float, minimum: float, maximum: float, updates: float, momentum: float, dtype: torch.dtype
+) -> Tensor:
+    """The range for buffers of these values: computing it takes longer than the scan of one time step."""
+    with torch.inference_mode(False):  # what is kept must serve a later call that trains
+        buffers = (torch.tensor(value, dtype=dtype) for value in (initial, minimum, maximum, updates))
+        return _range(*buffers, momentum)
+
+
+def _is_eager(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether these are plain tensors of known values: no compiler, transform or fake tensor."""
+    return (
+        not torch.compiler.is_compiling()
+        and all(type(tensor) is Tensor for tensor in tensors)
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+    )
+
+
 class TrackedRange(nn.Module):
     """The range r of a layer's spikes: an exponential moving average of the membrane's extremes.
 
@@ -144,11 +173,10 @@ class TrackedRange(nn.Module):
 
     def value(self) -> Tensor:
         """The range r now, a tensor of one element, bias-corrected, in float32 at least, as the membrane is."""
-        dtype = torch.promote_types(self.minimum.dtype, torch.float32)
-        extreme = torch.maximum(self.minimum.abs(), self.maximum.abs()).to(dtype)
-        correction = 1 - (1 - self.momentum) ** self.updates.to(dtype)
-        tracked = (extreme / correction.clamp(min=self.momentum / 2)).clamp(min=SMALLEST_RANGE)
-        return torch.where(self.updates > 0, tracked, self.initial.to(dtype))
+        buffers = self.initial, self.minimum, self.maximum, self.updates
+        if self.training or self.initial.device.type != "cpu" or not _is_eager(buffers):
+            return _range(*buffers, self.momentum)
+        return _known_range(*(buffer.item() for buffer in buffers), self.momentum, self.minimum.dtype)
 
     @torch.no_grad()
     def update(self, minimum: Tensor, maximum: Tensor) -> None:

@@ -12,6 +12,7 @@ written, in the user's cache folder (``NUMBA_CACHE_DIR`` names another).
 """
 
 import ctypes
+import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -170,17 +171,19 @@ class _Layout:
         return [p.new_empty((self.blocks, 1) if len(p) == 1 else self.shape) for p in parameters]
 
 
+@functools.lru_cache
 def _surrogate(gamma: float, dtype: torch.dtype) -> Surrogate:
     number = _NUMBERS[dtype]
     return Surrogate(number(gamma), number(0), number(1))
 
 
-def _spike(spike_range: Tensor, bits: int, threshold_levels: int) -> Spike:
-    number, r = _NUMBERS[spike_range.dtype], spike_range.item()
+@functools.lru_cache
+def _spike(r: float, dtype: torch.dtype, bits: int, threshold_levels: int) -> Spike:
+    number = _NUMBERS[dtype]
     return Spike(
         range=number(r),
         lowest=number(0 if bits == 1 else -r),
-        scale=number(MultiBitSpike(spike_range, bits, threshold_levels).scale.item()),
+        scale=number(MultiBitSpike(torch.tensor(r, dtype=dtype), bits, threshold_levels).scale.item()),
         threshold=number(threshold_levels),
         zero=number(0),
         one=number(1),
@@ -193,7 +196,7 @@ def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence[floa
         return None
     if neuron == "learnable-lif":
         return _surrogate(*settings, parameters[0].dtype)
-    return _spike(parameters[-1], *settings)
+    return _spike(parameters[-1].item(), parameters[-1].dtype, *settings)
 
 
 def scan_forward(
@@ -282,7 +285,7 @@ def _recurrent_forward(
     sums = checkpoints if keep else torch.empty_like(x[:1], dtype=weight.dtype).expand(*x.shape)
     extremes = [torch.full_like(state[0], value) for value in (float("inf"), float("-inf"))] if track else None
     lowest, highest = layout.arrays(extremes) if track else (None, None)
-    spike, last_spikes = _spike(spike_range, *settings), final_state[2].squeeze(2)
+    spike, last_spikes = _settings(RECURRENT, [weight, spike_range], settings), final_state[2].squeeze(2)
     in_, sums_, out = layout.array(x), layout.array(sums), layout.array(y)
     for t in range(steps):
         torch.mm(last_spikes, weight, out=sums[t].squeeze(2))
@@ -304,7 +307,7 @@ def _recurrent_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Back through the steps with a matrix product each; the weight's gradient is one product over all steps."""
     layout, steps = _Layout(RECURRENT, state), len(x)
-    spike, sums = _spike(spike_range, *settings), layout.array(checkpoints)
+    spike, sums = _settings(RECURRENT, [weight, spike_range], settings), layout.array(checkpoints)
     *saved, spikes = state[0].new_empty((5, steps, *layout.shape))
     spikes[0] = state[2]
     again = layout.arrays((*saved, spikes))

@@ -18,6 +18,7 @@ The provider is that of the device: :mod:`neurons.kernels.cpu` or :mod:`neurons.
 """
 
 import contextlib
+import functools
 import importlib
 import math
 from typing import Any, NamedTuple
@@ -99,12 +100,20 @@ def scan(
     asks for them, the extremes ``[minimum, maximum]`` of the membrane before the spike.
     """
     shape, dtype = state[0].shape, state[0].dtype
-    constants = [_parameter(value, dtype) if isinstance(value, Tensor) else value for value in _flat(constants)]
-    inputs = [_with_inner(x_seq, 3), *(_with_inner(part, 2) for part in state), *constants]
-    _refuse_transforms(neuron, inputs)
+    x, inner_state = _with_inner(x_seq, 3), [_with_inner(part, 2) for part in state]
+    leaves = _flat(constants)
+    parameters = [_parameter(leaf, dtype) for leaf in leaves if isinstance(leaf, Tensor)]
+    settings = leaves[len(parameters) :]
     # Inside an operator gradients are always off, so this has to be known before.
-    keep = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
-    y, *final_state, _, extremes = OPERATORS[neuron].function(*inputs, keep, track)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *inner_state, *parameters))
+    operator = OPERATORS[neuron]
+    if not keep and _nothing_watches():
+        # The kernel at once: for a time step or two, the way through torch's dispatcher takes as long as the rest.
+        y, *final_state, _, extremes = _forward(operator, x, inner_state, parameters, settings, keep, track)
+    else:
+        inputs = x, *inner_state, *parameters
+        _refuse_transforms(neuron, inputs)
+        y, *final_state, _, extremes = operator.function(*inputs, *settings, keep, track)
     return y.view(x_seq.shape[0], *shape), [part.view(shape) for part in final_state], extremes
 
 
@@ -123,7 +132,19 @@ def _with_inner(tensor: Tensor, outer: int) -> Tensor:
     return (tensor.flatten(outer) if tensor.dim() > outer else tensor.unsqueeze(-1)).contiguous()
 
 
-def _refuse_transforms(neuron: str, inputs: list) -> None:
+def _nothing_watches() -> bool:
+    """Whether no compiler, transform, mode or profiler is there to see an operator, so that it can be spared."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch.autograd.profiler._is_profiler_enabled
+    )
+
+
+def _refuse_transforms(neuron: str, inputs: tuple[Tensor, ...]) -> None:
     """Raise for a kind of derivative that the operators lack: torch would drop it, or name none of this."""
     if torch.compiler.is_compiling():
         return
@@ -133,9 +154,7 @@ def _refuse_transforms(neuron: str, inputs: list) -> None:
     ):
         raise NotImplementedError(_without("derivative for torch.func", neuron))
     unpack = torch.autograd.forward_ad.unpack_dual
-    if torch.autograd.forward_ad._current_level >= 0 and any(
-        unpack(t).tangent is not None for t in inputs if isinstance(t, Tensor)
-    ):
+    if torch.autograd.forward_ad._current_level >= 0 and any(unpack(t).tangent is not None for t in inputs):
         raise NotImplementedError(_without("forward-mode derivative", neuron))
 
 
@@ -144,7 +163,12 @@ def _without(what: str, neuron: str) -> str:
 
 
 def _provider(tensor: Tensor):
-    return importlib.import_module(_MODULES[tensor.device.type])
+    return _module(tensor.device.type)
+
+
+@functools.cache
+def _module(device: str):
+    return importlib.import_module(_MODULES[device])
 
 
 def _checkpoint_shape(operator: Operator, x: Tensor, state: list[Tensor]) -> tuple:
@@ -162,20 +186,32 @@ def _full_precision(x: Tensor):
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
 
 
+def _forward(
+    operator: Operator,
+    x: Tensor,
+    state: list[Tensor],
+    parameters: list[Tensor],
+    settings: list,
+    keep: bool,
+    track: bool,
+) -> tuple[Tensor, ...]:
+    if x.numel():
+        with _full_precision(x):
+            provider, inputs = _provider(x), (x, state, parameters, settings, keep, track)
+            y, final_state, checkpoints, extremes = provider.scan_forward(operator.neuron, *inputs)
+        return y, *final_state, checkpoints.view(-1), extremes
+    y = x.new_empty((x.shape[0], *state[0].shape))
+    extremes = state[0].new_tensor([float("inf"), float("-inf")] if track else [])
+    return y, *(part.clone() for part in state), _empty_checkpoints(operator, x, state, keep), extremes
+
+
 def _define(operator: Operator) -> None:
     """Register the operators of one neuron: schemas, kernels, shapes and derivatives."""
     forward_name, backward_name = operator.name, f"{operator.name}_backward"
 
     def forward(*arguments):
-        x, state, parameters, settings, (keep, track) = operator.split(arguments)
-        if x.numel():
-            with _full_precision(x):
-                provider, inputs = _provider(x), (x, state, parameters, settings, keep, track)
-                y, final_state, checkpoints, extremes = provider.scan_forward(operator.neuron, *inputs)
-            return y, *final_state, checkpoints.view(-1), extremes
-        y = x.new_empty((x.shape[0], *state[0].shape))
-        extremes = state[0].new_tensor([float("inf"), float("-inf")] if track else [])
-        return y, *(part.clone() for part in state), _empty_checkpoints(operator, x, state, keep), extremes
+        *inputs, rest = operator.split(arguments)
+        return _forward(operator, *inputs, *rest)
 
     def forward_shapes(*arguments):
         x, state, _, _, (keep, track) = operator.split(arguments)

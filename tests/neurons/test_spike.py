@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from neurons import MultiBitSpike, TrackedRange
+from neurons import MultiBitLIF, MultiBitSpike, TrackedRange
 from neurons.spike import MARGIN, level_count
 
 NAN, INF = float("nan"), float("inf")
@@ -208,3 +208,30 @@ def test_the_averages_move_with_the_module_and_the_range_is_float32_at_least():
     assert TrackedRange().half().value().dtype == torch.float32
     assert TrackedRange().double().value().dtype == torch.float64
     assert math.isclose(updated(TrackedRange().bfloat16(), (-2.0, 3.0)).value().item(), 3.0, rel_tol=0.01)
+
+
+@pytest.mark.parametrize("change", ["in place", "behind autograd's back", "for another tensor", "in inference mode"])
+def test_in_evaluation_a_changed_average_changes_the_range(change):
+    tracked = updated(TrackedRange(), (-2.0, 3.0)).eval()
+    assert tracked.value().item() == tracked.train().value().item()
+    before = tracked.eval().value()
+    if change == "in place":
+        tracked.maximum.mul_(2)
+    elif change == "behind autograd's back":
+        tracked.maximum.data.mul_(2)
+    elif change == "for another tensor":
+        tracked.maximum = tracked.maximum * 2
+    else:
+        with torch.inference_mode():
+            tracked.maximum *= 2
+    assert tracked.value().item() == 2 * before.item()
+
+
+def test_a_range_first_asked_for_in_inference_mode_serves_training_afterwards():
+    neuron = MultiBitLIF(initial_range=1.2345, range_tracking="fixed").eval()
+    with torch.inference_mode():
+        neuron.spike_range.value()
+    x = torch.rand(3, 2, 4, requires_grad=True)
+    neuron.backend = "torch"
+    neuron(x)[0].sum().backward()
+    assert x.grad.abs().sum() > 0

@@ -356,6 +356,24 @@ def test_inference_mode_runs_the_kernels(name):
     same(y, neuron(x)[0].detach())
 
 
+@pytest.mark.parametrize("steps", [1, 8])
+@every_neuron
+def test_a_scan_that_nothing_watches_gives_what_its_operator_gives(name, steps):
+    neuron = build(name, 6, "cpu").eval()
+    x = currents(neuron, steps, 2, 6, 0)
+    with torch.no_grad():
+        alone, state = neuron(x)
+        with Outputs() as watched:
+            y, final = neuron(x)
+        with torch.profiler.profile(acc_events=True) as profile:
+            neuron(x)
+    assert len(watched.forward) == 1 and neuron.last_backend == "cpu"
+    assert any(OPERATORS[name].name == event.key for event in profile.key_averages())
+    same(alone, y)
+    for one, other in zip(state, final, strict=True):
+        same(one, other)
+
+
 def test_an_input_changed_in_place_before_the_backward_is_an_error():
     neuron = build("learnable-lif", 6, "cpu")
     x = currents(neuron, 8, 2, 6, 0).requires_grad_() * 1
