@@ -49,10 +49,11 @@ def beam_search(
     while len(sentence):
         length += 1
         log_probability, state = next_token(tokens[:, :, -1].reshape(-1), state, memory)
-        vocabulary = log_probability.shape[-1]
-        total = scores.unsqueeze(-1) + log_probability.view(-1, k, vocabulary)
-        top, index = total.view(-1, k * vocabulary).topk(2 * k)
-        parent, token = index // vocabulary, index % vocabulary
+        # The best 2k of a sentence are among the best 2k of each of its hypotheses.
+        likely = log_probability.topk(min(2 * k, log_probability.shape[-1]))
+        total = scores.unsqueeze(-1) + likely.values.view(len(sentence), k, -1)
+        top, index = total.flatten(1).topk(2 * k)
+        parent, token = index // total.shape[-1], likely.indices.view(len(sentence), -1).gather(1, index)
 
         is_end = token == end
         ends_here = is_end[:, :k] & torch.isfinite(top[:, :k])
@@ -73,7 +74,8 @@ def beam_search(
 
         alive = torch.nonzero((ended < k) & ~at_limit).flatten()
         rows = (alive.unsqueeze(1) * k + parent[alive]).flatten()  # hypotheses to go on from
-        state = select(state, rows)
+        if k > 1 or len(alive) < len(sentence):
+            state = select(state, rows)
         if len(alive) < len(sentence):
             memory = select(memory, alive)
         scores, tokens, sentence, ended, best_score, longest = (

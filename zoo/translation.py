@@ -98,7 +98,7 @@ class ParallelLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.unflatten(-1, (self.parts, -1))
-        return F.layer_norm(parts, parts.shape[-1:]).flatten(-2) * self.weight + self.bias
+        return torch.addcmul(self.bias, F.layer_norm(parts, parts.shape[-1:]).flatten(-2), self.weight)
 
 
 class TokenConvolution(nn.Module):
@@ -114,6 +114,9 @@ class TokenConvolution(nn.Module):
 
     def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
         steps, margin = len(x), self.kernel - 1
+        if past is not None and steps == 1:
+            window = torch.cat([past.flatten(1), x[0]], dim=-1)
+            return self.weight(window).unsqueeze(0), window[:, x.shape[-1] :].unflatten(-1, (margin, -1))
         if not self.causal:
             left = margin // 2
             padded = F.pad(x, (0, 0, 0, 0, left, margin - left))
