@@ -1,0 +1,384 @@
+"""Recordings of event cameras: event files, events as arrays, and bins of events as frames.
+
+An event is a change of brightness: a time t in microseconds, a pixel (x, y) with (0, 0) at the top left, and a
+polarity p, 1 where it became brighter and 0 where it became darker.
+
+Files that are read:
+
+- ``.aedat``, AEDAT 3.1 (:func:`read_aedat`);
+- ``.npz`` with arrays ``t, x, y, p``, as SpikingJelly converts its data sets;
+- ``.npy`` with a structured array of those fields, t in microseconds, or with the plain ``[N, 4]`` array of Tonic's
+  DVS128 Gesture, whose columns are x, y, p and t in *milliseconds*.
+
+Source of the format: iniVation, "AEDAT 3.1", https://docs.inivation.com (file formats).
+"""
+
+import os
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FIELDS = ("t", "x", "y", "p")
+AEDAT_VERSION, AEDAT_END = b"#!AER-DAT3.1", b"#!END-HEADER"
+POLARITY_EVENT, POLARITY_BYTES, TIMESTAMP_OFFSET = 1, 8, 4
+_PACKET_HEADER = struct.Struct("<hhiiiiii")
+_POLARITY = np.dtype([("data", "<u4"), ("timestamp", "<i4")])
+MOST_BINS = 100_000
+"""A recording of more bins than this has damaged times, or times in another unit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Events in the order of time: ``t`` int64 in microseconds, ``x`` and ``y`` int16, ``p`` bool; all ``[N]``."""
+
+    t: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    p: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def __getitem__(self, part: slice | np.ndarray) -> "Events":
+        """Some of the events, by a slice or a mask."""
+        return Events(self.t[part], self.x[part], self.y[part], self.p[part])
+
+    def between(self, start: int, end: int) -> "Events":
+        """The events with ``start <= t < end``."""
+        return self[slice(*np.searchsorted(self.t, [start, end]))]
+
+
+def join(parts: list[Events]) -> Events:
+    """The events of all parts, one part after another."""
+    return Events(*(np.concatenate([getattr(part, field) for part in parts]) for field in FIELDS))
+
+
+def as_events(source: Any) -> Events:
+    """Events from a file (a path), a structured array or a mapping with t, x, y and p, or :class:`Events`.
+
+    Events that are not in the order of time are put into it. Raises TypeError for anything else, ValueError for
+    missing fields, columns of different length, and values that no event has, naming the first.
+    """
+    if isinstance(source, Events):
+        return source
+    if isinstance(source, str | os.PathLike):
+        return read_events(source)
+    if isinstance(source, Mapping):
+        names = tuple(source)
+    elif isinstance(source, np.ndarray) and source.dtype.names:
+        names = source.dtype.names
+    else:
+        raise TypeError(
+            "events are the path of a file, or a structured array or a dict with t, x, y and p; "
+            f"got {type(source).__name__}"
+        )
+    missing = [field for field in FIELDS if field not in names]
+    if missing:
+        raise ValueError(f"events need the fields t, x, y and p; there is no {', '.join(missing)}")
+    return _checked(*(_whole_numbers(field, source[field]) for field in FIELDS))
+
+
+def _whole_numbers(field: str, values: Any) -> np.ndarray:
+    column = np.asarray(values)
+    if column.ndim != 1:
+        raise ValueError(f"{field} must be one number an event, of shape [N]; got shape {list(column.shape)}")
+    if column.dtype.kind == "f" and np.isfinite(column).all() and (column == np.trunc(column)).all():
+        return column.astype(np.int64)
+    if column.dtype.kind not in "iub":
+        hint = " of microseconds" if field == "t" else ""
+        raise ValueError(f"{field} must hold whole numbers{hint}; got {column.dtype} {column[:3].tolist()}")
+    return column
+
+
+def _checked(t: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> Events:
+    """The columns as :class:`Events`, in the order of time."""
+    lengths = [len(column) for column in (t, x, y, p)]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"t, x, y and p must be of one length; got {', '.join(map(str, lengths))}")
+    for field, column, highest in (("t", t, 2**62), ("x", x, 2**15 - 1), ("y", y, 2**15 - 1), ("p", p, 1)):
+        wrong = np.flatnonzero((column < 0) | (column > highest))
+        if len(wrong):
+            expected = "0 (darker) or 1 (brighter)" if field == "p" else f"from 0 to {highest}"
+            raise ValueError(f"event {wrong[0]} has {field} = {column[wrong[0]]}; {field} is {expected}")
+    events = Events(t.astype(np.int64), x.astype(np.int16), y.astype(np.int16), p.astype(bool))
+    if (np.diff(events.t) < 0).any():
+        events = events[np.argsort(events.t, kind="stable")]
+    return events
+
+
+# ---- Files ----
+
+
+def read_events(path: str | os.PathLike) -> Events:
+    """The events of a file, by the end of its name.
+
+    Raises FileNotFoundError, and ValueError for a file that is of no kind known here, empty or damaged.
+    """
+    path = Path(path)
+    readers = {".aedat": read_aedat, ".npz": _read_npz, ".npy": _read_npy}
+    if path.suffix not in readers:
+        raise ValueError(f"{path} is no event file known here; they end in {', '.join(readers)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no event file {path}")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty")
+    events = readers[path.suffix](path)
+    if not len(events):
+        raise ValueError(f"{path} holds no events")
+    return events
+
+
+def read_aedat(path: str | os.PathLike) -> Events:
+    """The polarity events of an AEDAT 3.1 file.
+
+    After header lines that begin with ``#``, up to ``#!END-HEADER``, packets follow, all little-endian: a header of
+    28 bytes (eventType and eventSource of 16 bits; eventSize, eventTSOffset, eventTSOverflow, eventCapacity,
+    eventNumber and eventValid of 32 bits, signed) and eventNumber events of eventSize bytes. A polarity event is 32
+    bits of data (valid mark in bit 0, polarity in bit 1, y in bits 2 to 16, x in bits 17 to 31) and a timestamp of 31
+    bits, which eventTSOverflow extends. Packets of other types and events without the valid mark are left out.
+
+    Raises ValueError for another version, and for a packet that is cut off or contradicts the format, with its place.
+    """
+    content = np.memmap(path, dtype=np.uint8, mode="r")
+    places = _polarity_packets(content, _aedat_header(content, path), path)
+    total = sum(count for _, count, _ in places)
+    raw, overflow = np.empty(total, _POLARITY), np.empty(total, np.int64)
+    filled = 0
+    for start, count, high in places:
+        raw[filled : filled + count] = content[start : start + count * POLARITY_BYTES].view(_POLARITY)
+        overflow[filled : filled + count] = high
+        filled += count
+    data, low = raw["data"], raw["timestamp"]
+    if total and low.min() < 0:
+        raise ValueError(f"{path} is damaged: event {np.argmax(low < 0)} has a negative timestamp")
+    valid = (data & 1).astype(bool)
+    if not valid.all():
+        data, low, overflow = data[valid], low[valid], overflow[valid]
+    return _checked(overflow << 31 | low, data >> 17, data >> 2 & 0x7FFF, data >> 1 & 1)
+
+
+def _aedat_header(content: np.ndarray, path: str | os.PathLike) -> int:
+    """Where the packets of an AEDAT 3.1 file begin."""
+    start = bytes(content[: 1 << 16])
+    version = start.split(b"\n", 1)[0].strip()
+    if version != AEDAT_VERSION:
+        found = version[:20].decode("ascii", "replace")
+        raise ValueError(f"{path} is no AEDAT 3.1 file: it must begin with {AEDAT_VERSION.decode()}, not {found!r}")
+    place = 0
+    while start[place : place + 1] == b"#":
+        end = start.find(b"\n", place)
+        line, place = start[place:end], end + 1
+        if end < 0:
+            break
+        if line.strip() == AEDAT_END:
+            return place
+    raise ValueError(f"{path} is damaged: its header has no line {AEDAT_END.decode()}")
+
+
+def _polarity_packets(content: np.ndarray, place: int, path: str | os.PathLike) -> list[tuple[int, int, int]]:
+    """(first byte, number of events, timestamp overflow) of each packet of polarity events."""
+    data, packets, number = memoryview(content), [], 0
+    while place < len(content):
+        problem, left = None, len(content) - place - _PACKET_HEADER.size
+        if left < 0:
+            raise ValueError(f"{path} is cut off in the header of packet {number}, at byte {place}")
+        kind, source, size, offset, overflow, capacity, count, valid = _PACKET_HEADER.unpack_from(data, place)
+        if min(kind, source, offset, overflow, valid) < 0 or size < 1 or offset + 4 > size:
+            problem = "its header contradicts itself"
+        elif not valid <= count == capacity:
+            problem = f"it says it holds {count} events, {valid} of them valid, and has room for {capacity}"
+        elif kind == POLARITY_EVENT and (size, offset) != (POLARITY_BYTES, TIMESTAMP_OFFSET):
+            problem = f"its polarity events have {size} bytes, not {POLARITY_BYTES}"
+        elif count * size > left:
+            problem = f"it needs {count * size} bytes and the file has {left} left; the file is cut off"
+        if problem:
+            raise ValueError(f"{path} is damaged at packet {number}, byte {place}: {problem}")
+        place += _PACKET_HEADER.size
+        if kind == POLARITY_EVENT and count:
+            packets.append((place, count, overflow))
+        place, number = place + count * size, number + 1
+    return packets
+
+
+def write_aedat(path: str | os.PathLike, events: Events, packet: int = 4096) -> None:
+    """Write ``events`` as an AEDAT 3.1 file of ``packet`` events a packet, source 1, a DVS128."""
+    raw = np.empty(len(events), _POLARITY)
+    x, y, p = (column.astype(np.uint32) for column in (events.x, events.y, events.p))
+    raw["data"] = x << 17 | y << 2 | p << 1 | 1
+    raw["timestamp"] = events.t & 0x7FFFFFFF
+    overflow = events.t >> 31
+    # A packet has one overflow counter, so none may span a step of it.
+    cuts = sorted({*range(0, len(events), packet), *(np.flatnonzero(np.diff(overflow)) + 1).tolist(), len(events)})
+    with open(path, "wb") as file:
+        header = (AEDAT_VERSION, b"#Format: RAW", b"#Source 1: DVS128", AEDAT_END)
+        file.write(b"".join(line + b"\r\n" for line in header))
+        for start, end in pairwise(cuts):
+            count = end - start
+            fields = (POLARITY_EVENT, 1, POLARITY_BYTES, TIMESTAMP_OFFSET, int(overflow[start]), count, count, count)
+            file.write(_PACKET_HEADER.pack(*fields) + raw[start:end].tobytes())
+
+
+def _read_npz(path: Path) -> Events:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            columns = {name: arrays[name] for name in arrays.files if name in FIELDS}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged, or no .npz file: {error}") from None
+    return _named(path, columns)
+
+
+def _read_npy(path: Path) -> Events:
+    try:
+        with open(path, "rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is damaged, or no .npy file: {error}") from None
+    if array.dtype.names:
+        return _named(path, array)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise ValueError(f"{path} must hold events [N, 4] (x, y, p, t in milliseconds); it is {list(array.shape)}")
+    columns = dict(zip("xypt", array.T))
+    columns["t"] = _whole_numbers("t", columns["t"]).astype(np.int64) * 1000
+    return _named(path, columns)
+
+
+def _named(path: Path, columns: Any) -> Events:
+    """:func:`as_events`, with the file's name in its errors."""
+    try:
+        return as_events(columns)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+# ---- Bins ----
+
+
+@dataclass(frozen=True)
+class Binning:
+    """How events become frames ``[T, 2, height / pool, width / pool]`` of counts.
+
+    ``height`` and ``width`` are the camera's pixels, of which ``pool`` times ``pool`` share a cell; ``by`` is "time" or
+    "number", and ``size`` the microseconds, or the events, of one bin. Channel 0 counts the events that got darker,
+    channel 1 those that got brighter. The first bin starts with the first event.
+    """
+
+    height: int = 128
+    width: int = 128
+    pool: int = 4
+    by: str = "time"
+    size: int = 50_000
+
+    def __post_init__(self):
+        for name in ("height", "width", "pool", "size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
+        if self.height % self.pool or self.width % self.pool:
+            raise ValueError(f"pool must divide {self.height} and {self.width}; got {self.pool}")
+        if self.by not in ("time", "number"):
+            raise ValueError(f'by must be "time" or "number"; got {self.by!r}')
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one frame."""
+        return 2, self.height // self.pool, self.width // self.pool
+
+
+class BinStream:
+    """Frames of events that come in slices: each bin is given out once it is complete.
+
+    A bin of time is complete when an event comes that is later than it; one of a number when it has that many.
+    """
+
+    def __init__(self, binning: Binning):
+        self.binning = binning
+        self.start: int | None = None
+        """Time of the first event."""
+        self.pending: Events | None = None
+        """The events of the bin that is not complete yet."""
+        self.last = 0
+        """Time of the last event."""
+        self.count = 0
+        """Bins given out so far."""
+
+    def push(self, events: Events) -> np.ndarray:
+        """The frames ``[K, 2, height, width]`` (uint8, at most 255) of the bins that these events complete.
+
+        Raises ValueError, and takes none of the events, for an event outside of the camera's pixels, one that is
+        earlier than those pushed before, and times that would make more than 100,000 bins.
+        """
+        self._check(events)
+        if not len(events):
+            return np.zeros((0, *self.binning.shape), np.uint8)
+        start = int(events.t[0]) if self.start is None else self.start
+        held = events if self.pending is None else join([self.pending, events])
+        bins = self._bins(held, start)
+        complete = int(bins[-1])
+        if self.count + complete > MOST_BINS:
+            seconds = (int(events.t[-1]) - start) / 1e6
+            raise ValueError(
+                f"the events span {seconds:g} s, more than {MOST_BINS} bins; are their times damaged, or not in "
+                "microseconds?"
+            )
+        inside = int(np.searchsorted(bins, complete))
+        self.start, self.last = start, int(events.t[-1])
+        self.pending, self.count = held[inside:], self.count + complete
+        return self._frames(held[:inside], bins[:inside], complete)
+
+    def _check(self, events: Events) -> None:
+        height, width = self.binning.height, self.binning.width
+        outside = np.flatnonzero((events.x >= width) | (events.y >= height))
+        if len(outside):
+            i = outside[0]
+            raise ValueError(
+                f"event {i} is at x = {events.x[i]}, y = {events.y[i]}, outside of {width} by {height} pixels"
+            )
+        if self.start is not None and len(events) and events.t[0] < self.last:
+            raise ValueError(
+                f"an event at {events.t[0]} us comes after one at {self.last} us; a stream must be fed in order of time"
+            )
+
+    def _bins(self, events: Events, start: int) -> np.ndarray:
+        """For each event the place of its bin after those given out; the last event's bin is not complete.
+
+        With bins of a number, an event more than the last would start the next, so a full last bin is complete.
+        """
+        if self.binning.by == "time":
+            return (events.t - start) // self.binning.size - self.count
+        full = np.arange(len(events)) // self.binning.size
+        return full if len(events) % self.binning.size else np.append(full, full[-1] + 1)
+
+    def _frames(self, events: Events, bins: np.ndarray, count: int) -> np.ndarray:
+        channels, height, width = self.binning.shape
+        row, column = events.y // self.binning.pool, events.x // self.binning.pool
+        cell = ((bins * channels + events.p) * height + row) * width + column
+        counts = np.bincount(cell, minlength=count * channels * height * width)
+        return counts.clip(max=255).astype(np.uint8).reshape(count, channels, height, width)
+
+
+def bin_events(events: Events, binning: Binning) -> np.ndarray:
+    """The frames ``[T, 2, height, width]`` of a whole recording; the bin that it ends in is not complete, and left out.
+
+    Raises ValueError for no events, a recording shorter than one bin, and what :meth:`BinStream.push` refuses.
+    """
+    stream = BinStream(binning)
+    frames = stream.push(events)
+    if not len(frames):
+        raise ValueError(too_short(stream))
+    return frames
+
+
+def too_short(stream: BinStream) -> str:
+    """What to say of a stream that has not completed a bin."""
+    if stream.start is None:
+        return "there are no events"
+    if stream.binning.by == "number":
+        return f"the recording has {len(stream.pending)} events, less than one bin of {stream.binning.size}"
+    lasts = (stream.last - stream.start) / 1000
+    return f"the recording lasts {lasts:g} ms, less than one bin of {stream.binning.size / 1000:g} ms"
