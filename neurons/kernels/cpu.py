@@ -13,7 +13,9 @@ written, in the user's cache folder (``NUMBA_CACHE_DIR`` names another).
 
 import ctypes
 import functools
+import mmap
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -95,6 +97,24 @@ def _run(kernel, arguments: Sequence, blocks: int, steps: int) -> None:
     _in_threads(work, threads)
     if errors:
         raise errors[0]
+
+
+_LARGE = 1 << 22
+_MADV_HUGEPAGE = 14
+_madvise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
+
+
+def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """``like.new_empty(shape)``, in huge pages where it is large and Linux gives them.
+
+    Torch gets large memory from the system anew each time, and to map it in small pages takes longer than a scan.
+    """
+    tensor = like.new_empty(shape)
+    if _madvise is not None and tensor.nbytes >= _LARGE:
+        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = tensor.data_ptr() + tensor.nbytes - start
+        _madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_HUGEPAGE)
+    return tensor
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -216,9 +236,9 @@ def scan_forward(
     if neuron == RECURRENT:
         return _recurrent_forward(x, state, *parameters, settings, keep, track)
     layout, kernels, steps = _Layout(neuron, state), _KERNELS[neuron], len(x)
-    y = x.new_empty((steps, *layout.shape))
+    y = _empty(x, (steps, *layout.shape))
     final_state = [torch.empty_like(part) for part in state]
-    checkpoints = state[0].new_empty(checkpoint_shape(neuron, steps if keep else 0, layout.shape))
+    checkpoints = _empty(state[0], checkpoint_shape(neuron, steps if keep else 0, layout.shape))
     extremes = state[0].new_empty((2, layout.blocks)) if track else None
     arguments = (
         layout.array(x),
@@ -250,7 +270,7 @@ def scan_backward(
         return _recurrent_backward(x, state, *parameters, settings, checkpoints, grad_y, grad_final_state)
     layout, kernels = _Layout(neuron, state), _KERNELS[neuron]
     learned = parameters[: kernels.learned]
-    grad_x, grad_state = torch.empty_like(x), [grad.clone() for grad in grad_final_state]
+    grad_x, grad_state = _empty(x, x.shape), [grad.clone() for grad in grad_final_state]
     shares = layout.shares(learned)
     arguments = (
         layout.array(x),
@@ -278,10 +298,10 @@ def _recurrent_forward(
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
     """The recurrent-gated LIF: a matrix product and a kernel a step."""
     layout, steps = _Layout(RECURRENT, state), len(x)
-    y = x.new_empty((steps, *layout.shape))
+    y = _empty(x, (steps, *layout.shape))
     final_state = [part.clone() for part in state]
     currents, membranes, spikes = layout.arrays(final_state)
-    checkpoints = state[0].new_empty(checkpoint_shape(RECURRENT, steps, layout.shape) if keep else 0)
+    checkpoints = _empty(state[0], checkpoint_shape(RECURRENT, steps, layout.shape) if keep else (0,))
     sums = checkpoints if keep else torch.empty_like(x[:1], dtype=weight.dtype).expand(*x.shape)
     extremes = [torch.full_like(state[0], value) for value in (float("inf"), float("-inf"))] if track else None
     lowest, highest = layout.arrays(extremes) if track else (None, None)
@@ -308,7 +328,7 @@ def _recurrent_backward(
     """Back through the steps with a matrix product each; the weight's gradient is one product over all steps."""
     layout, steps = _Layout(RECURRENT, state), len(x)
     spike, sums = _settings(RECURRENT, [weight, spike_range], settings), layout.array(checkpoints)
-    *saved, spikes = state[0].new_empty((5, steps, *layout.shape))
+    *saved, spikes = _empty(state[0], (5, steps, *layout.shape))
     spikes[0] = state[2]
     again = layout.arrays((*saved, spikes))
     currents, membranes = layout.arrays([part.clone() for part in state[:2]])
@@ -316,7 +336,7 @@ def _recurrent_backward(
 
     grad_state = [grad.clone() for grad in grad_final_state]
     grad_currents, grad_membranes, grad_spikes = layout.arrays(grad_state)
-    grad_sums, grad_last = torch.empty_like(checkpoints), grad_state[2].squeeze(2)
+    grad_sums, grad_last = _empty(checkpoints, checkpoints.shape), grad_state[2].squeeze(2)
     grads_in, grads_out = layout.array(grad_y), layout.array(grad_sums)
     for t in reversed(range(steps)):
         before = [array[t] for array in again[:-1]]

@@ -21,7 +21,7 @@ import contextlib
 import functools
 import importlib
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +53,11 @@ class Operator(NamedTuple):
     def function(self):
         """The forward operator, as torch calls it."""
         return getattr(getattr(torch.ops, NAMESPACE), self.name.split("::")[1]).default
+
+    @property
+    def backward_function(self):
+        """The backward operator, likewise."""
+        return getattr(getattr(torch.ops, NAMESPACE), f"{self.name.split('::')[1]}_backward").default
 
     @property
     def schemas(self) -> tuple[str, str]:
@@ -107,13 +112,15 @@ def scan(
     # Inside an operator gradients are always off, so this has to be known before.
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *inner_state, *parameters))
     operator = OPERATORS[neuron]
-    if not keep and _nothing_watches():
-        # The kernel at once: for a time step or two, the way through torch's dispatcher takes as long as the rest.
-        y, *final_state, _, extremes = _forward(operator, x, inner_state, parameters, settings, keep, track)
-    else:
+    if not _nothing_watches():
         inputs = x, *inner_state, *parameters
         _refuse_transforms(neuron, inputs)
         y, *final_state, _, extremes = operator.function(*inputs, *settings, keep, track)
+    # The kernel at once: for a few time steps, the way through torch's dispatcher takes longer than all the rest.
+    elif keep:
+        y, *final_state, extremes = _EagerScan.apply(operator, settings, track, x, *inner_state, *parameters)
+    else:
+        y, *final_state, _, extremes = _forward(operator, x, inner_state, parameters, settings, False, track)
     return y.view(x_seq.shape[0], *shape), [part.view(shape) for part in final_state], extremes
 
 
@@ -205,6 +212,49 @@ def _forward(
     return y, *(part.clone() for part in state), _empty_checkpoints(operator, x, state, keep), extremes
 
 
+def _backward(
+    operator: Operator, x: Tensor, state: list[Tensor], parameters: list[Tensor], settings: list, rest: tuple
+) -> tuple[Tensor, ...]:
+    checkpoints, grad_y, *grad_state = rest
+    if x.numel():
+        with _full_precision(x):
+            checkpoints = checkpoints.view(_checkpoint_shape(operator, x, state))
+            inputs = x, state, parameters, settings, checkpoints, grad_y, grad_state
+            grad_x, grad_state, grad_parameters = _provider(x).scan_backward(operator.neuron, *inputs)
+        return grad_x, *grad_state, *grad_parameters
+    grad_parameters = [torch.zeros_like(p) for p in parameters[: len(operator.learned)]]
+    return torch.empty_like(x), *(grad.clone() for grad in grad_state), *grad_parameters
+
+
+def _differentiate(operator: Operator, saved: tuple, settings: list, grads: tuple) -> tuple[Tensor, ...]:
+    """Gradients of the input, the state and the learned parameters from those of the outputs."""
+    *inputs, checkpoints = saved
+    gradients = [grad.contiguous() for grad in grads[: 1 + len(operator.state)]]
+    arguments = *inputs, *settings, checkpoints, *gradients
+    if torch.is_grad_enabled() or not _nothing_watches():
+        return operator.backward_function(*arguments)
+    return _backward(operator, *operator.split(arguments))
+
+
+class _EagerScan(torch.autograd.Function):
+    """A scan with its derivative, as the operator has it, where nothing watches."""
+
+    @staticmethod
+    def forward(ctx, operator: Operator, settings: list, track: bool, *inputs: Tensor):
+        parts = operator.split((*inputs, *settings))
+        *outputs, checkpoints, extremes = _forward(operator, *parts[:4], True, track)
+        ctx.operator, ctx.settings = operator, settings
+        ctx.save_for_backward(*inputs, checkpoints)
+        ctx.mark_non_differentiable(extremes)
+        return *outputs, extremes
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        operator = ctx.operator
+        found = _differentiate(operator, ctx.saved_tensors, ctx.settings, grads)
+        return None, None, None, *found, *[None] * (len(operator.parameters) - len(operator.learned))
+
+
 def _define(operator: Operator) -> None:
     """Register the operators of one neuron: schemas, kernels, shapes and derivatives."""
     forward_name, backward_name = operator.name, f"{operator.name}_backward"
@@ -220,15 +270,7 @@ def _define(operator: Operator) -> None:
         return y, *final_state, _empty_checkpoints(operator, x, state, keep), state[0].new_empty(2 if track else 0)
 
     def backward(*arguments):
-        x, state, parameters, settings, (checkpoints, grad_y, *grad_state) = operator.split(arguments)
-        if x.numel():
-            with _full_precision(x):
-                checkpoints = checkpoints.view(_checkpoint_shape(operator, x, state))
-                inputs = x, state, parameters, settings, checkpoints, grad_y, grad_state
-                grad_x, grad_state, grad_parameters = _provider(x).scan_backward(operator.neuron, *inputs)
-            return grad_x, *grad_state, *grad_parameters
-        grad_parameters = [torch.zeros_like(p) for p in parameters[: len(operator.learned)]]
-        return torch.empty_like(x), *(grad.clone() for grad in grad_state), *grad_parameters
+        return _backward(operator, *operator.split(arguments))
 
     def backward_shapes(*arguments):
         x, state, parameters, _, _ = operator.split(arguments)
@@ -240,10 +282,8 @@ def _define(operator: Operator) -> None:
         ctx.mark_non_differentiable(checkpoints, extremes)
         ctx.save_for_backward(x, *state, *parameters, checkpoints)
 
-    def differentiate(ctx, grad_y, *grads):
-        *saved, checkpoints = ctx.saved_tensors
-        gradients = [grad.contiguous() for grad in (grad_y, *grads[: len(operator.state)])]
-        found = list(backward_operator(*saved, *ctx.settings, checkpoints, *gradients))
+    def differentiate(ctx, *grads):
+        found = _differentiate(operator, ctx.saved_tensors, ctx.settings, grads)
         return (*found, *[None] * (len(operator.parameters) - len(operator.learned) + len(ctx.settings) + 2))
 
     def refuse_twice(ctx, *grads):
@@ -259,7 +299,6 @@ def _define(operator: Operator) -> None:
         torch.library.register_fake(name, shapes)
     torch.library.register_autograd(forward_name, differentiate, setup_context=keep_for_backward)
     torch.library.register_autograd(backward_name, refuse_twice)
-    backward_operator: Any = getattr(getattr(torch.ops, NAMESPACE), backward_name.split("::")[1]).default
 
 
 for _operator in OPERATORS.values():
