@@ -28,7 +28,8 @@ QUICK_SIZES = {"steps": (4, 16), "widths": (16,)}
 NOTES = f"""\
 A call takes a sequence `[T, B, N]` in float32 from an initial state of zeros; backward gives the gradients of the
 input and of all parameters. The contenders of a table ran in turn, in a new random order each round. A ratio is the
-median time of a contender over that of ours in the first row: 4 means that ours is four times as fast. "{BYTES_ALONE}"
+median time of a contender over that of ours in the first row: 4 means that ours is four times as fast. A sample begins
+with a call that is not timed, so that each contender is in a steady state of its own. "{BYTES_ALONE}"
 copies as many bytes as a scan has to read and write. The contenders that compute the same function gave the same
 outputs, and gradients where they have our surrogate gradient, within {AGREEMENT:g} of the largest; the others compute
 a function of their own (snnTorch's Leaky and Synaptic reset one step later, SpikingJelly's ILIFNode fires counts).
