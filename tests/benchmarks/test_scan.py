@@ -191,8 +191,8 @@ def test_rounds_call_everything_in_turn_until_its_time_is_up():
     calls = {name: lambda name=name: called.append(name) for name in "abc"}
     samples = in_turn(calls, Effort(samples=4, fewest=2, seconds=60), CPU, {"a": 1, "b": 3, "c": 1})
     assert {name: len(taken) for name, taken in samples.items()} == {"a": 4, "b": 4, "c": 4}
-    assert called.count("b") == 12
-    rounds = [set(called[i : i + 5]) for i in range(0, 20, 5)]
+    assert called.count("b") == 4 * (1 + 3)  # one that is not timed, three that are
+    rounds = [set(called[i : i + 8]) for i in range(0, 32, 8)]
     assert rounds == [{"a", "b", "c"}] * 4
     samples = in_turn(calls, Effort(samples=4, fewest=2, seconds=0), CPU)
     assert {len(taken) for taken in samples.values()} == {2}
