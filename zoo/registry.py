@@ -30,7 +30,7 @@ from zoo import errors, files
 TASKS = {
     "translation": "translate",
     "text-classification": "classify",
-    "video-classification": "classify",
+    "video-classification": "predict",
     "automatic-speech-recognition": "transcribe",
     "time-series-forecasting": "predict",
 }
@@ -38,6 +38,7 @@ TASKS = {
 
 ARCHITECTURE_MODULES = {
     "translator": "zoo.translation",
+    "gesture-network": "zoo.gesture",
 }
 """Where each architecture of this package is defined, so that loading a model imports its module alone."""
 

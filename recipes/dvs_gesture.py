@@ -1,0 +1,656 @@
+"""Eleven gestures from an event camera: train, resume, evaluate, compare and fine-tune classifiers.
+
+The data is the DVS128 Gesture Dataset (https://research.ibm.com/interactive/dvsgesture/), in one of three layouts:
+
+- IBM's own: ``user01_fluorescent.aedat`` and ``user01_fluorescent_labels.csv`` and so on, with ``trials_to_train.txt``
+  and ``trials_to_test.txt``; ``recipes.gesture_simulator`` writes the same;
+- SpikingJelly's: ``events_np/{train,test}/<label from 0>/user01_fluorescent_0.npz``;
+- Tonic's: ``ibmGestureTrain/user01_fluorescent/<label from 0>.npy`` and ``ibmGestureTest``.
+
+::
+
+    python -m recipes.dvs_gesture train --data DATA --run runs/gesture
+    python -m recipes.dvs_gesture evaluate ./runs/gesture/best --data DATA --split val
+    python -m recipes.dvs_gesture train --data DvsGesture --run runs/official --initial lite-snn-dvs-gesture
+
+Checkpoints and options are chosen on people held out from the training part (``val``); the test people are for
+``measure`` alone.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import random
+import warnings
+import zipfile
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import zoo
+from recipes import training
+from recipes.training import SpikeMeter, read_settings
+from zoo.events import Binning, as_events, bin_events, read_events
+from zoo.gesture import GestureConfig, GestureNetwork, evaluation
+
+SOURCE = "https://research.ibm.com/interactive/dvsgesture/"
+GESTURES = (
+    "hand clapping",
+    "right hand wave",
+    "left hand wave",
+    "right arm clockwise",
+    "right arm counter clockwise",
+    "left arm clockwise",
+    "left arm counter clockwise",
+    "arm roll",
+    "air drums",
+    "air guitar",
+    "other gestures",
+)
+"""In IBM's order; its label 1 is the first."""
+MIRRORED = (0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10)
+"""What each gesture is in a mirror: left and right change places, and so do clockwise and counter-clockwise."""
+SPLITS = ("train", "val", "test")
+HELD_OUT = 1 / 6
+"""Share of the training people who are ``val``: the last of them, four of 23."""
+CACHE_VERSION = 1
+TWINS = {
+    "input-gated-lif": "multi-bit and input-gated LIF",
+    "lif": "plain LIF, binary spikes",
+    "relu": "ReLU, no neurons",
+    "convgru": "ReLU with a convolutional GRU",
+}
+FINE_TUNE = (
+    "python -m recipes.dvs_gesture train --data DvsGesture --run runs/official --initial lite-snn-dvs-gesture "
+    "--epochs 20 --learning-rate 0.0005"
+)
+SUMMARY = (
+    "Eleven hand and arm gestures from an event camera, trained on SIMULATED recordings of an animated figure: IBM's "
+    "were not at hand. Nothing here was measured on real gestures, so expect a much lower accuracy on a real camera "
+    f"until it has been fine-tuned on the official recordings: `{FINE_TUNE}`"
+)
+LIMITS = [
+    "All figures for gestures are from simulated people; how well the network does on real ones is unknown.",
+    "Left and right are the person's, clockwise is as the camera sees it in an image that is not mirrored; whether "
+    "IBM's labels agree could not be checked.",
+    "One person, near the middle of 128 by 128 pixels, before a camera that does not move.",
+    "It always answers with one of the eleven, and learned 'other gestures' from four simulated ones.",
+    "A recording should hold one gesture, of about a second or more; the bin it ends in is not used.",
+]
+SOURCES = [
+    "Rathi and Roy, LITE-SNN, IEEE TCDS 2024, https://doi.org/10.1109/TCDS.2024.3396431",
+    "Ponghiran and Roy, AAAI 2022, https://arxiv.org/abs/2109.01905",
+    "Amir et al., A Low Power, Fully Event-Based Gesture Recognition System, CVPR 2017 (the data set)",
+]
+
+
+@dataclass(frozen=True)
+class Training(training.Training):
+    """How a classifier of recordings is trained: what all networks have, and some of its own.
+
+    ``batch`` is recordings a step; ``steps`` the bins of the window that is drawn from a recording, at a random place;
+    ``shift`` (a share of the image), ``rotation`` (degrees) and ``zoom`` are the most that an image is moved;
+    ``mirror`` shows half of the recordings mirrored, with the label that they then have.
+    """
+
+    epochs: int = 40
+    learning_rate: float = 2e-3
+    batch: int = 16
+    steps: int = 32
+    shift: float = 0.1
+    rotation: float = 10.0
+    zoom: float = 0.15
+    mirror: bool = True
+
+
+# ---- The data set on a disk ----
+
+
+class Recording(NamedTuple):
+    """One gesture: the file it is in, where in it (microseconds; None: all of it), who performed it, and its label."""
+
+    file: Path
+    start: int | None
+    end: int | None
+    person: str
+    label: int
+
+
+def read_recordings(folder: Path, split: str) -> list[Recording]:
+    """The recordings of ``train``, ``val`` (people held out from the training part) or ``test``.
+
+    Raises ValueError for an unknown split and for labels that cannot be right, FileNotFoundError for a folder in
+    none of the three layouts, or with a trial missing.
+    """
+    if split not in SPLITS:
+        raise zoo.errors.unknown("split", split, SPLITS)
+    found = _layout(folder)("test" if split == "test" else "train")
+    if split == "test":
+        return found
+    held_out = held_out_people([recording.person for recording in found])
+    return [recording for recording in found if (recording.person in held_out) == (split == "val")]
+
+
+def held_out_people(people: list[str]) -> set[str]:
+    """Those whose recordings are ``val``: the last, by name. Raises ValueError unless some are left to train on."""
+    people = sorted(set(people))
+    if len(people) < 2:
+        raise ValueError(f"training needs recordings of at least two people, one of them held out; got {people}")
+    return set(people[-max(1, round(len(people) * HELD_OUT)) :])
+
+
+def _layout(folder: Path):
+    """The function that lists the recordings of a part, "train" or "test"."""
+    for place in (folder, folder / "DvsGesture", folder / "DVSGesture"):
+        if (place / "trials_to_train.txt").is_file():
+            return lambda part: _official(place, part)
+        if (place / "events_np").is_dir():
+            return lambda part: _of_spikingjelly(place / "events_np" / part)
+        if (place / "ibmGestureTrain").is_dir():
+            return lambda part: _of_tonic(place / f"ibmGesture{part.capitalize()}")
+    raise FileNotFoundError(
+        f"{folder} holds no trials_to_train.txt, events_np or ibmGestureTrain; get the recordings from {SOURCE}, or "
+        "write simulated ones with: python -m recipes.gesture_simulator write FOLDER"
+    )
+
+
+def _official(folder: Path, part: str) -> list[Recording]:
+    recordings = []
+    for line in (folder / f"trials_to_{part}.txt").read_text().split():
+        file = folder / line
+        if not file.is_file():
+            raise FileNotFoundError(f"trials_to_{part}.txt names {line}, which is not in {folder}")
+        for label, start, end in read_labels(file.with_name(f"{file.stem}_labels.csv")):
+            recordings.append(Recording(file, start, end, _person(file.stem), label))
+    return recordings
+
+
+def read_labels(path: Path) -> list[tuple[int, int, int]]:
+    """(label from 0, start, end in microseconds) of each gesture in a labels file.
+
+    In one official trial a gesture ends after the next began (user22_led, class 9); its end is the next one's start.
+    Raises FileNotFoundError, and ValueError with the line for what is no such row.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}, which says what the trial holds")
+    rows = []
+    with path.open(newline="") as file:
+        lines = csv.reader(file)
+        next(lines, None)
+        for row in filter(None, lines):
+            try:
+                gesture, start, end = (int(value) for value in row)
+            except ValueError:
+                gesture, start, end = 0, 0, 0
+            if not (1 <= gesture <= len(GESTURES) and 0 <= start < end):
+                raise ValueError(
+                    f"{path}, line {lines.line_num}: {','.join(row)!r} is no class (1 to {len(GESTURES)}), start and "
+                    "end in microseconds"
+                )
+            rows.append((gesture - 1, start, end))
+    rows.sort(key=lambda row: row[1])
+    cut = [(label, start, min(end, after)) for (label, start, end), (_, after, _) in pairwise(rows)]
+    return [*cut, *rows[-1:]]
+
+
+def _of_spikingjelly(folder: Path) -> list[Recording]:
+    files = sorted(folder.glob("*/*.npz"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no <label>/<trial>.npz")
+    return [Recording(file, None, None, _person(file.stem), _label(file, file.parent.name)) for file in files]
+
+
+def _of_tonic(folder: Path) -> list[Recording]:
+    files = sorted(folder.glob("*/*.npy"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no <trial>/<label>.npy")
+    return [Recording(file, None, None, _person(file.parent.name), _label(file, file.stem)) for file in files]
+
+
+def _person(trial: str) -> str:
+    return trial.split("_")[0]
+
+
+def _label(file: Path, text: str) -> int:
+    if not text.isdecimal() or int(text) >= len(GESTURES):
+        raise ValueError(f"{file} has no label from 0 to {len(GESTURES) - 1} in its path: {text!r}")
+    return int(text)
+
+
+# ---- Frames ----
+
+
+class Samples(NamedTuple):
+    """Recordings as frames ``[T, 2, H, W]`` (uint8), each of its own length, and the numbers of their labels."""
+
+    frames: list[np.ndarray]
+    labels: list[int]
+
+
+def read_samples(folder: Path, split: str, binning: Binning, cache: Path | None = None) -> Samples:
+    """The recordings of a split as frames; ``cache`` is where they are kept (``DATA/bins`` unless given)."""
+    recordings = read_recordings(folder, split)
+    cache = folder / "bins" if cache is None else cache
+    files: dict[Path, list[Recording]] = {}
+    for recording in recordings:
+        files.setdefault(recording.file, []).append(recording)
+    frames = [part for file, parts in files.items() for part in binned(file, parts, binning, cache)]
+    return Samples(frames, [recording.label for parts in files.values() for recording in parts])
+
+
+def binned(file: Path, recordings: list[Recording], binning: Binning, cache: Path) -> list[np.ndarray]:
+    """The frames of the recordings in one file, from the cache where it has them.
+
+    What is kept is named after the file's content, the places of the recordings, and the binning. A damaged file in
+    the cache is made again, with a warning. Raises ValueError that names the file for recordings that give no bin.
+    """
+    places = [(recording.start, recording.end) for recording in recordings]
+    key = hashlib.blake2b(file.read_bytes(), digest_size=16)
+    key.update(json.dumps([CACHE_VERSION, places, asdict(binning)]).encode())
+    kept = cache / f"{key.hexdigest()}.npz"
+    if kept.exists():
+        try:
+            with np.load(kept, allow_pickle=False) as arrays:
+                return [arrays[str(i)] for i in range(len(places))]
+        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            warnings.warn(f"{kept} is damaged and made again: {error}", stacklevel=2)
+    events, frames = read_events(file), []
+    for start, end in places:
+        try:
+            frames.append(bin_events(events if start is None else events.between(start, end), binning))
+        except ValueError as error:
+            where = "" if start is None else f", from {start} to {end} us"
+            raise ValueError(f"{file}{where}: {error}") from None
+    cache.mkdir(parents=True, exist_ok=True)
+    new = kept.with_suffix(f".{os.getpid()}")
+    with new.open("wb") as output:
+        np.savez_compressed(output, **{str(i): part for i, part in enumerate(frames)})
+    os.replace(new, kept)
+    return frames
+
+
+# ---- Training ----
+
+
+class Batch(NamedTuple):
+    """Places of recordings in their :class:`Samples`, and a seed for what is random about them."""
+
+    places: list[int]
+    seed: int
+
+
+def batches(count: int, size: int, seed: int) -> list[Batch]:
+    """All places in random order, ``size`` a batch; a last one that is smaller than half of it joins the one before."""
+    shuffle = random.Random(seed)
+    order = shuffle.sample(range(count), count)
+    parts = [order[i : i + size] for i in range(0, count, size)]
+    if len(parts) > 1 and len(parts[-1]) < size / 2:
+        last = parts.pop()
+        parts[-1] = parts[-1] + last
+    return [Batch(part, shuffle.getrandbits(32)) for part in parts]
+
+
+def tensors(samples: Samples, batch: Batch, options: Training) -> tuple[Tensor, Tensor, Tensor]:
+    """Augmented frames ``[T, B, 2, H, W]``, lengths ``[B]`` and labels ``[B]`` of a batch."""
+    choose = random.Random(batch.seed)
+    windows = []
+    for place in batch.places:
+        frames = samples.frames[place]
+        first = choose.randint(0, max(0, len(frames) - options.steps))
+        windows.append(torch.from_numpy(frames[first : first + options.steps]))
+    lengths = torch.tensor([len(window) for window in windows])
+    frames = nn.utils.rnn.pad_sequence(windows).float()
+    labels = torch.tensor([samples.labels[place] for place in batch.places])
+    generator = torch.Generator().manual_seed(batch.seed)
+    mirrored = torch.rand(len(labels), generator=generator) < 0.5 * options.mirror
+    if options.mirror:
+        labels = torch.where(mirrored, torch.tensor(MIRRORED)[labels], labels)
+    return move(frames, mirrored, options, generator), lengths, labels
+
+
+def move(frames: Tensor, mirrored: Tensor, options: Training, generator: torch.Generator) -> Tensor:
+    """Each recording of ``[T, B, 2, H, W]`` mirrored or not, and shifted, turned and zoomed at random as a whole."""
+    if not (options.shift or options.rotation or options.zoom or mirrored.any()):
+        return frames
+    steps, count = frames.shape[:2]
+    dx, dy, turn, zoom = (2 * torch.rand(4, count, generator=generator) - 1).unbind()
+    angle, scale = torch.deg2rad(turn * options.rotation), 1 + zoom * options.zoom
+    cos, sin, side = scale * angle.cos(), scale * angle.sin(), 1 - 2 * mirrored.float()
+    rows = (side * cos, -side * sin, 2 * options.shift * dx, sin, cos, 2 * options.shift * dy)
+    affine = torch.stack(rows, dim=-1).view(count, 2, 3)
+    images = frames.transpose(0, 1).flatten(1, 2)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False).unflatten(1, (steps, 2)).transpose(0, 1)
+
+
+def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
+    """Cross-entropy of the labels, smoothed, and the spike penalty."""
+    frames, lengths, labels = batch
+    with SpikeMeter(model) as meter, torch.autocast(frames.device.type, torch.bfloat16, options.bfloat16):
+        logits = model(frames, lengths)
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
+    if options.spike_penalty and meter.outputs:
+        loss = loss + options.spike_penalty * meter.mean_size()
+    return loss
+
+
+@torch.inference_mode()
+def accuracy(model: GestureNetwork, samples: Samples) -> float:
+    """Share of the recordings whose label is the most probable, in per cent; each is computed on its own."""
+    device = model.output.weight.device
+    right = 0
+    with evaluation(model):
+        for frames, label in zip(samples.frames, samples.labels):
+            logits = model(torch.from_numpy(frames).to(device).unsqueeze(1))
+            right += int(logits.argmax(-1)) == label
+    return 100 * right / len(samples.labels)
+
+
+class Trainer(training.Trainer):
+    """Trains a classifier of recordings; its score is the accuracy on the held-out ones."""
+
+    metric, metric_label = "accuracy", "accuracy on val (%)"
+    options: Training
+
+    def __init__(
+        self,
+        samples: Samples,
+        validation: Samples,
+        run: Path,
+        config: GestureConfig,
+        options: Training,
+        initial: str | None = None,
+        backend: str = "auto",
+    ):
+        self.samples, self.validation = samples, validation
+        super().__init__(run, lambda: GestureNetwork(config), options, initial, backend)
+
+    def plan(self, seed: int) -> list[Batch]:
+        return batches(len(self.samples.labels), self.options.batch, seed)
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        device = self.accelerator.device
+        moved = (part.to(device) for part in tensors(self.samples, batch, self.options))
+        return loss_of(self.model, tuple(moved), self.options)
+
+    def score(self, model: GestureNetwork) -> float:
+        return accuracy(model, self.validation)
+
+
+def train(
+    data: Path,
+    run: Path,
+    config: GestureConfig,
+    options: Training,
+    initial: str | None = None,
+    backend: str = "auto",
+    cache: Path | None = None,
+) -> None:
+    """Train on a data set in one of the three layouts, from a model's weights where ``initial`` names one."""
+    if initial is not None:
+        config = GestureConfig(**_gesture_model(initial))
+    samples, validation = (read_samples(data, split, config.binning(), cache) for split in ("train", "val"))
+    Trainer(samples, validation, run, config, options, initial, backend).train()
+
+
+def _gesture_model(name: str) -> dict[str, Any]:
+    """The configuration of a model for these gestures; ValueError for another."""
+    info = zoo.info(name)
+    if info.architecture != GestureNetwork.architecture or info.config["architecture_config"]["labels"] != [*GESTURES]:
+        raise ValueError(f"{name!r} is no model for the eleven gestures")
+    return info.config["architecture_config"]
+
+
+def fine_tune(
+    model: GestureNetwork,
+    recordings: list[tuple[Any, str]],
+    epochs: int = 5,
+    learning_rate: float = 2e-4,
+    seed: int = 0,
+) -> list[float]:
+    """Train a loaded model further on one's own (events, label) pairs, in place; return each epoch's loss.
+
+    Events are what ``predict`` takes. No recording is mirrored, as that may change its label. Raises ValueError for no
+    recordings, a label that the model does not have, and events that it cannot take, with the recording's place.
+    """
+    if not recordings:
+        raise ValueError("there are no recordings to fine-tune on")
+    frames, labels = [], []
+    for i, (source, label) in enumerate(recordings):
+        if label not in model.settings.labels:
+            raise zoo.errors.unknown(f"label (recording {i})", label, model.settings.labels)
+        try:
+            frames.append(bin_events(as_events(source), model.binning))
+        except ValueError as error:
+            raise ValueError(f"recording {i}: {error}") from None
+        labels.append(model.settings.labels.index(label))
+    samples = Samples(frames, labels)
+    options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed, mirror=False)
+    device = model.output.weight.device
+    return training.fine_tune(
+        model,
+        lambda seed: batches(len(labels), options.batch, seed),
+        lambda batch: loss_of(model, tuple(part.to(device) for part in tensors(samples, batch, options)), options),
+        options,
+    )
+
+
+# ---- Measuring and the card ----
+
+
+def spike_rate(model: GestureNetwork, samples: Samples) -> float | None:
+    """Share of non-zero spikes of all neurons over the recordings; None for a network without spikes."""
+    device = model.output.weight.device
+    return training.spike_rate(model, ((torch.from_numpy(f).to(device).unsqueeze(1),) for f in samples.frames))
+
+
+def measure(folder: Path, validation: Samples, test: Samples) -> dict[str, Any]:
+    """Accuracies of a saved model, its size and its spike rate, kept in ``scores.json`` beside its folder.
+
+    What is there for the same weights is returned as it is, so that the test recordings are used once.
+    """
+    config = zoo.info(folder).config
+
+    def scores() -> dict[str, Any]:
+        model = zoo.load(folder)
+        return {
+            "accuracy_val": round(accuracy(model, validation), 2),
+            "accuracy_test": round(accuracy(model, test), 2),
+            "recordings": {"val": len(validation.labels), "test": len(test.labels)},
+            "parameters": config["parameters"],
+            "mean_spike_rate": spike_rate(model, validation),
+        }
+
+    key = {"weights": config["files"]["model.safetensors"]["sha256"]}
+    return training.measured_once(folder.parent / "scores.json", key, scores)
+
+
+def by_network(runs: list[Path]) -> dict[str, list[Path]]:
+    """Runs that differ in nothing but their seed together, under what their network is."""
+    groups: dict[str, list[Path]] = {}
+    for run in runs:
+        settings = read_settings(run)
+        settings["training"].pop("seed")
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+    return {described(read_settings(runs[0])["model"]): runs for runs in groups.values()}
+
+
+def described(model: dict[str, Any]) -> str:
+    """What a network is, for a row of a table."""
+    bits = f" ({model['bits']} bits)" if model["mixer"] == "input-gated-lif" else ""
+    return TWINS[model["mixer"]] + bits
+
+
+def row_of(name: str, runs: list[Path]) -> dict[str, Any]:
+    """A row of the results: the mean over the runs, which differ in their seed, and the spread."""
+    scores = [json.loads((run / "scores.json").read_text()) for run in runs]
+    test = [score["accuracy_test"] for score in scores]
+    rates = [score["mean_spike_rate"] for score in scores]
+    return {
+        "name": name,
+        "accuracy_val": round(mean(score["accuracy_val"] for score in scores), 2),
+        "accuracy_test": round(mean(test), 2),
+        "test_standard_deviation": round(stdev(test), 2) if len(test) > 1 else None,
+        "seeds": len(runs),
+        "parameters": scores[0]["parameters"],
+        "mean_spike_rate": None if None in rates else round(mean(rates), 4),
+    }
+
+
+def command_of(run: Path) -> str:
+    labels = read_settings(run)["model"]["labels"]
+    return training.command_of("dvs_gesture", run, asdict(GestureConfig(labels)) | asdict(Training()))
+
+
+def bundle(runs: list[Path], twins: list[Path], folder: Path, recording: Path, n_mnist: Path | None = None) -> None:
+    """Save the best of ``runs`` (by ``val``; they differ in their seed) to ``folder``, with a card.
+
+    The card's example is ``recording``; ``n_mnist`` is what ``recipes.n_mnist compare`` wrote.
+    """
+    scores = {run: json.loads((run / "scores.json").read_text()) for run in runs}
+    chosen = max(runs, key=lambda run: scores[run]["accuracy_val"])
+    model = zoo.load(chosen / "best")
+    own = row_of(folder.name, runs) | {"bundled_seed_test_accuracy": scores[chosen]["accuracy_test"]}
+    rows = [own, *(row_of(name, group) for name, group in by_network(twins).items())]
+    if n_mnist:
+        real = json.loads(n_mnist.read_text())["networks"]
+        kinds = {folder.name: read_settings(chosen)["model"]["mixer"]}
+        kinds |= {name: read_settings(group[0])["model"]["mixer"] for name, group in by_network(twins).items()}
+        for row in rows:
+            found = real.get(kinds[row["name"]], {})
+            row["n_mnist_accuracy"] = found.get("accuracy_test")
+            row["n_mnist_standard_deviation"] = found.get("standard_deviation")
+    label, probabilities = model.predict(recording)
+    counts = scores[chosen]["recordings"]
+
+    def score(split: str, people: str) -> dict[str, str]:
+        signature = f"percent of {counts[split]} recordings of {people}, each computed on its own; mean over seeds"
+        return {"title": f"accuracy %, {split} (simulated)", "type": "accuracy", "split": split, "signature": signature}
+
+    metrics = {
+        "summary": SUMMARY,
+        "load_as": folder.name,
+        "example": {
+            "input": recording.name,
+            "output": [label, {name: round(value, 3) for name, value in probabilities.items()}],
+        },
+        "licence": "apache-2.0",
+        "scores": {
+            "accuracy_val": score("val", "people held out from the training part"),
+            "accuracy_test": score("test", "the test people"),
+        },
+        "results": rows,
+        "commands": [
+            "python -m recipes.gesture_simulator write DATA",
+            *map(command_of, [*runs, *twins]),
+            f"python -m recipes.dvs_gesture measure {' '.join(map(str, [*runs, *twins]))} --data DATA",
+            *(json.loads(n_mnist.read_text())["commands"] if n_mnist else []),
+        ],
+        "seeds": [read_settings(run)["training"]["seed"] for run in runs],
+        "checkpoint_split": "val, people held out from the training part, by accuracy",
+        "data": {
+            "name": "Simulated DVS128 gestures",
+            "type": "simulated-dvs128-gesture",
+            "url": SOURCE,
+            "licence": "made by recipes/gesture_simulator.py, free of rights; the link is to the real data set",
+            "use": "Simulated recordings in the layout of IBM's; training, val and test have different people."
+            + " Columns with n mnist are for networks of the same kinds, trained on real recordings." * bool(n_mnist),
+        },
+        "limits": LIMITS,
+        "sources": SOURCES,
+    }
+    zoo.save(model, folder, metrics)
+
+
+def command_line():
+    """The commands ``train``, ``evaluate``, ``measure`` and ``bundle``."""
+    from typing import Annotated
+
+    import typer
+
+    app = typer.Typer(add_completion=False, help="Gestures from an event camera.", no_args_is_help=True)
+    Data = Annotated[Path, typer.Option(help="folder of the data set, in IBM's, SpikingJelly's or Tonic's layout")]
+    Cache = Annotated[Path | None, typer.Option(help="folder where frames are kept; DATA/bins unless given")]
+
+    @app.command("train")
+    def train_command(
+        data: Data,
+        run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
+        initial: Annotated[str | None, typer.Option(help="fine-tune this model")] = None,
+        mixer: str = GestureConfig.mixer,
+        pool: int = GestureConfig.pool,
+        bin_by: str = GestureConfig.bin_by,
+        bin_size: int = GestureConfig.bin_size,
+        channels: int = GestureConfig.channels,
+        blocks: int = GestureConfig.blocks,
+        head: int = GestureConfig.head,
+        bits: int = GestureConfig.bits,
+        threshold_levels: int = GestureConfig.threshold_levels,
+        initial_range: float = GestureConfig.initial_range,
+        range_tracking: str = GestureConfig.range_tracking,
+        dropout: float = GestureConfig.dropout,
+        epochs: int = Training.epochs,
+        batch: int = Training.batch,
+        steps: int = Training.steps,
+        shift: float = Training.shift,
+        rotation: float = Training.rotation,
+        zoom: float = Training.zoom,
+        mirror: bool = Training.mirror,
+        learning_rate: float = Training.learning_rate,
+        warmup: float = Training.warmup,
+        weight_decay: float = Training.weight_decay,
+        label_smoothing: float = Training.label_smoothing,
+        spike_penalty: float = Training.spike_penalty,
+        average: float = Training.average,
+        bfloat16: bool = Training.bfloat16,
+        gradient_norm: float = Training.gradient_norm,
+        seed: int = Training.seed,
+        backend: str = "auto",
+        cache: Cache = None,
+    ):
+        """Train a classifier, or fine-tune one; the best on val is in RUN/best."""
+        given = dict(locals())
+        options = {k: given[k] for k in Training.__dataclass_fields__}
+        config = {k: given[k] for k in GestureConfig.__dataclass_fields__ if k in given}
+        train(data, run, GestureConfig([*GESTURES], **config), Training(**options), initial, backend, cache)
+
+    @app.command()
+    def evaluate(model: str, data: Data, split: str = "val", cache: Cache = None):
+        """Print the accuracy of a model (a name or a folder) on one split."""
+        network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
+        samples = read_samples(data, split, network.binning, cache)
+        found = {"model": model, "split": split, "accuracy": accuracy(network, samples)}
+        print(json.dumps(found | {"recordings": len(samples.labels)}, indent=2))
+
+    @app.command("measure")
+    def measure_command(runs: list[Path], data: Data, cache: Cache = None):
+        """Score the best model of each run on val and, once, on test; keep it in RUN/scores.json."""
+        for run in runs:
+            binning = GestureConfig(**zoo.info(run / "best").config["architecture_config"]).binning()
+            validation, test = (read_samples(data, split, binning, cache) for split in ("val", "test"))
+            print(run.name, json.dumps(measure(run / "best", validation, test), indent=2), flush=True)
+
+    @app.command("bundle")
+    def bundle_command(
+        runs: Annotated[list[Path], typer.Argument(help="measured runs that differ in their seed")],
+        folder: Annotated[Path, typer.Option(help="where the model is to go, with its card")],
+        recording: Annotated[Path, typer.Option(help="event file of one gesture, the card's example")],
+        twin: Annotated[list[Path] | None, typer.Option(help="run to compare with; may be given again")] = None,
+        n_mnist: Annotated[Path | None, typer.Option(help="what recipes.n_mnist compare wrote")] = None,
+    ):
+        """Put the best model of the runs into a folder of its own with its card."""
+        bundle(runs, twin or [], folder, recording, n_mnist)
+
+    return app
+
+
+if __name__ == "__main__":
+    command_line()()

@@ -1,0 +1,130 @@
+"""Digits from a real event camera: a sample of N-MNIST, to see that the gesture networks work on real recordings.
+
+The data is ``train.npz`` and ``test.npz`` with arrays ``x, y, p, t_us, label`` and ``offsets``; recording k is
+``offsets[k]:offsets[k + 1]``. N-MNIST was made by moving an ATIS camera, of which 34 by 34 pixels are kept, before
+MNIST's digits on a screen (Orchard et al., Frontiers in Neuroscience, 2015,
+https://www.garrickorchard.com/datasets/n-mnist).
+
+    python -m recipes.n_mnist compare --data DATA --runs runs/n_mnist --output n_mnist.json
+
+Every fifth of the training recordings is held out to choose the checkpoint; the test recordings are scored once a run.
+"""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from recipes import dvs_gesture
+from recipes.dvs_gesture import Samples, Trainer, Training
+from recipes.training import read_settings
+from zoo.events import as_events, bin_events
+from zoo.gesture import MIXERS, GestureConfig
+
+DIGITS = [str(digit) for digit in range(10)]
+HELD_OUT = 5
+"""Every fifth recording."""
+CONFIG = GestureConfig(DIGITS, 34, 34, pool=1, bin_size=10_000, channels=16, head=48)
+TRAINING = Training(epochs=20, learning_rate=4e-3, average=0.98, rotation=10.0, mirror=False)
+
+
+def read_samples(folder: Path, split: str) -> Samples:
+    """The recordings of ``train``, ``val`` (every fifth of the training file) or ``test`` as frames."""
+    path = folder / f"{'test' if split == 'test' else 'train'}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}, a part of the N-MNIST sample")
+    with np.load(path, allow_pickle=False) as arrays:
+        data = {name: arrays[name] for name in ("x", "y", "p", "t_us", "label", "offsets")}
+    frames, labels = [], []
+    for k, label in enumerate(data["label"].tolist()):
+        if split == "test" or (k % HELD_OUT == 0) == (split == "val"):
+            own = slice(data["offsets"][k], data["offsets"][k + 1])
+            fields = {"t": data["t_us"][own], "x": data["x"][own], "y": data["y"][own], "p": data["p"][own]}
+            frames.append(bin_events(as_events(fields), CONFIG.binning()))
+            labels.append(label)
+    return Samples(frames, labels)
+
+
+def compare(folder: Path, runs: Path, output: Path, seeds: int, options: Training, mixers: list[str]) -> dict[str, Any]:
+    """Train and measure every network with every seed; write the means and spreads to ``output``.
+
+    What was trained and measured before in ``runs`` is not done again.
+    """
+    parts = {split: read_samples(folder, split) for split in ("train", "val", "test")}
+    networks = {}
+    for mixer in mixers:
+        accuracies, rates = [], []
+        for seed in range(seeds):
+            run = runs / f"{mixer}-{seed}"
+            trainer = Trainer(
+                parts["train"], parts["val"], run, replace(CONFIG, mixer=mixer), replace(options, seed=seed)
+            )
+            trainer.train()
+            scores = dvs_gesture.measure(run / "best", parts["val"], parts["test"])
+            accuracies.append(scores["accuracy_test"])
+            rates.append(scores["mean_spike_rate"])
+        networks[mixer] = {
+            "accuracy_test": round(mean(accuracies), 2),
+            "standard_deviation": round(stdev(accuracies), 2) if seeds > 1 else None,
+            "accuracies": accuracies,
+            "parameters": scores["parameters"],
+            "mean_spike_rate": None if None in rates else round(mean(rates), 4),
+        }
+    found = {
+        "data": "a sample of N-MNIST: 800 recordings to train, 200 to choose the checkpoint, 100 to score",
+        "networks": networks,
+        "training": read_settings(runs / f"{mixers[0]}-0")["training"],
+        "commands": [_command(seeds, options)],
+    }
+    output.write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _command(seeds: int, options: Training) -> str:
+    """The command that repeats a comparison, with the options that are not the usual ones."""
+    usual = asdict(TRAINING)
+    changed = {name: value for name, value in asdict(options).items() if value != usual[name]}
+    text = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
+    return (
+        f"python -m recipes.n_mnist compare --data DATA --runs runs/n_mnist --output n_mnist.json --seeds {seeds}{text}"
+    )
+
+
+def command_line():
+    """The commands ``compare`` and ``evaluate``."""
+    from typing import Annotated
+
+    import typer
+
+    import zoo
+
+    app = typer.Typer(add_completion=False, help="A sample of N-MNIST.", no_args_is_help=True)
+    Data = Annotated[Path, typer.Option(help="folder with train.npz and test.npz")]
+
+    @app.command("compare")
+    def compare_command(
+        data: Data,
+        runs: Annotated[Path, typer.Option(help="folder for the runs; interrupted ones go on")],
+        output: Annotated[Path, typer.Option(help="JSON file for the results")],
+        seeds: int = 5,
+        mixer: Annotated[list[str] | None, typer.Option(help="one network only; may be given again")] = None,
+        epochs: int = TRAINING.epochs,
+        learning_rate: float = TRAINING.learning_rate,
+    ):
+        """Train the spiking network and its twins over several seeds and score them on the test recordings."""
+        options = replace(TRAINING, epochs=epochs, learning_rate=learning_rate)
+        print(json.dumps(compare(data, runs, output, seeds, options, mixer or [*MIXERS]), indent=2))
+
+    @app.command()
+    def evaluate(model: Path, data: Data, split: str = "val"):
+        """Print the accuracy of a trained network on one split."""
+        print(json.dumps({"accuracy": dvs_gesture.accuracy(zoo.load(model), read_samples(data, split))}))
+
+    return app
+
+
+if __name__ == "__main__":
+    command_line()()

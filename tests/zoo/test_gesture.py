@@ -1,0 +1,236 @@
+"""Networks for event-camera recordings: any slicing gives the same answer, and bad recordings are refused."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import zoo
+from neurons import Neuron
+from zoo.command import app
+from zoo.events import as_events, write_aedat
+from zoo.gesture import MIXERS, GestureConfig, GestureNetwork
+
+LABELS = ["up", "down", "still"]
+SMALL = {"height": 16, "width": 16, "pool": 2, "bin_size": 1000, "channels": 4, "blocks": 3, "head": 4}
+
+
+def network(mixer: str = "input-gated-lif", **options) -> GestureNetwork:
+    torch.manual_seed(0)
+    model = GestureNetwork(GestureConfig(LABELS, **SMALL | {"mixer": mixer} | options))
+    model(torch.randint(0, 4, (8, 4, 2, 8, 8)))  # gives batch norm some statistics
+    return model.eval()
+
+
+def recording(count: int = 400, last: int = 9500, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    t = np.sort(random.integers(0, last + 1, count))
+    t[0], t[-1] = 0, last
+    x, y, p = random.integers(0, [[16], [16], [2]], (3, count))
+    return {"t": t, "x": x, "y": y, "p": p}
+
+
+MODELS = {mixer: network(mixer) for mixer in MIXERS}
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_prediction_names_the_most_probable_label(mixer):
+    label, probabilities = MODELS[mixer].predict(recording())
+    assert list(probabilities) == LABELS and label == max(probabilities, key=probabilities.get)
+    assert sum(probabilities.values()) == pytest.approx(1) and min(probabilities.values()) >= 0
+
+
+@given(mixer=st.sampled_from(MIXERS), by=st.sampled_from(["time", "number"]), cuts=st.sets(st.integers(0, 400)))
+@settings(max_examples=25, deadline=None)
+def test_a_recording_fed_in_slices_gives_exactly_the_answer_of_the_whole(mixer, by, cuts):
+    model = MODELS[mixer] if by == "time" else BY_NUMBER[mixer]
+    events = as_events(recording())
+    edges = [0, *sorted(cuts), len(events)]
+    stream = model.stream()
+    completed = sum(stream.push(events[start:end]) for start, end in pairwise(edges))
+    assert completed == (9 if by == "time" else 8)
+    assert stream.prediction() == model.predict(events)
+
+
+BY_NUMBER = {mixer: network(mixer, bin_by="number", bin_size=50) for mixer in MIXERS}
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_frame_by_frame_is_as_all_frames_at_once_and_as_in_any_batch(mixer):
+    model = network(mixer, bits=32)
+    frames = torch.randint(0, 5, (7, 3, 2, 8, 8), dtype=torch.uint8)
+    with torch.inference_mode():
+        whole, _ = model.scan(frames)
+        state, parts = None, []
+        for part in frames.split([1, 4, 2]):
+            membrane, state = model.scan(part, state)
+            parts.append(membrane)
+        alone = torch.cat([model.scan(frames[:, i : i + 1])[0] for i in range(3)], dim=1)
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone, whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_what_comes_after_the_end_of_a_recording_does_not_count(mixer):
+    frames = torch.randint(0, 5, (6, 2, 2, 8, 8))
+    other = frames.clone()
+    other[4:, 0] = 9
+    lengths = torch.tensor([4, 6])
+    with torch.inference_mode():
+        first, second = (MODELS[mixer](x, lengths) for x in (frames, other))
+        assert torch.equal(first, second)
+        expected = MODELS[mixer].scan(frames)[0][3, 0] / 4
+    torch.testing.assert_close(first[0], expected)
+
+
+def test_a_prediction_so_far_changes_only_when_a_bin_is_complete():
+    model, events = MODELS["input-gated-lif"], as_events(recording())
+    stream = model.stream()
+    with pytest.raises(ValueError, match="there are no events"):
+        stream.prediction()
+    stream.push(events.between(0, 900))
+    with pytest.raises(ValueError, match=r"less than one bin of 1 ms"):
+        stream.prediction()
+    stream.push(events.between(900, 3000))
+    before = stream.prediction()
+    assert before == model.predict(events.between(0, 2100))
+    assert stream.push(events.between(3000, 3000)) == 0 and stream.prediction() == before
+
+
+def test_the_neurons_scan_with_the_fused_kernels():
+    model = MODELS["input-gated-lif"]
+    model.predict(recording())
+    assert {neuron.last_backend for neuron in model.modules() if isinstance(neuron, Neuron)} == {"cpu"}
+
+
+def test_every_weight_is_trained():
+    for mixer in MIXERS:
+        model = network(mixer).train()
+        model(torch.randint(0, 5, (6, 3, 2, 8, 8))).logsumexp(-1).sum().backward()
+        without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not without, (mixer, without)
+
+
+def test_the_default_network_and_its_twins_stay_under_a_million_parameters():
+    for mixer in MIXERS:
+        model = GestureNetwork(GestureConfig(LABELS, mixer=mixer))
+        assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
+
+
+def test_predicting_leaves_a_model_in_training_as_it_was():
+    model = network().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.predict(recording())
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_saved_model_predicts_as_before(mixer, tmp_path):
+    zoo.save(MODELS[mixer], tmp_path / "model")
+    loaded = zoo.load(tmp_path / "model")
+    zoo.save(loaded, tmp_path / "again")
+    assert zoo.load(tmp_path / "again").predict(recording()) == loaded.predict(recording())
+    assert loaded.config == MODELS[mixer].config and zoo.info(tmp_path / "model").task == "video-classification"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": 16}, ValueError, "at x = 16, y = [0-9]+, outside of 16 by 16 pixels"),
+        ({"p": 2}, ValueError, "event 5 has p = 2"),
+        ({"t": -4}, ValueError, "event 5 has t = -4"),
+    ],
+)
+def test_events_that_no_such_camera_sees_are_refused(change, error, message):
+    events = recording()
+    for field, value in change.items():
+        events[field][5] = value
+    with pytest.raises(error, match=message):
+        MODELS["lif"].predict(events)
+
+
+def test_events_out_of_order_give_the_answer_of_those_in_order():
+    events = recording()
+    order = np.random.default_rng(1).permutation(len(events["t"]))
+    mixed = {field: column[order] for field, column in events.items()}
+    assert MODELS["lif"].predict(mixed) == MODELS["lif"].predict(events)
+
+
+def test_no_events_and_too_few_are_refused():
+    with pytest.raises(ValueError, match="there are no events"):
+        MODELS["lif"].predict({field: column[:0] for field, column in recording().items()})
+    with pytest.raises(ValueError, match=r"the recording lasts 0.5 ms, less than one bin of 1 ms"):
+        MODELS["lif"].predict(recording(last=500))
+    with pytest.raises(TypeError, match="events are the path of a file"):
+        MODELS["lif"].predict([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mixer": "lstm"}, "mixer must be one of input-gated-lif, lif, relu, convgru; got 'lstm'"),
+        ({"labels": ["one"]}, "labels must be at least two different names"),
+        ({"labels": ["one", "one"]}, "labels must be at least two different names"),
+        ({"pool": 5}, "pool must divide 16 and 16"),
+        ({"blocks": 0}, "must be at least 1"),
+    ],
+)
+def test_an_impossible_network_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        GestureConfig(**{"labels": LABELS} | SMALL | options)
+
+
+# The command
+
+
+@pytest.fixture
+def bundled(tmp_path, monkeypatch):
+    zoo.save(network(), tmp_path / "cards" / "tiny-gesture")
+    monkeypatch.setattr(zoo.registry, "MODEL_CARDS", tmp_path / "cards")
+    return zoo.load("tiny-gesture")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_predict_prints_the_labels_with_the_most_probable_first(bundled, tmp_path):
+    events = as_events(recording())
+    write_aedat(tmp_path / "own.aedat", events)
+    np.savez(tmp_path / "own.npz", **recording())
+    label, probabilities = bundled.predict(events)
+    for name in ("own.aedat", "own.npz"):
+        result = run("predict", "tiny-gesture", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        lines = [line.split("\t") for line in result.stdout.splitlines()]
+        assert lines[0][0] == label and {line[0] for line in lines} == set(LABELS)
+        assert [float(line[1]) for line in lines] == sorted((float(line[1]) for line in lines), reverse=True)
+        assert float(lines[0][1]) == pytest.approx(probabilities[label], abs=1e-4)
+
+
+def test_predict_says_in_one_line_what_is_wrong_with_a_file(bundled, tmp_path):
+    (tmp_path / "empty.aedat").touch()
+    (tmp_path / "other.txt").write_text("x")
+    (tmp_path / "cut.aedat").write_bytes(b"#!AER-DAT3.1\r\n#!END-HEADER\r\n" + bytes(10))
+    said = {
+        "empty.aedat": "is empty",
+        "other.txt": "no event file",
+        "cut.aedat": "cut off",
+        "none.npy": "no event file",
+    }
+    for name, message in said.items():
+        result = run("predict", "tiny-gesture", tmp_path / name)
+        assert result.exit_code == 1 and result.stdout == ""
+        assert result.stderr.startswith("snn-zoo: ") and result.stderr.count("\n") == 1 and message in result.stderr
+
+
+def test_predict_refuses_a_model_of_another_task(bundled, tmp_path):
+    config = zoo.registry.MODEL_CARDS / "tiny-gesture" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"task": "translation"}))
+    result = run("predict", "tiny-gesture", tmp_path / "own.aedat")
+    assert result.exit_code == 1 and "is a model for translation, and does not predict" in result.stderr

@@ -1,0 +1,265 @@
+"""Classifiers of event-camera recordings: convolutions into spiking neurons, scanned along time.
+
+A recording becomes frames of event counts (:class:`zoo.events.Binning`), ``[T, B, 2, H, W]``. Then::
+
+    x = log(1 + counts)
+    x = multi-bit LIF(batch norm(convolution(x)))           a few blocks, each but the first at half the resolution
+    f, c = batch norm(convolution(x))
+    y = input-gated LIF(f, c)
+    V[t] = V[t-1] + W y[t] + b                              the integrator readout
+    probabilities after T frames = softmax(V[T] / T)
+
+so that every weight layer but the first takes spikes of a few bits. All memory of the past is the neurons' state, which
+is explicit: a recording fed in slices (:meth:`GestureNetwork.stream`) gives the same answer as the whole of it.
+
+The twins differ in the neurons only. ``mixer`` is ``input-gated-lif`` as above; ``lif``, plain LIF neurons with binary
+spikes and nothing learned in them; ``relu``, which has no memory but the readout's; ``convgru``, ReLU blocks below a
+convolutional GRU (Ballas et al., ICLR 2016, arXiv 1511.06432).
+"""
+
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import neurons
+from zoo import events
+from zoo.registry import register_architecture
+from zoo.translation import SequenceDropout
+
+MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
+
+
+@dataclass(frozen=True)
+class GestureConfig:
+    """All that rebuilds a classifier.
+
+    ``height``, ``width``, ``pool``, ``bin_by`` and ``bin_size`` say how events become frames
+    (:class:`zoo.events.Binning`). Block i of ``blocks`` has ``i * channels`` channels, the last layer of neurons
+    ``head``. ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike.
+    """
+
+    labels: list[str]
+    height: int = 128
+    width: int = 128
+    pool: int = 4
+    bin_by: str = "time"
+    bin_size: int = 50_000
+    channels: int = 32
+    blocks: int = 4
+    head: int = 96
+    mixer: str = "input-gated-lif"
+    bits: int = 4
+    threshold_levels: int = 0
+    initial_range: float = 2.0
+    range_tracking: str = "fixed"
+    dropout: float = 0.1
+
+    def __post_init__(self):
+        if self.mixer not in MIXERS:
+            raise ValueError(f"mixer must be one of {', '.join(MIXERS)}; got {self.mixer!r}")
+        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels must be at least two different names; got {self.labels!r}")
+        if min(self.channels, self.blocks, self.head) < 1:
+            raise ValueError("channels, blocks and head must be at least 1")
+        self.binning()
+
+    def binning(self) -> events.Binning:
+        return events.Binning(self.height, self.width, self.pool, self.bin_by, self.bin_size)
+
+    def neuron(self, channels: int) -> nn.Module | None:
+        """The neurons of a block; None in the twins without spikes."""
+        if self.mixer == "lif":
+            return neurons.LearnableLIF(learn_leak=False, learn_threshold=False)
+        if self.mixer == "input-gated-lif":
+            # Time constants from one step to about ten, so that some channels see motion and others hold.
+            leak = torch.linspace(0.0, 0.9, channels)
+            return neurons.MultiBitLIF(leak=leak, **self.spike())
+        return None
+
+    def spike(self) -> dict[str, Any]:
+        """The options of the multi-bit neurons."""
+        names = ("bits", "threshold_levels", "initial_range", "range_tracking")
+        return {name: getattr(self, name) for name in names}
+
+
+class Prediction(NamedTuple):
+    """The most probable label, and the probability of each."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+def over_frames(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer for images on each frame of ``[T, B, C, H, W]``."""
+    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def normalised_convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Convolution of width 3 and batch norm."""
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+
+
+class Block(nn.Module):
+    """Convolution, batch norm and neurons on ``[T, B, C, H, W]``; ReLU where there are no neurons."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, neuron: nn.Module | None):
+        super().__init__()
+        self.currents = normalised_convolution(inputs, outputs, stride)
+        self.neuron = neuron
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        current = over_frames(self.currents, x)
+        if self.neuron is None:
+            return torch.relu(current), None
+        return self.neuron(current, state)
+
+
+class ConvolutionalGRU(nn.Module):
+    """GRU whose products are convolutions, over ``[T, B, C, H, W]``.
+
+    ``r, z = sigmoid(x W + h U)``; ``n = tanh(x W' + (r * h) U')``; ``h = (1 - z) * n + z * h``.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.outputs = outputs
+        self.currents = normalised_convolution(inputs, 3 * outputs)
+        self.gates = nn.Conv2d(outputs, 2 * outputs, 3, padding=1, bias=False)
+        self.candidate = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        currents = over_frames(self.currents, x)
+        if h is None:
+            h = currents.new_zeros((currents.shape[1], self.outputs, *currents.shape[3:]))
+        outputs = []
+        for gates, candidate in zip(*(part.unbind(0) for part in currents.split([2 * self.outputs, self.outputs], 2))):
+            r, z = torch.sigmoid(gates + self.gates(h)).chunk(2, dim=1)
+            n = torch.tanh(candidate + self.candidate(r * h))
+            h = (1 - z) * n + z * h
+            outputs.append(h)
+        return torch.stack(outputs), h
+
+
+@register_architecture("gesture-network")
+class GestureNetwork(nn.Module):
+    """Classifier of event-camera recordings: ``predict`` takes the events of one and gives its label.
+
+    Called on frames of event counts ``[T, B, 2, H, W]`` and their number ``lengths [B]`` (all T unless given) it
+    returns logits ``[B, labels]``.
+    """
+
+    task = "video-classification"
+
+    def __init__(self, config: GestureConfig):
+        super().__init__()
+        self.settings, self.binning = config, config.binning()
+        sizes = [2, *(config.channels * (i + 1) for i in range(config.blocks))]
+        self.blocks = nn.ModuleList(
+            Block(inputs, outputs, 1 if i == 0 else 2, config.neuron(outputs))
+            for i, (inputs, outputs) in enumerate(pairwise(sizes))
+        )
+        if config.mixer == "convgru":
+            self.head = ConvolutionalGRU(sizes[-1], config.head)
+        elif config.mixer == "input-gated-lif":
+            self.head = Block(sizes[-1], 2 * config.head, 1, neurons.InputGatedLIF(**config.spike()))
+        else:
+            self.head = Block(sizes[-1], config.head, 1, config.neuron(config.head))
+        height, width = self.binning.shape[1:]
+        for _ in range(config.blocks - 1):
+            height, width = -(-height // 2), -(-width // 2)
+        self.dropout = SequenceDropout(config.dropout)
+        self.output = nn.Linear(config.head * height * width, len(config.labels))
+        self.readout = neurons.Integrator()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that rebuilds this network."""
+        return asdict(self.settings)
+
+    def assets(self) -> dict[str, bytes]:
+        """None: the labels are part of the config."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], assets: dict[str, bytes]) -> "GestureNetwork":
+        return cls(GestureConfig(**config))
+
+    def scan(self, frames: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The readout's membrane ``[T, B, labels]`` after each frame of ``[T, B, 2, H, W]``, and the final state."""
+        *before, total = [None] * (len(self.blocks) + 2) if state is None else state
+        x, after = torch.log1p(frames.to(self.output.weight.dtype)), []
+        for layer, layer_state in zip([*self.blocks, self.head], before):
+            x, layer_state = layer(x, layer_state)
+            after.append(layer_state)
+        current = self.output(self.dropout(x.flatten(2)))
+        membrane, total = self.readout(current.float(), total)
+        return membrane, (*after, total)
+
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        membrane, _ = self.scan(frames)
+        if lengths is None:
+            return membrane[-1] / len(frames)
+        return membrane[lengths - 1, torch.arange(len(lengths), device=lengths.device)] / lengths.unsqueeze(-1)
+
+    def stream(self) -> "GestureStream":
+        """A recording to be fed in slices."""
+        return GestureStream(self)
+
+    def predict(self, recording: Any) -> Prediction:
+        """The label of one recording of one gesture, and the probability of each label.
+
+        ``recording`` is an event file (``.aedat``, ``.npz``, ``.npy``), or a structured array or dict with t (in
+        microseconds), x, y and p (:func:`zoo.events.as_events`). The bin that it ends in is not complete and not used.
+        Raises TypeError and ValueError for what is no recording of this camera, or shorter than one bin.
+        """
+        stream = self.stream()
+        stream.push(recording)
+        return stream.prediction()
+
+
+class GestureStream:
+    """A recording that is classified while it comes in: slices go in, the prediction so far comes out.
+
+    The network runs on one frame at a time, so the answer depends on the events alone and not on how they were sliced.
+    """
+
+    def __init__(self, model: GestureNetwork):
+        self.model = model
+        self.bins = events.BinStream(model.binning)
+        self.state: Any = None
+        self.membrane: Tensor | None = None
+
+    @torch.inference_mode()
+    def push(self, slice_of_events: Any) -> int:
+        """Take the next events; return how many bins they completed. Errors as for :meth:`GestureNetwork.predict`."""
+        frames = self.bins.push(events.as_events(slice_of_events))
+        device = self.model.output.weight.device
+        with evaluation(self.model):
+            for frame in torch.from_numpy(frames).to(device).unbind(0):
+                membrane, self.state = self.model.scan(frame[None, None], self.state)
+                self.membrane = membrane[0, 0]
+        return len(frames)
+
+    def prediction(self) -> Prediction:
+        """The prediction from all complete bins so far; ValueError before the first."""
+        if self.membrane is None:
+            raise ValueError(events.too_short(self.bins))
+        probabilities = (self.membrane / self.bins.count).softmax(-1).tolist()
+        named = dict(zip(self.model.settings.labels, probabilities))
+        return Prediction(max(named, key=named.get), named)
+
+
+@contextmanager
+def evaluation(model: nn.Module):
+    """The model in evaluation mode, and back to the mode it was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
