@@ -283,35 +283,31 @@ def measure(folder: Path, data: Path, beam_size: int, length_penalty: float) -> 
     What is already there for the same weights and the same search is returned as it is, so that the test set is
     translated once.
     """
-    record = folder.parent / "scores.json"
+
+    def scores() -> dict:
+        model = zoo.load(folder)
+        validation, test = read_split(data, "val"), read_split(data, TEST)
+        _, on_validation = evaluate(model, validation, beam_size, length_penalty)
+        _, on_test = evaluate(model, test, beam_size, length_penalty)
+        _, on_first = evaluate(model, validation[:100], beam_size, length_penalty)
+        return {
+            "bleu_val": round(on_validation["bleu"], 2),
+            "bleu_val_first_100": round(on_first["bleu"], 2),
+            "bleu_test": round(on_test["bleu"], 2),
+            "bleu_test_cased": round(on_test["bleu_cased"], 2),
+            "signature": on_test["signature"],
+            "signature_cased": on_test["signature_cased"],
+            "parameters": config["parameters"],
+            "mean_spike_rate": spike_rate(model, validation),
+        }
+
     config = zoo.info(folder).config
     key = {
         "weights": config["files"]["model.safetensors"]["sha256"],
         "beam_size": beam_size,
         "length_penalty": length_penalty,
     }
-    if record.exists():
-        known = json.loads(record.read_text())
-        if {k: known.get(k) for k in key} == key:
-            return known
-    model = zoo.load(folder)
-    validation, test = read_split(data, "val"), read_split(data, TEST)
-    _, on_validation = evaluate(model, validation, beam_size, length_penalty)
-    _, on_test = evaluate(model, test, beam_size, length_penalty)
-    _, on_first = evaluate(model, validation[:100], beam_size, length_penalty)
-    row = {
-        **key,
-        "bleu_val": round(on_validation["bleu"], 2),
-        "bleu_val_first_100": round(on_first["bleu"], 2),
-        "bleu_test": round(on_test["bleu"], 2),
-        "bleu_test_cased": round(on_test["bleu_cased"], 2),
-        "signature": on_test["signature"],
-        "signature_cased": on_test["signature_cased"],
-        "parameters": config["parameters"],
-        "mean_spike_rate": spike_rate(model, validation),
-    }
-    record.write_text(json.dumps(row, indent=2) + "\n")
-    return row
+    return training.measured_once(folder.parent / "scores.json", key, scores)
 
 
 def described(settings: dict, beside: dict) -> str:

@@ -43,14 +43,15 @@ class Training:
 
 
 class SpikeMeter:
-    """Collects the spikes of all neurons of a network while it is open."""
+    """Collects the spikes of all neurons of a network while it is open; an integrator has none."""
 
     def __init__(self, model: nn.Module):
         self.model = model
         self.outputs: list[tuple[nn.Module, Tensor]] = []
 
     def __enter__(self):
-        spiking = [m for m in self.model.modules() if isinstance(m, neurons.Neuron)]
+        modules = self.model.modules()
+        spiking = [m for m in modules if isinstance(m, neurons.Neuron) and not isinstance(m, neurons.Integrator)]
         note = lambda module, inputs, output: self.outputs.append((module, output[0]))  # noqa: E731
         self.hooks = [m.register_forward_hook(note) for m in spiking]
         return self
@@ -277,6 +278,20 @@ class Trainer:
 def read_settings(run: Path) -> dict[str, Any]:
     """The settings of a run: its ``model`` config and its ``training`` options, and ``initial`` if it had one."""
     return json.loads((run / "settings.json").read_text())
+
+
+def measured_once(record: Path, key: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``measure`` finds, kept in the file ``record`` beside its ``key``, which says what it was found for.
+
+    What is already there for the same key is returned as it is, so that a test set is used once.
+    """
+    if record.exists():
+        known = json.loads(record.read_text())
+        if {name: known.get(name) for name in key} == key:
+            return known
+    row = key | measure()
+    record.write_text(json.dumps(row, indent=2) + "\n")
+    return row
 
 
 def command_of(recipe: str, run: Path, default: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The command ``snn-zoo``: list the models, say what is known of one, translate."""
+"""The command ``snn-zoo``: list the models, say what is known of one, translate, classify."""
 
 import sys
 from collections.abc import Iterable
@@ -98,18 +98,91 @@ def translate_command(
 ) -> None:
     """Translate sentences and print one translation a line."""
     with _errors_in_one_line():
-        task = zoo.info(name).task
-        if TASKS.get(task) != "translate":
-            raise ValueError(f"{name!r} is a model for {task}, and does not translate")
-        sentences = _sentences(text, file)
+        _check_task(name, "translate")
+        sentences = _sentences(text, file, "translate")
         options = {} if beam_size is None else {"beam_size": beam_size}
         translations = zoo.load(name, device=device).translate(sentences, **options)
     for translation in translations:
         typer.echo(translation)
 
 
-def _sentences(text: list[str] | None, file: Path | None) -> list[str]:
-    """What is to be translated: the arguments, else the file's lines, else those of standard input."""
+@app.command("classify")
+def classify_command(
+    name: Name,
+    text: Annotated[list[str] | None, typer.Argument(help="Texts; standard input, line by line, if none.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Classify the lines of this file.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = None,
+) -> None:
+    """Classify texts and print a label, a tab and its probability a line."""
+    with _errors_in_one_line():
+        _check_task(name, "classify")
+        texts = _sentences(text, file, "classify")
+        found = zoo.load(name, device=device).classify(texts)
+    for classification in found:
+        typer.echo(f"{classification.label}\t{classification.probability:.4f}")
+
+
+def _check_task(name: str, method: str) -> None:
+    """Raise ValueError unless the model is for a task of this method; nothing but its config is read for it."""
+    task = zoo.info(name).task
+    if TASKS.get(task) != method:
+        raise ValueError(f"{name!r} is a model for {task}, and does not {method}")
+
+
+@app.command("profile")
+def profile_command(
+    name: Name,
+    inputs: Annotated[
+        list[str] | None, typer.Option(help="An input, or a file with one a line; the card's example if none.")
+    ] = None,
+    against: Annotated[list[str] | None, typer.Option(help="A model to compare with; may be given again.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in the place of tables.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the model's spikes into this file.")] = None,
+    beam_size: Annotated[int | None, typer.Option(help="Hypotheses kept in a translator's search.")] = None,
+) -> None:
+    """Count what a model costs on real inputs: arithmetic, spikes, memory, and an estimate of energy."""
+    with _errors_in_one_line():
+        given = _profiled(name, inputs)
+        options = {} if beam_size is None else {"beam_size": beam_size}
+        models = (name, *(against or ()))
+        profiles = [zoo.profile(zoo.load(model), given, name=model, **options) for model in models]
+        if plot is not None:
+            profiles[0].plot(plot)
+    comparisons = [profiles[0].compare(other) for other in profiles[1:]]
+    if as_json:
+        found = {"profiles": [profile.as_dict() for profile in profiles], "comparisons": comparisons}
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    console = Console(markup=False, highlight=False, emoji=False)
+    console.width = max(console.width, 120)
+    for profile in profiles:
+        console.print(profile.table())
+    for sentences in comparisons:
+        typer.echo("\n".join(sentences))
+
+
+def _profiled(name: str, given: list[str] | None) -> list[str]:
+    """Inputs to profile on: each that was given, or the lines of its file; else those of the card's example."""
+    info = zoo.info(name)
+    if not given:
+        example = info.metrics.get("example", {}).get("input")
+        if not example:
+            raise ValueError(f"the card of {name!r} has no example to profile on: give --inputs, text or a file")
+        return example
+    if TASKS.get(info.task) == "predict":  # takes files, each a recording
+        return given
+    inputs: list[str] = []
+    for one in given:
+        if len(one) < 256 and Path(one).is_file():
+            with open(one, encoding="utf-8") as lines:
+                inputs += _lines(lines, one)
+        else:
+            inputs.append(one)
+    return inputs
+
+
+def _sentences(text: list[str] | None, file: Path | None, method: str) -> list[str]:
+    """What is to be translated or classified: the arguments, else the file's lines, else those of standard input."""
     if text and file:
         raise ValueError("give sentences or --file, not both")
     if text:
@@ -118,7 +191,7 @@ def _sentences(text: list[str] | None, file: Path | None) -> list[str]:
         with open(file, encoding="utf-8") as lines:
             return _lines(lines, str(file))
     if sys.stdin.isatty():
-        raise ValueError("there is nothing to translate: give sentences, --file, or lines on standard input")
+        raise ValueError(f"there is nothing to {method}: give sentences, --file, or lines on standard input")
     return _lines(typer.get_text_stream("stdin", encoding="utf-8"), "standard input")
 
 

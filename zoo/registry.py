@@ -38,6 +38,7 @@ TASKS = {
 
 ARCHITECTURE_MODULES = {
     "translator": "zoo.translation",
+    "text-classifier": "zoo.sentiment",
     "gesture-network": "zoo.gesture",
 }
 """Where each architecture of this package is defined, so that loading a model imports its module alone."""

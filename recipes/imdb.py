@@ -1,0 +1,561 @@
+"""Sentiment of film reviews on IMDB: train, resume, evaluate, compare and fine-tune classifiers.
+
+The data is the Large Movie Review Dataset v1.0 (https://ai.stanford.edu/~amaas/data/sentiment/) as it comes:
+``aclImdb_v1.tar.gz``, or the folder ``aclImdb`` that it unpacks to, or a folder that holds either.
+
+    python -m recipes.imdb train --data DATA --run runs/imdb-1 --seed 1
+    python -m recipes.imdb evaluate ./runs/imdb-1/best --data DATA
+    python -m recipes.imdb fine-tune lite-snn-imdb my_reviews.csv --output my-classifier
+
+Checkpoints and options are chosen on held-out training reviews (:func:`hold_out`); the test set is for ``measure``
+alone, which reads it once.
+"""
+
+import csv
+import gzip
+import json
+import random
+import re
+import tarfile
+import zlib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import zoo
+from recipes import training
+from recipes.ngrams import cross_fit, most_frequent
+from recipes.training import SpikeMeter, read_settings
+from zoo.sentiment import PAD, SPECIAL_TOKENS, UNKNOWN, TextClassifier, TextClassifierConfig
+
+SOURCE = "https://ai.stanford.edu/~amaas/data/sentiment/"
+ARCHIVE, FOLDER = "aclImdb_v1.tar.gz", "aclImdb"
+LABELS = ("negative", "positive")
+FOLDERS = {"neg": "negative", "pos": "positive"}
+CHUNKS, HELD_OUT = 50, 5
+VOCABULARY, NGRAMS = 20_000, 400_000
+TWINS = {
+    "bilstm": "bidirectional LSTM",
+    "lstm": "LSTM",
+    "gru": "GRU",
+    "relu": "convolution with ReLU",
+    "bag-of-words": "bag of words",
+    "learnable-lif": "RR24's network: learnable LIF, integrator readout",
+}
+LIMITS = [
+    "It knows English film reviews; on other text, and on short remarks, its probabilities mean little.",
+    "There are two answers and no neutral one: the reviews it learned from were given 1 to 4 or 7 to 10 stars.",
+    "It reads a text to its end, however long, but the text must be all there: half of its neurons run backwards.",
+    "Irony, comparisons with other films and quotations mislead it, as they do the twins.",
+    "Its evidence from n-grams is that of a linear classifier; the bag of words shows how far that alone goes.",
+]
+SOURCES = [
+    "Rathi and Roy, LITE-SNN, IEEE TCDS 2024, https://doi.org/10.1109/TCDS.2024.3396431",
+    "Ponghiran and Roy, AAAI 2022, https://arxiv.org/abs/2109.01905",
+    "Wang and Manning, Baselines and Bigrams, ACL 2012, https://aclanthology.org/P12-2018",
+]
+
+
+class Review(NamedTuple):
+    """One text and its label."""
+
+    text: str
+    label: str
+
+
+class Example(NamedTuple):
+    """A review as the network takes it: token ids, number of the label, evidence ``[T, 3]`` or None."""
+
+    tokens: list[int]
+    label: int
+    evidence: Tensor | None
+
+
+@dataclass(frozen=True)
+class Training(training.Training):
+    """How a classifier is trained; ``tokens`` is the most tokens in a batch, padding counted."""
+
+    epochs: int = 8
+    learning_rate: float = 2e-3
+    tokens: int = 12_000
+
+
+def read_split(data: Path, split: str) -> list[Review]:
+    """The reviews of ``train`` or ``test`` in the order of their labels and numbers; neighbours are of one film.
+
+    ``data`` is the archive, its folder, or a folder that holds either. Raises FileNotFoundError where something is
+    missing, ValueError for a damaged archive and a review that is empty or not text.
+    """
+    places = (data, data / FOLDER, data / ARCHIVE)
+    found = next((p for p in places if p.is_file() or (p / "train").is_dir() or (p / "test").is_dir()), None)
+    if found is None:
+        raise FileNotFoundError(f"{data} holds neither {ARCHIVE} nor the folder {FOLDER}; get it from {SOURCE}")
+    files = _in_archive(found, split) if found.is_file() else _in_folder(found, split)
+    reviews = {}
+    for name, content in files:
+        match = re.fullmatch(r"(neg|pos)/(\d+)_(\d+)\.txt", name)
+        if match is None:
+            raise ValueError(f"{split}/{name} in {found} is not named as a review is: <number>_<stars>.txt")
+        reviews[match[1], int(match[2])] = Review(_text(content, f"{split}/{name} in {found}"), FOLDERS[match[1]])
+    for folder in FOLDERS:
+        if not any(key[0] == folder for key in reviews):
+            raise FileNotFoundError(f"{found} has no reviews in {split}/{folder}; get the whole of it from {SOURCE}")
+    return [reviews[key] for key in sorted(reviews)]
+
+
+def _in_folder(folder: Path, split: str):
+    for path in sorted(folder.glob(f"{split}/*/*.txt")):
+        if path.parent.name in FOLDERS:
+            yield f"{path.parent.name}/{path.name}", path.read_bytes()
+
+
+def _in_archive(archive: Path, split: str) -> list[tuple[str, bytes]]:
+    found = []
+    try:
+        with gzip.open(archive) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as members:
+                for member in members:
+                    match = re.fullmatch(rf"(?:.*/)?{split}/((?:neg|pos)/[^/]+\.txt)", member.name)
+                    if match and member.isfile():
+                        found.append((match[1], members.extractfile(member).read()))
+            stream.read()  # to the end, where its checksum is
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise ValueError(f"{archive} is damaged, or no archive: {error}; get it again from {SOURCE}") from error
+    return found
+
+
+def _text(content: bytes, where: str) -> str:
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not text in UTF-8: {error}") from None
+    if "\0" in text:
+        raise ValueError(f"{where} is not text: it holds zero bytes")
+    if not text.strip():
+        raise ValueError(f"{where} is empty")
+    return text
+
+
+def hold_out(reviews: list[Review]) -> tuple[list[Review], list[Review]]:
+    """A tenth of the training reviews apart, always the same: what is left, in order, and the held-out reviews, mixed.
+
+    Reviews of one film are neighbours. So the reviews of each label are cut into chunks of neighbours, of which some
+    are held out whole: hardly a film is on both sides, as none is in the official training and test sets.
+    """
+    generator = random.Random(0)
+    rest, held = [], []
+    for label in LABELS:
+        own = [review for review in reviews if review.label == label]
+        chosen = set(generator.sample(range(CHUNKS), HELD_OUT))
+        for i, review in enumerate(own):
+            (held if i * CHUNKS // len(own) in chosen else rest).append(review)
+    generator.shuffle(held)
+    if not held or len({review.label for review in held}) < 2:
+        raise ValueError(f"{len(reviews)} reviews are too few to hold some of each label out")
+    return rest, held
+
+
+def train_tokenizer(texts: list[str], size: int) -> Tokenizer:
+    """The most frequent words, runs of full stops and single marks; lowercased, HTML's line breaks taken for blanks."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL_TOKENS[UNKNOWN]))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace(Regex(r"(?i)<br\s*/?>"), " "), normalizers.NFKC(), normalizers.Lowercase()]
+    )
+    words = Regex(r"\w+(?:'\w+)*|\.{2,}|[^\w\s]")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(words, "removed", invert=True)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=size, min_frequency=2, special_tokens=SPECIAL_TOKENS, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> list[list[Example]]:
+    """Examples of like length together, at most ``tokens`` padded tokens a batch, in random order."""
+    order = list(examples)
+    shuffle.shuffle(order)
+    order.sort(key=lambda example: len(example.tokens) // 8)
+    result, longest = [[]], 0
+    for example in order:
+        longest = max(longest, len(example.tokens))
+        if result[-1] and longest * (len(result[-1]) + 1) > tokens:
+            result.append([])
+            longest = len(example.tokens)
+        result[-1].append(example)
+    shuffle.shuffle(result)
+    return result
+
+
+def tensors(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Tokens ``[T, B]``, labels ``[B]`` and evidence ``[T, B, 3]`` of a batch."""
+    tokens = nn.utils.rnn.pad_sequence([torch.tensor(e.tokens) for e in examples], padding_value=PAD).to(device)
+    labels = torch.tensor([e.label for e in examples], device=device)
+    if examples[0].evidence is None:
+        return tokens, labels, None
+    return tokens, labels, nn.utils.rnn.pad_sequence([e.evidence for e in examples]).to(device)
+
+
+def loss_of(model: nn.Module, examples: list[Example], typical: float, options: Training, device) -> Tensor:
+    """Cross-entropy with smoothed labels, and the spike penalty.
+
+    Batches hold few long reviews or many short ones; the sum over the ``typical`` number lets each weigh the same.
+    """
+    tokens, labels, evidence = tensors(examples, device)
+    with SpikeMeter(model) as meter, torch.autocast(tokens.device.type, torch.bfloat16, options.bfloat16):
+        logits = model(tokens, evidence)
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing, reduction="sum") / typical
+    if options.spike_penalty and meter.outputs:
+        loss = loss + options.spike_penalty * meter.mean_size()
+    return loss
+
+
+def evaluate(model: TextClassifier, reviews: list[Review]) -> float:
+    """Share of the reviews, in per cent, whose label is the model's."""
+    found = model.classify([review.text for review in reviews])
+    return 100 * mean(f.label == review.label for f, review in zip(found, reviews))
+
+
+def spike_rate(model: TextClassifier, reviews: list[Review]) -> float | None:
+    """Share of non-zero spikes of all neurons over the reviews, one at a time; None for a network without spikes."""
+    device = model.embedding.weight.device
+    encoded = model.encode([review.text for review in reviews])
+    return training.spike_rate(model, ((torch.tensor(ids, device=device).unsqueeze(1),) for ids in encoded))
+
+
+def read_labelled(path: Path) -> list[Review]:
+    """One's own texts and labels: a CSV with the columns ``text`` and ``label``, or JSON lines with these fields.
+
+    Raises ValueError, naming the line, for anything that is not that.
+    """
+    readers = {".csv": _csv_rows, ".jsonl": _json_rows}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{path} must be a .csv or a .jsonl file")
+    text = _text(path.read_bytes(), str(path)).removeprefix("\ufeff")
+    reviews = []
+    for number, row in readers[path.suffix.lower()](text, path):
+        for field in Review._fields:
+            if not isinstance(row, dict) or not isinstance(row.get(field), str) or not row[field].strip():
+                raise ValueError(f"line {number} of {path} has no text for {field!r}")
+        reviews.append(Review(row["text"], row["label"].strip()))
+    if not reviews:
+        raise ValueError(f"{path} holds no texts")
+    return reviews
+
+
+def _csv_rows(text: str, path: Path):
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    try:
+        if missing := [field for field in Review._fields if field not in (reader.fieldnames or [])]:
+            raise ValueError(f"{path} has no column {' and no column '.join(map(repr, missing))} in its first line")
+        yield from ((reader.line_num, row) for row in reader)
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} of {path} is no CSV: {error}") from None
+
+
+def _json_rows(text: str, path: Path):
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number} of {path} is no JSON: {error}") from None
+
+
+def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
+    """The same network for other labels: its last layer starts anew, all else is kept."""
+    network = TextClassifier(replace(model.settings, labels=tuple(labels)), model.tokenizer)
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith("body.output.")}
+    network.load_state_dict(network.state_dict() | kept)
+    return network.to(model.embedding.weight.device).eval()
+
+
+def fine_tune(
+    model: TextClassifier, reviews: list[Review], epochs: int = 3, learning_rate: float = 5e-4, seed: int = 0
+) -> list[float]:
+    """Train a loaded classifier further on one's own (text, label) pairs, in place; return each epoch's loss.
+
+    Raises ValueError for no texts, one that :meth:`TextClassifier.classify` would not take, and a label that is not the
+    model's.
+    """
+    if not reviews:
+        raise ValueError("there are no texts to fine-tune on")
+    texts, labels = map(list, zip(*reviews))
+    known = list(model.settings.labels)
+    for i, label in enumerate(labels):
+        if label not in known:
+            raise ValueError(
+                f"text {i} has the label {label!r}, and the model knows {', '.join(map(repr, known))}; "
+                "give it other labels with recipes.imdb.with_labels (the command's --new-labels)"
+            )
+    examples = [Example(ids, known.index(label), None) for ids, label in zip(model.encode(texts), labels)]
+    options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed)
+    typical = len(examples) / len(batches(examples, options.tokens, random.Random(0)))
+    return training.fine_tune(
+        model,
+        lambda seed: batches(examples, options.tokens, random.Random(seed)),
+        lambda batch: loss_of(model, batch, typical, options, model.embedding.weight.device),
+        options,
+    )
+
+
+class Trainer(training.Trainer):
+    """Trains a classifier; its score is the accuracy on the held-out training reviews."""
+
+    metric, metric_label = "accuracy", "accuracy on held-out training reviews (%)"
+    options: Training
+
+    def __init__(self, data: Path, run: Path, config: dict, options: Training, backend: str = "auto"):
+        self.reviews, self.validation = hold_out(read_split(data, "train"))
+        super().__init__(run, lambda: self.new_network(**config), options, backend=backend)
+
+    def new_network(self, vocabulary: int, ngrams: int, **config) -> TextClassifier:
+        """A network with its tokenizer and its table of n-grams; what they took from the reviews is in ``examples``."""
+        texts, labels = map(list, zip(*self.reviews))
+        tokenizer = train_tokenizer(texts, vocabulary)
+        encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+        known = most_frequent(encoded, ngrams) if ngrams else torch.empty(0)
+        settings = TextClassifierConfig(LABELS, tokenizer.get_vocab_size(), len(known), **config)
+        network = TextClassifier(settings, tokenizer)
+        evidence = [None] * len(texts)
+        if network.ngrams is not None:
+            network.ngrams.known.copy_(known)
+            evidence = cross_fit(network.ngrams, encoded, [label == LABELS[1] for label in labels])
+        self.examples = [Example(*e) for e in zip(encoded, map(LABELS.index, labels), evidence)]
+        return network
+
+    def plan(self, seed: int) -> list[list[Example]]:
+        plan = batches(self.examples, self.options.tokens, random.Random(seed))
+        self.typical = len(self.examples) / len(plan)
+        return plan
+
+    def loss_of(self, batch: list[Example]) -> Tensor:
+        return loss_of(self.model, batch, self.typical, self.options, self.accelerator.device)
+
+    def score(self, model: TextClassifier) -> float:
+        return evaluate(model, self.validation)
+
+
+def measure(run: Path, validation: list[Review], test: list[Review]) -> dict:
+    """Accuracy of a run's best model on held-out and on test reviews, its size and spike rate; kept in ``scores.json``.
+
+    A model whose scores are there is not scored again: the test set is used once.
+    """
+
+    def scores() -> dict:
+        model = zoo.load(run / "best")
+        return {
+            "accuracy_val": round(evaluate(model, validation), 2),
+            "accuracy_val_first_100": round(evaluate(model, validation[:100]), 2),
+            "accuracy_test": round(evaluate(model, test), 2),
+            "reviews": {"val": len(validation), "test": len(test)},
+            "parameters": config["parameters"],
+            "mean_spike_rate": spike_rate(model, validation),
+        }
+
+    config = zoo.info(run / "best").config
+    return training.measured_once(
+        run / "scores.json", {"weights": config["files"]["model.safetensors"]["sha256"]}, scores
+    )
+
+
+def command_of(run: Path) -> str:
+    default = TextClassifierConfig(LABELS, VOCABULARY, NGRAMS)
+    return training.command_of("imdb", run, asdict(default) | {"labels": list(LABELS)} | asdict(Training()))
+
+
+def apart_from_seed(run: Path) -> dict:
+    """The settings of a run without its seed."""
+    settings = read_settings(run)
+    settings["training"].pop("seed")
+    return settings
+
+
+def row_of(runs: list[Path], name: str) -> dict:
+    """A row of results for runs that differ in their seed alone: the best on held-out reviews, and all of them."""
+    scores = [json.loads((run / "scores.json").read_text()) for run in runs]
+    best = max(scores, key=lambda row: row["accuracy_val"])
+    tests = [row["accuracy_test"] for row in scores]
+    return {
+        "name": name,
+        "accuracy_val": best["accuracy_val"],
+        "accuracy_test": best["accuracy_test"],
+        "accuracy_test_mean": round(mean(tests), 2),
+        "accuracy_test_deviation": round(stdev(tests), 2) if len(tests) > 1 else None,
+        "seeds": len(runs),
+        "parameters": best["parameters"],
+        "mean_spike_rate": best["mean_spike_rate"],
+    }
+
+
+def described(settings: dict, beside: dict) -> str:
+    """What a network is, for a row of a table, and in which options it is not as the model ``beside``."""
+    name = TWINS.get(settings["mixer"], f"input-gated LIF, {settings['bits']}-bit spikes")
+    own = {"mixer", "parameters"} | ({"bits"} if settings["mixer"] not in TWINS else set())
+    changed = [f"{k.replace('_', ' ')} {v}" for k, v in settings.items() if k not in own and v != beside[k]]
+    return f"{name} ({', '.join(changed)})" if changed else name
+
+
+def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> None:
+    """Save the best model of ``runs``, which differ in their seed alone, to ``folder``, with a card of the scores.
+
+    The best is that with the highest accuracy on held-out reviews.
+    """
+    groups: list[list[Path]] = []
+    for twin in twins:
+        group = next((g for g in groups if apart_from_seed(g[0]) == apart_from_seed(twin)), None)
+        groups.append([twin]) if group is None else group.append(twin)
+    odd = [run for run in runs if apart_from_seed(run) != apart_from_seed(runs[0])]
+    if odd:
+        raise ValueError(f"{odd[0]} differs from {runs[0]} in more than its seed")
+    scores = {run: json.loads((run / "scores.json").read_text()) for run in runs}
+    best = max(runs, key=lambda run: scores[run]["accuracy_val"])
+    model, own = zoo.load(best / "best"), read_settings(best)["model"]
+    texts = ["A wonderful film, from the first minute to the last.", "Two hours of my life that I will not get back."]
+    answers = [[found.label, round(found.probability, 2)] for found in model.classify(texts)]
+    metrics = {
+        "summary": summary,
+        "load_as": folder.name,
+        "example": {"input": texts, "output": answers},
+        "languages": ["en"],
+        "licence": "apache-2.0",
+        "scores": {
+            "accuracy_val": _score("accuracy, held-out training reviews (%)", "train"),
+            "accuracy_test": _score("accuracy, test (%)", "test"),
+        },
+        "results": [
+            row_of(runs, folder.name),
+            *(row_of(group, described(read_settings(group[0])["model"], own)) for group in groups),
+        ],
+        "score_band": {
+            "score": "accuracy_val",
+            "split": "train",
+            "inputs": 100,
+            "low": scores[best]["accuracy_val_first_100"] - 1.0,
+            "high": scores[best]["accuracy_val_first_100"] + 1.0,
+        },
+        "commands": [
+            *map(command_of, [*runs, *twins]),
+            f"python -m recipes.imdb measure {' '.join(map(str, [*runs, *twins]))} --data DATA",
+        ],
+        "seeds": sorted(read_settings(run)["training"]["seed"] for run in runs),
+        "checkpoint_split": "a tenth of the training reviews, held out by runs of neighbours; the seed bundled, too",
+        "data": {
+            "name": "Large Movie Review Dataset v1.0 (IMDB)",
+            "type": "imdb",
+            "url": SOURCE,
+            "licence": "research use; cite Maas et al. 2011, Learning Word Vectors for Sentiment Analysis",
+            "use": "25,000 training reviews, of which {val:,} held out; {test:,} test reviews, scored once.".format(
+                **scores[best]["reviews"]
+            ),
+        },
+        "limits": LIMITS,
+        "sources": SOURCES,
+    }
+    zoo.save(model, folder, metrics)
+
+
+def _score(title: str, split: str) -> dict:
+    return {"title": title, "type": "accuracy", "split": split, "signature": "share of reviews with the right label"}
+
+
+def command_line():
+    """The commands ``train``, ``evaluate``, ``measure``, ``bundle`` and ``fine-tune``."""
+    from typing import Annotated
+
+    import typer
+
+    app = typer.Typer(add_completion=False, help="Sentiment of film reviews on IMDB.", no_args_is_help=True)
+    Data = Annotated[Path, typer.Option(help=f"{ARCHIVE}, its folder {FOLDER}, or a folder that holds either")]
+    default = TextClassifierConfig(LABELS, VOCABULARY, NGRAMS)
+
+    @app.command()
+    def train(
+        data: Data,
+        run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
+        mixer: str = default.mixer,
+        vocabulary: int = VOCABULARY,
+        ngrams: Annotated[int, typer.Option(help="n-grams with evidence; 0 for a network on words alone")] = NGRAMS,
+        width: int = default.width,
+        channels: int = default.channels,
+        kernel: int = default.kernel,
+        bits: int = default.bits,
+        threshold_levels: int = default.threshold_levels,
+        initial_range: float = default.initial_range,
+        range_tracking: str = default.range_tracking,
+        steps_per_word: int = default.steps_per_word,
+        word_dropout: float = default.word_dropout,
+        dropout: float = default.dropout,
+        epochs: int = Training.epochs,
+        tokens: int = Training.tokens,
+        learning_rate: float = Training.learning_rate,
+        warmup: float = Training.warmup,
+        weight_decay: float = Training.weight_decay,
+        label_smoothing: float = Training.label_smoothing,
+        spike_penalty: float = Training.spike_penalty,
+        average: float = Training.average,
+        bfloat16: bool = Training.bfloat16,
+        seed: int = Training.seed,
+        backend: str = "auto",
+    ):
+        """Train a classifier; the best on held-out training reviews is in RUN/best."""
+        given = dict(locals())
+        options = {k: given.pop(k) for k in list(given) if k in Training.__dataclass_fields__}
+        config = {k: v for k, v in given.items() if k in TextClassifierConfig.__dataclass_fields__}
+        Trainer(data, run, config, Training(**options), backend).train()
+
+    @app.command()
+    def evaluate(model: str, data: Data, split: Annotated[str, typer.Option(help="val or test")] = "val"):
+        """The accuracy of a model (a name or a folder) in per cent."""
+        if split not in ("val", "test"):
+            raise typer.BadParameter(f"split must be val or test; got {split!r}")
+        reviews = hold_out(read_split(data, "train"))[1] if split == "val" else read_split(data, "test")
+        network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
+        accuracy = globals()["evaluate"](network, reviews)
+        print(json.dumps({"model": model, "split": split, "reviews": len(reviews), "accuracy": round(accuracy, 2)}))
+
+    @app.command()
+    def measure(runs: list[Path], data: Data):
+        """Score the best model of each run on held-out and, once, on test reviews; keep it in RUN/scores.json."""
+        validation, test = hold_out(read_split(data, "train"))[1], read_split(data, "test")
+        for run in runs:
+            print(run.name, json.dumps(globals()["measure"](run, validation, test), indent=2), flush=True)
+
+    @app.command()
+    def bundle(
+        runs: Annotated[list[Path], typer.Argument(help="measured runs that differ in their seed alone")],
+        folder: Annotated[Path, typer.Option(help="where the model is to go, with its card")],
+        summary: Annotated[str, typer.Option(help="one sentence: what the model is")],
+        twin: Annotated[list[Path] | None, typer.Option(help="measured run to compare with; likewise")] = None,
+    ):
+        """Put the best model of some runs into a folder of its own with its card."""
+        globals()["bundle"](runs, twin or [], folder, summary)
+
+    @app.command("fine-tune")
+    def fine_tune_command(
+        model: Annotated[str, typer.Argument(help="a name or a folder")],
+        file: Annotated[Path, typer.Argument(help=".csv with the columns text and label, or .jsonl with these fields")],
+        output: Annotated[Path, typer.Option(help="folder for the new model")],
+        new_labels: Annotated[bool, typer.Option(help="learn the file's labels in place of the model's")] = False,
+        epochs: int = 3,
+        learning_rate: float = 5e-4,
+        seed: int = 0,
+    ):
+        """Train a model further on one's own texts and labels, and save it."""
+        reviews, network = read_labelled(file), zoo.load(model)
+        if new_labels:
+            network = with_labels(network, sorted({review.label for review in reviews}))
+        for epoch, loss in enumerate(fine_tune(network, reviews, epochs, learning_rate, seed), 1):
+            print(json.dumps({"epoch": epoch, "loss": round(loss, 4)}))
+        print(zoo.save(network, output))
+
+    return app
+
+
+if __name__ == "__main__":
+    command_line()()

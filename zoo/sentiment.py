@@ -1,0 +1,297 @@
+"""Classifiers of text: a layer of input-gated spiking neurons over words and n-grams, and its twins.
+
+A text is words ``w[t]``; the input of the network at word t is ``x[t] = (embedding of w[t], evidence)``, where evidence
+is one number for each of the n-grams of one, two and three words that end at t, looked up in a table (zero for an
+n-gram it does not hold). Then::
+
+    f, c = layer norm(convolution over the words of x)
+    y = input-gated LIF(f, c)                         half of the neurons run from the last word to the first
+    logits = W [mean of y over the words, maximum of y over the words] + b
+
+The network sees a text to its end, however long it is. Padding has no current, so a scan from the right starts at rest.
+
+The twins differ in what turns x into y: ``mixer`` is ``input-gated-lif``, ``relu`` (the convolution alone), ``lstm``,
+``bilstm``, ``gru`` or ``bag-of-words`` (y = x). ``learnable-lif`` is the network of RR24 (Rathi and Roy, IEEE TCDS
+2024, 10.1109/TCDS.2024.3396431): two layers of learnable LIF and an integrator for a readout, several time steps a
+word.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import neurons
+from zoo.registry import register_architecture
+from zoo.translation import ParallelLayerNorm, SequenceDropout, TokenConvolution
+
+PAD, UNKNOWN = range(2)
+SPECIAL_TOKENS = ["<pad>", "<unk>"]
+TOKENIZER_FILE = "tokenizer.json"
+LONGEST_NGRAM = 3
+RECURRENT = {"lstm": (nn.LSTM, False), "bilstm": (nn.LSTM, True), "gru": (nn.GRU, False)}
+MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT, "bag-of-words")
+
+
+@dataclass(frozen=True)
+class TextClassifierConfig:
+    """All that rebuilds a classifier, apart from its tokenizer.
+
+    ``vocabulary`` and ``ngrams`` are the words and n-grams it knows, ``width`` the size of an embedding, ``channels``
+    the neurons, ``kernel`` the words a convolution sees, ``mixer`` what turns words into features; ``bits``,
+    ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike;
+    ``steps_per_word`` are the time steps of ``learnable-lif``. ``word_dropout`` is the chance that a word's embedding
+    is left out in training, ``dropout`` that of a feature of the readout.
+    """
+
+    labels: tuple[str, ...]
+    vocabulary: int
+    ngrams: int
+    width: int = 64
+    channels: int = 256
+    kernel: int = 3
+    mixer: str = "input-gated-lif"
+    bits: int = 4
+    threshold_levels: int = 0
+    initial_range: float = 2.0
+    range_tracking: str = "fixed"
+    steps_per_word: int = 2
+    word_dropout: float = 0.2
+    dropout: float = 0.5
+
+    def __post_init__(self):
+        if self.mixer not in MIXERS:
+            raise ValueError(f"mixer must be one of {', '.join(MIXERS)}; got {self.mixer!r}")
+        if len(set(self.labels)) < max(2, len(self.labels)):
+            raise ValueError(f"labels must be at least two, and different; got {list(self.labels)}")
+        if self.channels % 2:
+            raise ValueError(f"channels must be even, for the two directions; got {self.channels}")
+        if self.steps_per_word < 1:
+            raise ValueError(f"steps_per_word must be at least 1; got {self.steps_per_word}")
+
+    @property
+    def inputs(self) -> int:
+        """Channels of x."""
+        return self.width + (LONGEST_NGRAM if self.ngrams else 0)
+
+
+class Classification(NamedTuple):
+    """The most probable ``label`` of a text, and the ``probabilities`` of all."""
+
+    label: str
+    probabilities: dict[str, float]
+
+    @property
+    def probability(self) -> float:
+        return self.probabilities[self.label]
+
+
+def ngram_keys(tokens: Tensor) -> Tensor:
+    """Hashes ``[T, B, LONGEST_NGRAM]`` (int32) of the n-grams of 1, 2, ... tokens that end at each of ``[T, B]``.
+
+    Before the first token stands padding. ``key(w, ..., v) = (key(w, ...) * 1000003 + v + 1) mod (2^31 - 1)``.
+    """
+    before, keys = torch.zeros_like(tokens), []
+    for _ in range(LONGEST_NGRAM):
+        key = (before * 1_000_003 + tokens + 1) % (2**31 - 1)
+        before = F.pad(key[:-1], (0, 0, 1, 0), value=PAD + 1)
+        keys.append(key)
+    return torch.stack(keys, dim=-1).int()
+
+
+class NgramEvidence(nn.Module):
+    """One number for each known n-gram, found by its key; zero for any other. Not trained with the network."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.register_buffer("known", torch.arange(count, dtype=torch.int32))
+        self.evidence = nn.Parameter(torch.zeros(count), requires_grad=False)
+
+    def places(self, tokens: Tensor) -> Tensor:
+        """Where the table holds the n-grams of ``tokens [T, B]``: ``[T, B, LONGEST_NGRAM]``, -1 where it does not."""
+        keys = ngram_keys(tokens)
+        places = torch.searchsorted(self.known, keys).clamp_(max=len(self.known) - 1)
+        return places.masked_fill_((self.known[places] != keys) | (tokens == PAD).unsqueeze(-1), -1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Evidence ``[T, B, LONGEST_NGRAM]`` of ``tokens [T, B]``."""
+        places = self.places(tokens)
+        return self.evidence[places] * (places >= 0)
+
+
+class SpikingMixer(nn.Module):
+    """Convolution over the words into gated neurons, half of them from right to left; or into ReLU."""
+
+    def __init__(self, config: TextClassifierConfig):
+        super().__init__()
+        gated = config.mixer == "input-gated-lif"
+        self.outputs = config.channels if gated else 2 * config.channels
+        self.convolution = TokenConvolution(config.inputs, 2 * config.channels, config.kernel, causal=False)
+        self.norm = ParallelLayerNorm(2 * config.channels, 4 if gated else 1)
+        self.neurons = nn.ModuleList()
+        for _ in range(2 if gated else 0):
+            neuron = neurons.InputGatedLIF(
+                config.bits, config.threshold_levels, config.initial_range, config.range_tracking
+            )
+            self.neurons.append(neuron)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        current = self.norm(self.convolution(x, None)[0]) * mask  # none at the padding: the scan from there is at rest
+        if not self.neurons:
+            return torch.relu(current)
+        forward, backward = current.chunk(2, dim=-1)
+        y, reversed_y = self.neurons[0](forward)[0], self.neurons[1](backward.flip(0))[0]
+        return torch.cat([y, reversed_y.flip(0)], dim=-1)
+
+
+class RecurrentMixer(nn.Module):
+    """LSTM or GRU in the place of convolution and neurons."""
+
+    def __init__(self, config: TextClassifierConfig):
+        super().__init__()
+        kind, bidirectional = RECURRENT[config.mixer]
+        self.outputs = config.channels
+        self.network = kind(config.inputs, config.channels // (1 + bidirectional), bidirectional=bidirectional)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        lengths = mask.sum(0).flatten().long().cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.network(packed)[0], total_length=len(x))[0]
+
+
+class BagOfWords(nn.Module):
+    """The words as they are."""
+
+    def __init__(self, config: TextClassifierConfig):
+        super().__init__()
+        self.outputs = config.inputs
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x
+
+
+class PooledReadout(nn.Module):
+    """Mean and maximum over the words, into one linear layer."""
+
+    def __init__(self, config: TextClassifierConfig):
+        super().__init__()
+        mixers = {"relu": SpikingMixer, "input-gated-lif": SpikingMixer, "bag-of-words": BagOfWords}
+        self.mixer = mixers.get(config.mixer, RecurrentMixer)(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(2 * self.mixer.outputs, len(config.labels))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.mixer(x, mask)
+        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        mean = (y * mask).sum(0) / mask.sum(0)
+        largest = y.masked_fill(mask == 0, float("-inf")).amax(0)
+        return self.output(self.dropout(torch.cat([mean, largest], dim=-1)))
+
+
+class IntegratedReadout(nn.Module):
+    """RR24's network: two layers of learnable LIF into an integrator, whose membrane at a text's end is the answer.
+
+    The membrane is divided by the time steps of the text itself: neither padding nor the batch changes it.
+    """
+
+    def __init__(self, config: TextClassifierConfig):
+        super().__init__()
+        self.steps_per_word = config.steps_per_word
+        self.currents = nn.ModuleList([nn.Linear(config.inputs, config.channels)])
+        self.currents.append(nn.Linear(config.channels, config.channels))
+        self.neurons = nn.ModuleList([neurons.LearnableLIF() for _ in self.currents])
+        self.dropout = SequenceDropout(config.dropout)
+        self.output = nn.Linear(config.channels, len(config.labels))
+        self.integrator = neurons.Integrator()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.currents[0](x).repeat_interleave(self.steps_per_word, dim=0)  # each step of a word has its current
+        y = self.dropout(self.neurons[0](y)[0])
+        y = self.dropout(self.neurons[1](self.currents[1](y))[0])
+        steps = mask.repeat_interleave(self.steps_per_word, dim=0)
+        _, state = self.integrator(self.output(y) * steps)
+        return state.membrane / steps.sum(0)
+
+
+@register_architecture("text-classifier")
+class TextClassifier(nn.Module):
+    """Classifier with its tokenizer: ``classify`` takes texts and gives labels with probabilities.
+
+    Called on token ids ``[T, B]`` (padded with 0) it returns logits ``[B, labels]``. ``evidence [T, B, 3]`` stands in
+    for what the table of n-grams says: a network in training must not be shown what a table learned from the same text.
+    """
+
+    task = "text-classification"
+
+    def __init__(self, config: TextClassifierConfig, tokenizer: Tokenizer):
+        super().__init__()
+        if tokenizer.get_vocab_size() != config.vocabulary:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
+            )
+        self.settings, self.tokenizer = config, tokenizer
+        self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
+        self.ngrams = NgramEvidence(config.ngrams) if config.ngrams else None
+        self.body = (IntegratedReadout if config.mixer == "learnable-lif" else PooledReadout)(config)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that rebuilds this network, apart from its assets."""
+        return asdict(self.settings) | {"labels": list(self.settings.labels)}
+
+    def assets(self) -> dict[str, bytes]:
+        """The tokenizer, as the file that goes with the weights."""
+        return {TOKENIZER_FILE: self.tokenizer.to_str(pretty=True).encode()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], assets: dict[str, bytes]) -> "TextClassifier":
+        settings = TextClassifierConfig(**config | {"labels": tuple(config["labels"])})
+        return cls(settings, Tokenizer.from_buffer(assets[TOKENIZER_FILE]))
+
+    def forward(self, tokens: Tensor, evidence: Tensor | None = None) -> Tensor:
+        x = self.embedding(tokens)
+        if self.training:
+            kept = F.dropout(x.new_ones(tokens.shape), self.settings.word_dropout)
+            x = x * kept.unsqueeze(-1)
+        if self.ngrams is not None:
+            x = torch.cat([x, (self.ngrams(tokens) if evidence is None else evidence).to(x.dtype)], dim=-1)
+        return self.body(x, (tokens != PAD).unsqueeze(-1).to(x.dtype))
+
+    @torch.inference_mode()
+    def classify(self, texts: list[str]) -> list[Classification]:
+        """The label of each text with the probabilities of all labels.
+
+        Texts are computed one by one, so that a result is the same, to the last bit, whatever else is in the list.
+        Raises TypeError for anything but a list of strings, and ValueError, with the text's place, for one that is
+        empty or has no word that the model knows.
+        """
+        if isinstance(texts, str):
+            raise TypeError("classify takes a list of texts; put the one text in a list")
+        encoded = self.encode(texts)
+        training, device = self.training, self.embedding.weight.device
+        self.eval()
+        try:
+            logits = [self(torch.tensor(tokens, device=device).unsqueeze(1))[0] for tokens in encoded]
+        finally:
+            self.train(training)
+        return [self._classification(row.double().softmax(0).tolist()) for row in logits]
+
+    def _classification(self, probabilities: list[float]) -> Classification:
+        by_label = dict(zip(self.settings.labels, probabilities))
+        return Classification(max(by_label, key=by_label.__getitem__), by_label)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """The token ids of each text, or the error that says what is wrong with one."""
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"text {place} must be a string; got {type(text).__name__}")
+        encoded = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
+        for place, ids in enumerate(encoded):
+            if not ids:
+                raise ValueError(f"text {place} is empty")
+            if all(token == UNKNOWN for token in ids):
+                raise ValueError(f"text {place} has no word that this model knows: {texts[place][:40]!r}")
+        return encoded
