@@ -1,5 +1,6 @@
-"""The command ``snn-zoo``: list the models, say what is known of one, translate, classify."""
+"""The command ``snn-zoo``: list the models, say what is known of one, translate, classify, predict, count costs."""
 
+import json
 import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -104,6 +105,20 @@ def translate_command(
         translations = zoo.load(name, device=device).translate(sentences, **options)
     for translation in translations:
         typer.echo(translation)
+
+
+@app.command("predict")
+def predict_command(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="Event file: .aedat (3.1), .npz or .npy.")],
+    device: Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = None,
+) -> None:
+    """Classify a recording of an event camera; print each label, a tab and its probability, the most probable first."""
+    with _errors_in_one_line():
+        _check_task(name, "predict")
+        probabilities = zoo.load(name, device=device).predict(file).probabilities
+    for label in sorted(probabilities, key=probabilities.get, reverse=True):
+        typer.echo(f"{label}\t{probabilities[label]:.4f}")
 
 
 @app.command("classify")
