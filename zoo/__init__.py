@@ -17,12 +17,13 @@ from zoo.registry import ModelInfo, info, list_models
 
 if TYPE_CHECKING:
     from zoo.loading import load
+    from zoo.profiling import profile
     from zoo.saving import save
 
 __version__ = "0.1.0"
-__all__ = ["ModelInfo", "info", "list_models", "load", "registry", "save"]
+__all__ = ["ModelInfo", "info", "list_models", "load", "profile", "registry", "save"]
 
-_NEED_TORCH = {"load": "zoo.loading", "save": "zoo.saving"}
+_NEED_TORCH = {"load": "zoo.loading", "profile": "zoo.profiling", "save": "zoo.saving"}
 
 
 def __getattr__(name: str):

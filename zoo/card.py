@@ -12,6 +12,8 @@ be unknown. With ``results`` there must be ``scores`` and ``data`` too::
                       "signature": how it was computed, as the scoring tool prints it}}
     results           rows {"name": ..., column: value}: the model, under its own name, and its twins
     published         rows of the same kind, of other people's figures, each with a "source"
+    costs             {"inputs": on what it was counted, "rows": rows of the same kind, means an input, "comparison":
+                      sentences, "plot": a picture beside the card or null}
     sparsity          rows of the same kind, one a point of the curve of score against spike rate
     score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check
                       on that many inputs should land
@@ -45,6 +47,7 @@ KEYS = {
     "scores": dict,
     "results": list,
     "published": list,
+    "costs": dict,
     "sparsity": list,
     "score_band": dict,
     "commands": list,
@@ -56,6 +59,7 @@ KEYS = {
 }
 _INNER_KEYS = {
     "example": ("input", "output"),
+    "costs": ("inputs", "rows", "comparison", "plot"),
     "score_band": ("score", "split", "inputs", "low", "high"),
     "data": ("name", "type", "url", "licence", "use"),
 }
@@ -68,7 +72,7 @@ def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     Raises ValueError for metrics that are not laid out as this module says.
     """
     check_metrics(config["name"], metrics)
-    sections = (_what, _use, _results, _sparsity, _training, _data, _limits)
+    sections = (_what, _use, _results, _costs, _sparsity, _training, _data, _limits)
     body = "\n\n".join(text for text in (section(config, metrics) for section in sections) if text)
     return f"---\n{_front_matter(config, metrics).to_yaml()}\n---\n\n{body}\n"
 
@@ -86,14 +90,14 @@ def check_metrics(name: str, metrics: dict[str, Any]) -> None:
         value = metrics[path[0]] if len(path) == 1 else metrics[path[0]][path[1]]
         if not isinstance(value, dict) or set(value) != set(keys):
             raise ValueError(f"metrics{list(path)} must have exactly the keys {', '.join(keys)}; got {value!r}")
-    for key in ("results", "published", "sparsity"):
-        for row in metrics.get(key, ()):
+    for key in ("results", "published", "sparsity", "costs"):
+        for row in metrics.get("costs", {}).get("rows", ()) if key == "costs" else metrics.get(key, ()):
             _check_row(key, row)
     _check_results(name, metrics)
 
 
 def _check_row(key: str, row: Any) -> None:
-    needed = {"published": ("name", "source"), "results": ("name",), "sparsity": ()}[key]
+    needed = {"published": ("name", "source"), "results": ("name",), "costs": ("name",), "sparsity": ()}[key]
     if not isinstance(row, dict) or any(type(row.get(column)) is not str for column in needed):
         raise ValueError(f"each row of metrics[{key!r}] must have text for {' and '.join(needed)}; got {row!r}")
     for column, value in row.items():
@@ -195,6 +199,17 @@ def _results(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     if metrics.get("published"):
         lines += ["", "Figures that other people published, on the same task:", ""]
         lines += [_table(metrics["published"], metrics["scores"])]
+    return "\n".join(lines)
+
+
+def _costs(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    if "costs" not in metrics:
+        return ""
+    costs = metrics["costs"]
+    lines = ["## What it costs", "", f"Arithmetic an input, counted by `snn-zoo profile` on {costs['inputs']}.", ""]
+    lines += [_table(costs["rows"], metrics.get("scores", {}), bold=config["name"])]
+    lines += ["", *(f"- {sentence}" for sentence in costs["comparison"])] if costs["comparison"] else []
+    lines += ["", f"![Spikes by layer]({costs['plot']})"] if costs["plot"] else []
     return "\n".join(lines)
 
 

@@ -1,0 +1,241 @@
+"""The meter: sees every operation of a running network and books it on the layer that ran it."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import neurons
+from neurons.monitors import around_steps
+from zoo.profiling import operations
+from zoo.profiling.counts import Counts
+from zoo.profiling.layers import Call, counter_of
+from zoo.profiling.result import Row
+from zoo.profiling.spikes import BINARY, REAL, ZERO, Tags
+
+RASTER_NEURONS, RASTER_STEPS = 32, 120
+"""How many neurons and steps of the first input are kept to be drawn."""
+
+
+class UncountableError(NotImplementedError):
+    """A layer runs something whose cost is not known."""
+
+
+class Meter(TorchDispatchMode):
+    """Counts what runs while it is :meth:`attached`."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.tags = Tags()
+        self.rows: dict[str, Row] = {}
+        self.result_tag: int | Tensor | None = None
+        self._running: list[str] = [type(model).__name__]
+        self._suspended = 0
+        self._noted, self._noted_before = 0, []
+        self._parameters = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+        self._add_rows()
+
+    def _add_rows(self) -> None:
+        """A row a module; what a layer counted as a whole holds is that layer's."""
+        seen: set[int] = set()
+        self._leaves: dict[nn.Module, str] = {}
+        self._inside: list[nn.Module] = []
+        for name, module in self.model.named_modules():
+            if any(module is inner for inner in self._inside):
+                continue
+            name = name or type(module).__name__
+            leaf = counter_of(module) is not None
+            held = [*module.parameters(leaf), *module.buffers(leaf)]
+            own = [tensor for tensor in held if id(tensor) not in seen and not seen.add(id(tensor))]
+            trained = sum(t.numel() for t in own if isinstance(t, nn.Parameter))
+            self.rows[name] = Row(name, type(module).__name__, trained, sum(t.numel() * t.element_size() for t in own))
+            self._leaves[module] = name
+            if leaf:
+                self._inside += [inner for inner in module.modules() if inner is not module]
+
+    @property
+    def running(self) -> str:
+        """The name of the innermost layer that runs."""
+        return self._running[-1]
+
+    def row(self, name: str) -> Row:
+        return self.rows[name]
+
+    def is_parameter(self, tensor: Tensor) -> bool:
+        """Whether the values are constants of the model, or a view of them."""
+        return tensor.untyped_storage().data_ptr() in self._parameters
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Within it, all that the model does is counted."""
+        fast = torch.backends.mha.get_fastpath_enabled()
+        with ExitStack() as stack:
+            for module, name in self._leaves.items():
+                stack.enter_context(self._hooked(name, module))
+            # Fused attention would hide its products: the path that is made of plain ones computes the same.
+            stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+            torch.backends.mha.set_fastpath_enabled(False)
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(around_steps(self.model, self._around_step))
+            stack.enter_context(self)
+            yield
+
+    @contextmanager
+    def _hooked(self, name: str, module: nn.Module) -> Iterator[None]:
+        count = None if isinstance(module, neurons.Neuron) else counter_of(module)
+
+        def enter(module, args, kwargs):
+            self._running.append(name)
+            self._noted_before.append(self._noted)
+            self._suspended += count is not None
+
+        def leave(module, args, kwargs, output):
+            self._suspended += count is None  # what is computed to count is not to be counted
+            if count is not None and self._suspended == 1:
+                self._book(name, count(Call(module, (*args, *kwargs.values()), output, name, self)))
+            elif self._noted_before[-1] == self._noted:
+                self._note_new_spikes(name, args, output)
+            self._noted_before.pop()
+            self._suspended -= 1
+            self._running.pop()
+
+        hooks = (
+            module.register_forward_pre_hook(enter, with_kwargs=True),
+            module.register_forward_hook(leave, with_kwargs=True),
+        )
+        if isinstance(module, neurons.Neuron):
+            module.constants = functools.partial(self._uncounted, module.constants)
+        try:
+            yield
+        finally:
+            module.__dict__.pop("constants", None)
+            for hook in hooks:
+                hook.remove()
+
+    def _uncounted(self, function: Callable) -> Any:
+        """A neuron's constants (its range, its clipped leak) are worked out once for a model, not for an input."""
+        self._suspended += 1
+        try:
+            return function()
+        finally:
+            self._suspended -= 1
+
+    def _around_step(self, name: str, neuron: neurons.Neuron, step: Callable, x: Tensor, state: Any, parameters: Any):
+        count = counter_of(neuron)
+        if count is None or self._suspended:
+            return step(x, state, parameters)
+        self._suspended += 1
+        y, after = step(x, state, parameters)
+        call = Call(neuron, (x, state, parameters), (y, after), name, self)
+        self._book(name, count(call))
+        self._suspended -= 1
+        return y, after
+
+    def _book(self, name: str, counts: Counts) -> None:
+        self.rows[name].counts += counts
+
+    def _note_new_spikes(self, name: str, inputs: tuple, output: Any) -> None:
+        """A neuron of another library gives itself away: 0 and 1 come out, went in nowhere, and no part made them."""
+        made = [t for t in pytree.tree_leaves(output) if self._is_binary(t)]
+        if made and not any(self.tags.of(t) is not None for t in pytree.tree_leaves(inputs)):
+            self.note_spikes(name, made[0])
+
+    def _is_binary(self, tensor: Any) -> bool:
+        tag = self.tags.of(tensor)
+        return tag is not None and isinstance(tag.sources, int) and tag.sources == BINARY
+
+    def note_spikes(self, name: str, levels: Tensor) -> None:
+        """Keep the histogram of the levels that a neuron fired, and the first of them to be drawn."""
+        self._noted += 1
+        row = self.rows[name]
+        values, counts = levels.unique(return_counts=True)
+        row.levels += Counter({int(value): int(count) for value, count in zip(values.tolist(), counts.tolist())})
+        if len(row.raster) < RASTER_STEPS and levels.dim() > 1:
+            row.raster.append(levels[0].flatten()[:RASTER_NEURONS].to(torch.int16).tolist())
+
+    def tag_inputs(self, inputs: Any) -> None:
+        """Inputs that are 0 and 1 throughout are spikes."""
+        for tensor in pytree.tree_leaves(inputs):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and ((tensor == 0) | (tensor == 1)).all():
+                self.tags.set(tensor, BINARY)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if self._suspended:
+            return func(*args, **kwargs)
+        namespace, name = func._schema.name.split("::")
+        if namespace not in ("aten", "prim"):
+            self._refuse(func)
+        in_place = name.endswith("_") and not name.endswith("__")
+        name = name.strip("_") if name.startswith("__") else name.removesuffix("_") if in_place else name
+        if name in operations.COUNTED or name in operations.FUNCTIONS:
+            return self._count(name, func, args, kwargs, in_place)
+        if in_place and name in operations.WRITTEN:
+            self.tags.write(func, args, kwargs, operations.WRITTEN[name])
+            return func(*args, **kwargs)
+        if name in operations.MOVED or name in operations.KEPT or name in operations.FREE or name in operations.ZEROS:
+            return self._move(name, func, args, kwargs, in_place)
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:
+                return func.decompose(*args, **kwargs)
+        self._refuse(func)
+
+    def _move(self, name: str, func: Any, args: tuple, kwargs: dict, in_place: bool) -> Any:
+        out = func(*args, **kwargs)
+        if name in operations.MOVED:
+            values, fill = operations.MOVED[name]
+            self.tags.move(func, args, kwargs, out, values, fill)
+        elif name in operations.ZEROS:
+            self.tags.set(out, ZERO)
+        elif name in operations.KEPT:
+            self.tags.share(args[0], out)
+        elif in_place:
+            self._make_real(args[0])
+        return out
+
+    def _count(self, name: str, func: Any, args: tuple, kwargs: dict, in_place: bool) -> Any:
+        # What works in place is counted before it has changed its operand.
+        out = args[0] if in_place else func(*args, **kwargs)
+        self.result_tag = None
+        results = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
+        if any(t.is_complex() for t in results):
+            self._refuse(func, "complex numbers")
+        if results and results[0].is_floating_point():
+            try:
+                if name in operations.COUNTED:
+                    counts = operations.COUNTED[name](self, args, kwargs, out)
+                else:
+                    counts = Counts(functions=Counter({name: results[0].numel()}))
+            except NotImplementedError as error:
+                self._refuse(func, str(error))
+            self._book(self.running, counts)
+        if in_place:
+            out = func(*args, **kwargs)
+            self._make_real(out)
+        if self.result_tag is not None:
+            self.tags.set(out, self.result_tag)
+        return out
+
+    def _make_real(self, tensor: Tensor) -> None:
+        tag = self.tags.of(tensor)
+        if tag is not None:
+            if isinstance(tag.sources, Tensor):
+                tag.sources.fill_(REAL)
+            else:
+                tag.sources = REAL
+
+    def _refuse(self, func: Any, why: str = "") -> None:
+        name = self.running
+        kind = self.rows[name].kind
+        raise UncountableError(
+            f"layer {name!r} ({kind}) runs {func}{' on ' + why if why else ''}, which cannot be counted; say what a "
+            f"{kind} costs with @zoo.profiling.register_counter({kind})"
+        )

@@ -1,0 +1,418 @@
+"""What each of torch's operations costs: a closed list. What is not on it cannot be counted, and is an error.
+
+The operations are those that reach torch's dispatcher (ATen), whatever the Python that led there. They fall into four
+kinds: those that only move values, those that cost no arithmetic (:data:`FREE`), those that are counted, and those
+that evaluate a function (:data:`FUNCTIONS`), which is noted by name. Comparisons, rounding, random numbers and
+arithmetic on whole numbers (places, lengths) are free.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from zoo.profiling.counts import Counts
+from zoo.profiling.spikes import BINARY, REAL, ZERO
+
+if TYPE_CHECKING:
+    from zoo.profiling.meter import Meter
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+MOVED: dict[str, tuple[tuple[int, ...], int | None]] = dict.fromkeys(
+    _words(
+        """view _unsafe_view reshape _reshape_alias t transpose permute expand squeeze unsqueeze slice select split
+        split_with_sizes unsafe_split unbind diagonal index_select gather index flip roll repeat unfold im2col
+        masked_select take cat stack _pack_padded_sequence _pad_packed_sequence"""
+    ),
+    ((0,), None),
+) | {
+    "constant_pad_nd": ((0,), 2),
+    "masked_fill": ((0, 2), 2),
+    "where": ((1, 2), None),
+    "scatter": ((0, 3), 3),
+    "index_put": ((0, 2), None),
+    "slice_scatter": ((0, 1), None),
+    "select_scatter": ((0, 1), None),
+}
+"""Operations whose results are values of the arguments at these places, or the constant at the second."""
+
+KEPT = _words("clone contiguous _to_copy detach alias lift_fresh relu abs neg positive")
+"""Operations whose results are where the values were, and levels where those were levels."""
+
+WRITTEN = {"copy": (1,), "fill": (1,), "zero": (), "index_put": (2,), "masked_fill": (2,), "scatter": (3,)}
+"""Operations in place (``copy_``), and where the values that they write come from."""
+
+ZEROS = _words("zeros zeros_like new_zeros")
+
+FREE = _words(
+    """empty empty_like empty_strided new_empty new_empty_strided ones ones_like new_ones full full_like new_full
+    scalar_tensor arange linspace eye tril triu tril_indices triu_indices
+    eq ne gt ge lt le isnan isinf isfinite equal logical_and logical_or logical_not logical_xor bitwise_and bitwise_or
+    bitwise_not bitwise_xor any all nonzero count_nonzero max min amax amin aminmax argmax argmin topk sort argsort
+    _unique2 unique_dim unique_consecutive searchsorted bucketize bincount maximum minimum fmax fmin clamp clamp_min
+    clamp_max hardtanh threshold trunc round floor ceil sign heaviside
+    embedding rand rand_like randn randn_like randint randint_like bernoulli uniform normal exponential multinomial
+    max_pool2d_with_indices max_pool3d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    _local_scalar_dense sym_size sym_numel sym_stride sym_storage_offset is_nonzero"""
+)
+
+FUNCTIONS = _words(
+    """exp exp2 expm1 log log2 log10 log1p sqrt rsqrt sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh
+    sigmoid log_sigmoid_forward erf erfc erfinv softplus elu celu selu mish hardsigmoid pow logsumexp"""
+)
+
+
+def _size(out: Any) -> int:
+    return (out[0] if isinstance(out, tuple | list) else out).numel()
+
+
+# Products of matrices
+
+
+def _columns(meter: "Meter", tensor: Tensor, dim: int, constant_other: bool, counts: Counts) -> dict[int, tuple]:
+    """For each place of the summed dimension, how many values there are of each kind over dimension ``dim``.
+
+    Keys are bits of a spike, values ``(non-zero, non-zero)``; REAL stands for real numbers, ``(all, non-zero)``.
+    Levels need one scale for all that is summed up: one a place where the other operand's constants can take it up,
+    else one for the whole tensor. Where there is none they are turned into real numbers first, which takes an integer
+    multiplication each.
+    """
+    tag, nonzero = meter.tags.of(tensor), tensor != 0
+    found = nonzero.sum(dim).double()
+    if tag is None:
+        everywhere = torch.full_like(found, tensor.shape[dim])
+        return {REAL: (everywhere, everywhere if meter.is_parameter(tensor) else found)}
+    if isinstance(tag.sources, int):
+        return {meter.tags.bits[tag.sources]: (found, found)}
+    sources = torch.where(nonzero, tag.sources, ZERO)
+    over = (dim,) if constant_other else tuple(range(tensor.dim()))
+    mixed = (sources != sources.amax(over, keepdim=True)) & (sources != ZERO) | (tag.sources == REAL)
+    real = mixed.any(dim, keepdim=True) if constant_other else mixed.any().expand(tensor.shape)
+    real = real.expand(tensor.shape)
+    for source in sources[real & (sources > BINARY)].unique().tolist():
+        _convert(counts, meter.tags.bits[source], int((sources[real] == source).sum()))
+    kinds = {REAL: (real.sum(dim).double(), (real & nonzero).sum(dim).double())}
+    for source in sources[~real & nonzero].unique().tolist():
+        bits, here = meter.tags.bits[source], (~real & (sources == source)).sum(dim).double()
+        kinds[bits] = tuple(before + here for before in kinds.get(bits, (0, 0)))
+    return kinds
+
+
+def _convert(counts: Counts, bits: int, spikes: int) -> None:
+    """Turn levels into real numbers: one integer multiplication each."""
+    if bits > 2:
+        counts.integer_multiplications += spikes
+        counts.shift_additions += spikes * (bits - 2)
+
+
+def add_products(counts: Counts, bits: tuple[int, int], pairs: int, nonzero: int) -> None:
+    """``pairs`` products of two numbers that are spikes of so many bits, or REAL, each added to a sum."""
+    counts.additions += pairs
+    spikes = [b for b in bits if b != REAL]
+    if not spikes:
+        counts.multiplications += pairs
+        counts.multiplications_by_zero += pairs - nonzero
+    else:
+        _convert(counts, min(spikes), pairs)
+
+
+def matrix_product(meter: "Meter", a: Tensor, b: Tensor) -> Counts:
+    """``a [..., R, K] @ b [..., K, N]``."""
+    counts = Counts(dense_macs=a.numel() * b.shape[-1])
+    constant = meter.is_parameter(a), meter.is_parameter(b)
+    left = _columns(meter, a, -2, constant[1], counts)
+    right = _columns(meter, b, -1, constant[0], counts)
+    for bits_a, (all_a, some_a) in left.items():
+        for bits_b, (all_b, some_b) in right.items():
+            add_products(counts, (bits_a, bits_b), int((all_a * all_b).sum()), int((some_a * some_b).sum()))
+    if not any(constant) and max(*left, *right) > BINARY:
+        counts.multiplications += a.numel() // max(a.shape[-1], 1) * b.shape[-1]  # the scale, which no weight takes up
+    return counts
+
+
+def fan_out_product(meter: "Meter", x: Tensor, fan_out: int) -> Counts:
+    """Each value of ``x [..., K]`` times ``fan_out`` weights of its own column, every product added to a sum."""
+    counts = Counts(dense_macs=x.numel() * fan_out)
+    flat = x.reshape(-1, x.shape[-1])
+    tag = meter.tags.of(x)
+    if tag is not None:
+        meter.tags.set(flat, tag.sources if isinstance(tag.sources, int) else tag.sources.reshape(flat.shape))
+    for bits, (pairs, nonzero) in _columns(meter, flat, 0, True, counts).items():
+        add_products(counts, (bits, REAL), int(pairs.sum()) * fan_out, int(nonzero.sum()) * fan_out)
+    return counts
+
+
+def _with_bias(counts: Counts, out: Tensor, args: tuple, kwargs: dict, alpha: Any, beta: Any) -> Counts:
+    counts.additions += out.numel() if beta != 0 else 0
+    counts.multiplications += out.numel() * ((alpha not in (0, 1)) + (beta not in (0, 1)))
+    return counts
+
+
+def _mm(meter, args, kwargs, out) -> Counts:
+    return matrix_product(meter, *args[:2])
+
+
+def _mv(meter, args, kwargs, out) -> Counts:
+    a, vector = args[:2]
+    column, rows = vector.unsqueeze(-1), a if a.dim() > 1 else a.unsqueeze(0)
+    meter.tags.share(vector, column)
+    if rows is not a:
+        meter.tags.share(a, rows)
+    return matrix_product(meter, rows, column)
+
+
+def _addmm(meter, args, kwargs, out) -> Counts:
+    product = (_mv if args[2].dim() == 1 else _mm)(meter, args[1:3], {}, out)
+    return _with_bias(product, out, args, kwargs, kwargs.get("alpha", 1), kwargs.get("beta", 1))
+
+
+def _convolution(meter, args, kwargs, out) -> Counts:
+    x, weight, bias, *geometry = args[:9]
+    transposed, groups = geometry[3], geometry[5]
+    positions = x.numel() if transposed else out.numel()
+    counts = Counts(dense_macs=positions * weight[0].numel())
+    counts.additions += out.numel() if bias is not None else 0
+    shape = (weight.shape[0], 1) if transposed else (groups, weight.shape[1])
+    ones = torch.ones(*shape, *weight.shape[2:], dtype=torch.float64, device=x.device)
+    copies = weight.shape[1] if transposed else weight.shape[0] // groups
+
+    def reached(mask: Tensor) -> int:
+        """How many weights the marked inputs meet, all in all; padding meets none."""
+        return round(torch.ops.aten.convolution(mask.double(), ones, None, *geometry).sum().item()) * copies
+
+    nonzero, tag = x != 0, meter.tags.of(x)
+    if tag is None:
+        counts.multiplications_by_zero += counts.dense_macs - reached(nonzero)
+        counts.multiplications += counts.dense_macs
+        counts.additions += counts.dense_macs
+        return counts
+    sources = torch.where(nonzero, meter.tags.full(x), ZERO)
+    first = sources.amax([d for d in range(x.dim()) if d != x.dim() - weight.dim() + 1], keepdim=True)
+    real = ~((sources == first) | (sources == ZERO)) | (sources == REAL)
+    if real.any():  # two scales in a channel, or real numbers beside spikes
+        for source in sources[sources > BINARY].unique().tolist():
+            _convert(counts, meter.tags.bits[source], int((sources == source).sum()))
+        add_products(counts, (REAL, REAL), counts.dense_macs, reached(nonzero))
+        return counts
+    for source in sources.unique().tolist():
+        if source != ZERO:
+            add_products(counts, (meter.tags.bits[source], REAL), reached(sources == source), 0)
+    return counts
+
+
+# Element by element
+
+
+def _elements(meter: "Meter", operands: tuple, out: Tensor, counts: Counts) -> int:
+    """Elements of ``out`` where no operand is a spike that is zero; levels become real numbers on the way."""
+    active = None
+    for operand in operands:
+        tag = meter.tags.of(operand)
+        if tag is None or (isinstance(tag.sources, int) and tag.sources == ZERO):  # a state at rest is no spikes
+            continue
+        nonzero = operand != 0
+        sources = torch.where(nonzero, meter.tags.full(operand), ZERO)
+        for source in sources.unique().tolist():
+            if source > BINARY:
+                _convert(counts, meter.tags.bits[source], int((sources == source).sum()))
+        maybe = nonzero | (meter.tags.full(operand) == REAL)
+        active = maybe.expand(out.shape) if active is None else active & maybe
+    return out.numel() if active is None else int(active.sum())
+
+
+def _add(meter, args, kwargs, out) -> Counts:
+    counts = Counts()
+    counts.additions = _elements(meter, args[:2], out, counts)
+    alpha = args[2] if len(args) > 2 else kwargs.get("alpha", 1)
+    if alpha not in (1, -1):
+        counts.multiplications += out.numel()
+    return counts
+
+
+def _mul(meter, args, kwargs, out) -> Counts:
+    counts, (a, b) = Counts(), args[:2]
+    for mask, other in ((a, b), (b, a)):
+        tag = meter.tags.of(mask)
+        if tag is not None and isinstance(tag.sources, int) and tag.sources in (BINARY, ZERO):
+            meter.result_tag = _chosen(meter, other, out)
+            return counts  # a choice, not a multiplication
+    counts.multiplications = _elements(meter, (a, b), out, counts)
+    return counts
+
+
+def _chosen(meter: "Meter", other: Any, out: Tensor) -> "int | Tensor | None":
+    """The sources of a choice between zero and ``other``."""
+    kept = meter.tags.of(other)
+    if kept is not None:
+        return kept.sources if isinstance(kept.sources, int) else kept.sources.expand(out.shape).clone()
+    if isinstance(other, Tensor) and other.numel() > 1:
+        return None
+    value = float(other)  # one level, of this scale
+    return BINARY if value == 1 else meter.tags.source(f"{meter.running} * {value}", 1)
+
+
+def _div(meter, args, kwargs, out) -> Counts:
+    counts = Counts()
+    counts.multiplications = _elements(meter, args[:2], out, counts)
+    return counts
+
+
+def _each(multiplications: int = 0, additions: int = 0, function: str | None = None) -> Callable:
+    """A handler for what costs so much for each element of the result."""
+
+    def handler(meter, args, kwargs, out) -> Counts:
+        n, counts = _size(out), Counts()
+        _elements(meter, args[:1], out[0] if isinstance(out, tuple) else out, counts)
+        counts.multiplications, counts.additions = multiplications * n, additions * n
+        if function:
+            counts.functions = Counter({function: n})
+        return counts
+
+    return handler
+
+
+# Sums and norms
+
+
+def _sum(meter, args, kwargs, out) -> Counts:
+    counts = Counts()
+    terms = _elements(meter, args[:1], args[0], counts)
+    counts.additions = max(terms - out.numel(), 0)
+    return counts
+
+
+def _mean(meter, args, kwargs, out) -> Counts:
+    counts = _sum(meter, args, kwargs, out)
+    counts.multiplications += out.numel()
+    return counts
+
+
+def _cumsum(meter, args, kwargs, out) -> Counts:
+    return Counts(additions=out.numel() - out.numel() // max(out.shape[args[1]] if out.dim() else 1, 1))
+
+
+def _rows(x: Tensor, dim: int) -> int:
+    return x.numel() // max(x.shape[dim] if x.dim() else 1, 1)
+
+
+def _softmax(meter, args, kwargs, out) -> Counts:
+    """exp(x - max) / sum: two additions and a division an element, the first of the sum's terms being free."""
+    n, rows = out.numel(), _rows(out, args[1])
+    return Counts(additions=2 * n - rows, multiplications=n, functions=Counter(exp=n))
+
+
+def _log_softmax(meter, args, kwargs, out) -> Counts:
+    """x - max - log(sum(exp(x - max)))."""
+    n, rows = out.numel(), _rows(out, args[1])
+    return Counts(additions=3 * n - rows, functions=Counter(exp=n, log=rows))
+
+
+def _normalised(n: int, rows: int, weight: bool, bias: bool) -> Counts:
+    """Mean and variance of each row, then (x - mean) / deviation, and an affine map.
+
+    A row of m values takes m - 1 additions and a multiplication for the mean, m subtractions, m squares, m - 1
+    additions and a multiplication for the variance, an addition for epsilon, and m multiplications to scale.
+    """
+    return Counts(
+        multiplications=2 * n + 2 * rows + n * weight,
+        additions=3 * n - rows + n * bias,
+        functions=Counter(rsqrt=rows),
+    )
+
+
+def _layer_norm(meter, args, kwargs, out) -> Counts:
+    x, shape, weight, bias = args[:4]
+    return _normalised(x.numel(), x.numel() // max(math.prod(shape), 1), weight is not None, bias is not None)
+
+
+def _group_norm(meter, args, kwargs, out) -> Counts:
+    x, weight, bias, batch, _, _, groups = args[:7]
+    return _normalised(x.numel(), batch * groups, weight is not None, bias is not None)
+
+
+def _rms_norm(meter, args, kwargs, out) -> Counts:
+    """x / sqrt(mean of squares + epsilon), and a weight."""
+    x, shape, weight = args[:3]
+    n, rows = x.numel(), x.numel() // max(math.prod(shape), 1)
+    return Counts(multiplications=2 * n + rows + n * (weight is not None), additions=n, functions=Counter(rsqrt=rows))
+
+
+def _batch_norm(meter, args, kwargs, out) -> Counts:
+    """In evaluation, one scale and one shift a channel."""
+    counts = Counts()
+    _elements(meter, args[:1], args[0], counts)
+    counts.multiplications += args[0].numel()
+    counts.additions += args[0].numel()
+    return counts
+
+
+def _average_pool(meter, args, kwargs, out) -> Counts:
+    kernel = args[1]
+    window = math.prod(kernel) if len(kernel) > 1 else kernel[0] ** 2
+    return Counts(additions=out.numel() * (window - 1), multiplications=out.numel())
+
+
+def _adaptive_average_pool(meter, args, kwargs, out) -> Counts:
+    if any(size % target for size, target in zip(args[0].shape[-len(args[1]) :], args[1])):
+        raise NotImplementedError("adaptive pooling to a size that does not divide the input's")
+    return Counts(additions=args[0].numel() - out.numel(), multiplications=out.numel())
+
+
+def _vector_norm(meter, args, kwargs, out) -> Counts:
+    n = args[0].numel()
+    return Counts(multiplications=n, additions=n - out.numel(), functions=Counter(sqrt=out.numel()))
+
+
+COUNTED: dict[str, Callable] = {
+    "mm": _mm,
+    "bmm": _mm,
+    "dot": _mv,
+    "vdot": _mv,
+    "mv": _mv,
+    "addmm": _addmm,
+    "baddbmm": _addmm,
+    "addmv": _addmm,
+    "convolution": _convolution,
+    "add": _add,
+    "sub": _add,
+    "rsub": _add,
+    "mul": _mul,
+    "div": _div,
+    "floor_divide": _div,
+    "remainder": _div,
+    "fmod": _div,
+    "square": _each(1),
+    "reciprocal": _each(1),
+    "addcmul": _each(1, 1),
+    "addcdiv": _each(2, 1),
+    "lerp": _each(1, 2),
+    "silu": _each(1, 0, "sigmoid"),
+    "gelu": _each(1, 0, "gelu"),
+    "hardswish": _each(2, 1),
+    "leaky_relu": _each(1),
+    "_prelu_kernel": _each(1),
+    "sum": _sum,
+    "nansum": _sum,
+    "mean": _mean,
+    "cumsum": _cumsum,
+    "_softmax": _softmax,
+    "_safe_softmax": _softmax,
+    "_log_softmax": _log_softmax,
+    "native_layer_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+    "_fused_rms_norm": _rms_norm,
+    "native_batch_norm": _batch_norm,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "cudnn_batch_norm": _batch_norm,
+    "avg_pool2d": _average_pool,
+    "_adaptive_avg_pool2d": _adaptive_average_pool,
+    "adaptive_avg_pool1d": _adaptive_average_pool,
+    "linalg_vector_norm": _vector_norm,
+}

@@ -1,0 +1,239 @@
+"""What a profile found: rows a layer, totals, a table, JSON, comparisons and a drawing."""
+
+import io
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from zoo.profiling.counts import ENERGY_SOURCE, Counts
+
+CONVENTIONS = (
+    "A product of matrices is multiply-accumulates; a bias is an addition more; a division is a multiplication.",
+    "Spikes are worked off one by one: a zero costs nothing, a binary spike an addition for each weight it meets, a "
+    "spike of b > 2 bits a multiplication by a small integer as well (or b - 2 further additions, by shift and add).",
+    "The constant scale of multi-bit spikes is taken to be part of the weights around them.",
+    "Not counted: comparisons, rounding, look-ups, moving of data, arithmetic on whole numbers; functions are listed.",
+    "Memory for state is that of neurons and recurrent layers, not of buffers that a network hands along.",
+)
+
+
+@dataclass
+class Row:
+    """One layer: what it holds, what it did over all inputs, and what its spikes were."""
+
+    name: str
+    kind: str
+    parameters: int = 0
+    bytes: int = 0
+    """Of parameters and buffers, as they are in memory."""
+    counts: Counts = field(default_factory=Counts)
+    state_bytes: int | None = None
+    """Memory for its state, in bytes a sample; None for a layer that is not known to have one."""
+    levels: Counter = field(default_factory=Counter)
+    """How often each level was fired; empty for a layer that fires no spikes."""
+    raster: list[list[int]] = field(default_factory=list, repr=False)
+    """Levels of the first neurons at the first steps of the first sample."""
+
+    @property
+    def spike_rate(self) -> float | None:
+        """Share of the outputs that are not zero."""
+        fired = sum(self.levels.values())
+        return (fired - self.levels[0]) / fired if fired else None
+
+
+@dataclass
+class Profile:
+    """The cost of ``inputs`` calls of one model. Counts are exact totals over them; the table shows means."""
+
+    name: str
+    inputs: int
+    rows: list[Row]
+
+    @property
+    def parameters(self) -> int:
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def bytes(self) -> int:
+        return sum(row.bytes for row in self.rows)
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory for the state of one sample, in bytes."""
+        return sum(row.state_bytes or 0 for row in self.rows)
+
+    @property
+    def counts(self) -> Counts:
+        """Of all layers and all inputs."""
+        total = Counts()
+        for row in self.rows:
+            total += row.counts
+        return total
+
+    @property
+    def spike_rate(self) -> float | None:
+        """Share of non-zero outputs over all neurons; None for a network without spikes."""
+        return Row("", "", levels=sum((row.levels for row in self.rows), Counter())).spike_rate
+
+    def energy(self, arithmetic: str = "float32") -> float:
+        """Estimated energy of the arithmetic of one input, in picojoules (:meth:`Counts.energy`)."""
+        return self.counts.energy(arithmetic) / self.inputs
+
+    def compare(self, other: "Profile") -> list[str]:
+        """Sentences that set this model against ``other``, input by input."""
+        pair = self, other
+        both = [profile.counts.all_multiplications / profile.inputs for profile in pair]
+        reals = [profile.counts.multiplications / profile.inputs for profile in pair]
+        by_zero = [profile.counts.multiplications_by_zero / profile.inputs for profile in pair]
+        skipped = [count - zero for count, zero in zip(both, by_zero)]
+        float32, int32 = ([profile.energy(kind) for profile in pair] for kind in ("float32", "int32"))
+        return [
+            f"{self.name}: {_times(*both)} multiplications than {other.name} ({_short(both[0])} against "
+            f"{_short(both[1])} an input; {_short(both[0] - reals[0])} of the former are by small integers)",
+            f"multiplications of two real numbers alone: {_times(*reals)} than {other.name}",
+            f"if both skipped multiplications by an activation that is zero: {_times(*skipped)} than {other.name}",
+            f"energy of the arithmetic, an estimate: {_times(*float32, 'less')} in float32, "
+            f"{_times(*int32, 'less')} in int32 with shift and add",
+        ]
+
+    def card_row(self) -> dict[str, float | str | None]:
+        """Means an input, as a row of the table of costs in a model's card."""
+        counts, rate = self.counts, self.spike_rate
+        return {
+            "name": self.name,
+            "multiplications of two real numbers": round(counts.multiplications / self.inputs),
+            "multiplications by small integers": round(counts.integer_multiplications / self.inputs),
+            "multiplications by a zero activation": round(counts.multiplications_by_zero / self.inputs),
+            "additions": round(counts.additions / self.inputs),
+            "further additions by shift and add": round(counts.shift_additions / self.inputs),
+            "spike rate": None if rate is None else round(rate, 4),
+            "state, bytes": self.state_bytes,
+            "estimated_energy in float32, nJ": round(self.energy() / 1000, 1),
+            "estimated_energy in int32, nJ": round(self.energy("int32") / 1000, 1),
+        }
+
+    def table(self) -> Table:
+        """A table for the terminal, a row a layer that costs anything; print it with ``rich.print``."""
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            title=f"{self.name}: mean of {self.inputs} {'input' if self.inputs == 1 else 'inputs'}",
+            caption=self._caption(),
+            caption_justify="left",
+        )
+        table.add_column("layer", overflow="fold")
+        for column in _COLUMNS:
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in self.rows:
+            if row.parameters or row.levels or row.counts != Counts():
+                table.add_row(row.name, *self._cells(row, row.counts))
+        table.add_section()
+        total = Row("", "", self.parameters, self.bytes, state_bytes=self.state_bytes)
+        total.levels = sum((row.levels for row in self.rows), Counter())
+        table.add_row("total", *self._cells(total, self.counts), style="bold")
+        return table
+
+    def _cells(self, row: Row, counts: Counts) -> list[str]:
+        means = (
+            counts.dense_macs,
+            counts.multiplications,
+            counts.integer_multiplications,
+            counts.additions,
+            counts.shift_additions,
+        )
+        return [
+            _short(row.parameters),
+            *(_short(count / self.inputs) for count in means),
+            "" if row.spike_rate is None else f"{row.spike_rate:.3f}",
+            "" if row.state_bytes is None else _short(row.state_bytes),
+            _short(counts.energy() / self.inputs / 1000),
+        ]
+
+    def _caption(self) -> str:
+        functions = ", ".join(
+            f"{name} {_short(count / self.inputs)}" for name, count in self.counts.functions.most_common()
+        )
+        return "\n".join(
+            [
+                f"Weights and buffers: {self.bytes / 2**20:.1f} MiB. Functions evaluated, not counted: "
+                f"{functions or 'none'}.",
+                *CONVENTIONS,
+                f"Energy is an estimate of the arithmetic alone, in float32 ({self.energy('int32') / 1000:,.3g} nJ in "
+                f"int32). {ENERGY_SOURCE}.",
+            ]
+        )
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=130, color_system=None)
+        console.print(self.table())
+        return console.file.getvalue()
+
+    def to_json(self) -> str:
+        """Everything but the raster, as JSON; counts are totals over ``inputs``."""
+        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
+
+    def as_dict(self) -> dict:
+        """What :meth:`to_json` writes."""
+        rows = []
+        for row in self.rows:
+            entry = asdict(row)
+            entry.pop("raster")
+            entry["levels"] = {str(level): count for level, count in sorted(row.levels.items())}
+            rows.append({**entry, "spike_rate": row.spike_rate})
+        return {
+            "name": self.name,
+            "inputs": self.inputs,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "state_bytes": self.state_bytes,
+            "spike_rate": self.spike_rate,
+            "counts": asdict(self.counts),
+            "estimated_energy_pJ_per_input": {kind: self.energy(kind) for kind in ("float32", "int32")},
+            "energy_source": ENERGY_SOURCE,
+            "conventions": list(CONVENTIONS),
+            "layers": rows,
+        }
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the spikes of the first input, the spike rate of each layer, and its levels.
+
+        Raises ValueError for a model without spikes, ImportError with the install line without matplotlib.
+        """
+        from zoo.profiling.drawing import draw
+
+        draw(self, path)
+
+
+_COLUMNS = (
+    "param-\neters",
+    "dense\nMACs",
+    "real\nmult.",
+    "level\nmult.",
+    "addi-\ntions",
+    "shift\nadd.",
+    "spike\nrate",
+    "state\nbytes",
+    "nJ\n(est.)",
+)
+
+
+def _times(mine: float, theirs: float, word: str = "fewer") -> str:
+    if mine == theirs:
+        return f"1.00 times {word}"
+    if not mine or not theirs:
+        return f"all {word}" if not mine else "all more"
+    ratio = theirs / mine
+    return f"{ratio:.2f} times {word}" if ratio >= 1 else f"{1 / ratio:.2f} times more"
+
+
+def _short(count: float) -> str:
+    """A count in few characters: 812, 4.07k, 12.3M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= limit:
+            return f"{count / limit:.3g}{unit}"
+    return f"{count:.3g}" if count != int(count) else str(int(count))

@@ -1,0 +1,139 @@
+"""Which tensors hold spikes: every value of a tensor has a source, and keeps it while values only move.
+
+A source is an integer: ``REAL`` for any computed number, ``ZERO`` for a constant zero (padding, an initial state),
+``BINARY`` for 0 or 1 (the result of a comparison, a mask, a binary neuron), and one more for each neuron whose spikes
+are levels of a scale of its own. A tensor without a tag is ``REAL`` throughout, one of truth values ``BINARY``.
+
+Most tensors have one source, an int. Where several meet (two directions side by side), the tag is a tensor of the
+same shape, and whatever moves the values moves it too.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakTensorKeyDictionary
+
+REAL, ZERO, BINARY = -1, 0, 1
+
+
+class Tag:
+    """The sources of a tensor. Views of one memory share it, so that what is written through one is known to all."""
+
+    def __init__(self, sources: "int | Tensor"):
+        self.sources = sources
+
+
+class Tags:
+    """The tags of all tensors alive, and what is known of each source."""
+
+    def __init__(self):
+        self._tags = WeakTensorKeyDictionary()
+        self.bits = {ZERO: 1, BINARY: 1}
+        self._named: dict[str, int] = {}
+
+    def source(self, name: str, bits: int) -> int:
+        """The source that stands for the neuron ``name``, whose spikes have a scale of their own."""
+        if name not in self._named:
+            self._named[name] = len(self._named) + 2
+        self.bits[self._named[name]] = bits
+        return self._named[name]
+
+    def of(self, tensor: Any) -> Tag | None:
+        """The tag of ``tensor``; None if it holds real numbers only."""
+        if not isinstance(tensor, Tensor):
+            return None
+        if tensor.dtype is torch.bool:
+            return Tag(BINARY)
+        tag = self._tags.get(tensor)
+        return None if tag is None or (isinstance(tag.sources, int) and tag.sources == REAL) else tag
+
+    def set(self, tensor: Tensor, sources: "int | Tensor") -> None:
+        if tensor.is_floating_point():
+            self._tags[tensor] = Tag(sources)
+
+    def share(self, source: Tensor, result: Tensor) -> None:
+        """``result`` holds the values of ``source`` as they are: the same tag if it is the same memory."""
+        tag = self.of(source)
+        if tag is not None and result.is_floating_point():
+            same = result.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
+            copied = tag.sources if isinstance(tag.sources, int) else tag.sources.clone()
+            self._tags[result] = tag if same and source.dtype is not torch.bool else Tag(copied)
+
+    def full(self, tensor: Tensor) -> Tensor:
+        """The sources of ``tensor`` as a tensor of its shape."""
+        tag = self.of(tensor)
+        sources = REAL if tag is None else tag.sources
+        if isinstance(sources, Tensor):
+            return sources
+        return torch.full(tensor.shape, sources, dtype=torch.int16, device=tensor.device)
+
+    def move(self, func: Callable, args: Sequence, kwargs: dict, out: Any, values: tuple[int, ...], fill: int | None):
+        """Tag what ``func`` returned, which only moves the arguments at ``values``; at ``fill`` may be a constant."""
+        values = tuple(place for place in values if place < len(args))
+        moved = [leaf for place in values for leaf in pytree.tree_leaves(args[place]) if isinstance(leaf, Tensor)]
+        results = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+        constant = args[fill] if fill is not None and fill < len(args) and not isinstance(args[fill], Tensor) else 0
+        tags = [self.of(tensor) for tensor in moved]
+        if all(tag is None for tag in tags):
+            return
+        if (source := _one_source(tags)) is not None and constant == 0:
+            for result in results:
+                if len(moved) == 1:
+                    self.share(moved[0], result)
+                else:
+                    self.set(result, source)
+            return
+        replaced = list(args)
+        for place in values:
+            replaced[place] = pytree.tree_map_only(Tensor, self.full, args[place])
+        if constant:
+            replaced[fill] = REAL
+        for result, sources in zip(results, pytree.tree_leaves(_on_sources(func, replaced, kwargs))):
+            self.set(result, sources)
+
+    def write(self, func: Callable, args: Sequence, kwargs: dict, places: tuple[int, ...]) -> None:
+        """Note what ``func`` wrote into ``args[0]``: the values at ``places``, or one constant at the first of them."""
+        tag = self.of(args[0])
+        if tag is None or args[0].dtype is torch.bool:
+            return
+        value = args[places[0]] if places else None
+        constant = Tag(ZERO) if not isinstance(value, Tensor) and not value else None  # zero_() has no value
+        incoming = self.of(value) if isinstance(value, Tensor) else constant
+        if isinstance(tag.sources, Tensor):
+            replaced = list(args)
+            replaced[0] = tag.sources
+            if places:
+                replaced[places[0]] = self.full(value) if isinstance(value, Tensor) else ZERO if value == 0 else REAL
+            func(*replaced, **kwargs)
+        elif incoming is None or isinstance(incoming.sources, Tensor):
+            tag.sources = REAL
+        elif tag.sources == ZERO:
+            tag.sources = incoming.sources
+        elif incoming.sources not in (ZERO, tag.sources):
+            tag.sources = REAL
+
+
+def _one_source(tags: list[Tag | None]) -> int | None:
+    """The one source of them all, zeros apart; None if there are several."""
+    if any(tag is None or isinstance(tag.sources, Tensor) for tag in tags):
+        return None
+    known = {tag.sources for tag in tags}
+    return max(known) if len(known - {ZERO}) <= 1 and REAL not in known else None
+
+
+def _on_sources(func: Callable, args: list, kwargs: dict) -> Any:
+    """``func`` on sources, whose memory may be laid out in another way than that of the values."""
+    try:
+        return func(*args, **kwargs)
+    except RuntimeError:
+        if func.overloadpacket in (torch.ops.aten.view, torch.ops.aten._unsafe_view):
+            return args[0].reshape(args[1])
+        found = func(*pytree.tree_map_only(Tensor, _as_numbers, args), **kwargs)  # no kernel for whole numbers
+        return pytree.tree_map_only(Tensor, Tensor.short, found)
+
+
+def _as_numbers(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype is torch.int16 else tensor
