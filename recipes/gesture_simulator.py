@@ -557,12 +557,12 @@ def animate(output: Path, user: int = 1, lighting: str = "led", seconds: float =
 
     events, labels = trial(user, lighting, GESTURES, seconds / 0.8, seed)
     tiles = [pictures(events, start, seconds) for _, start, _ in labels]
-    frames = []
+    wide, high, frames = SIDE + 24, SIDE + 14, []
     for i in range(len(tiles[0])):
-        sheet = Image.new("RGB", (4 * SIDE, 3 * (SIDE + 14)))
+        sheet = Image.new("RGB", (4 * wide, 3 * high))
         draw = ImageDraw.Draw(sheet)
         for k, (tile, gesture) in enumerate(zip(tiles, GESTURES)):
-            left, top = k % 4 * SIDE, k // 4 * (SIDE + 14)
+            left, top = k % 4 * wide, k // 4 * high
             sheet.paste(Image.fromarray(tile[i]), (left, top + 14))
             draw.text((left + 2, top + 1), gesture, fill="white")
         frames.append(sheet)

@@ -165,4 +165,4 @@ def test_an_impossible_data_set_is_refused(tmp_path):
 def test_the_animation_shows_all_gestures_moving(tmp_path):
     gesture_simulator.animate(tmp_path / "gestures.gif", seconds=0.4)
     with Image.open(tmp_path / "gestures.gif") as image:
-        assert image.size == (512, 426) and image.n_frames == 10
+        assert image.size == (608, 426) and image.n_frames == 10
