@@ -110,6 +110,27 @@ def test_an_unmeasured_models_card_claims_nothing(config):
     assert ModelCard(text).data.eval_results is None
 
 
+def test_what_a_model_costs_stands_beside_its_twins(config, metrics):
+    rows = [
+        {"name": "tiny", "additions": 1234567, "spike rate": 0.25, "estimated_energy in float32, nJ": 12.5},
+        {"name": "LSTM twin", "additions": 2345678, "spike rate": None, "estimated_energy in float32, nJ": 50.0},
+    ]
+    comparison = ["tiny: 4.00 times fewer multiplications than LSTM twin"]
+    metrics["costs"] = {"inputs": "the 1,014 sentences of val", "rows": rows, "comparison": comparison, "plot": "a.png"}
+    text = render_card(config, metrics)
+    assert table(text, "## What it costs") == [
+        ["name", "additions", "spike rate", "energy in float32, nJ (estimate)"],
+        ["---", "---:", "---:", "---:"],
+        ["**tiny**", "**1,234,567**", "**0.25**", "**12.5**"],
+        ["LSTM twin", "2,345,678", "-", "50"],
+    ]
+    assert "counted by `snn-zoo profile` on the 1,014 sentences of val." in text
+    assert f"- {comparison[0]}" in text
+    assert "![Spikes by layer](a.png)" in text
+    metrics["costs"]["plot"] = None
+    assert "![" not in render_card(config, metrics)
+
+
 def test_a_bar_in_a_name_does_not_break_the_table(config, metrics):
     metrics["results"][1]["name"] = "a|b"
     assert "| a\\|b | 12 |" in render_card(config, metrics)
@@ -138,6 +159,11 @@ def test_an_unknown_entry_gets_a_suggestion(config, metrics):
         (lambda m: m["results"].pop(0), "one row of the model's own name, 'tiny'"),
         (lambda m: m["results"].append(m["results"][0]), "one row of the model's own name, 'tiny'"),
         (lambda m: m["results"][1].pop("name"), "must have text for name"),
+        (lambda m: m.update(costs={"inputs": "val"}), r"metrics\['costs'\] must have exactly the keys inputs, rows"),
+        (
+            lambda m: m.update(costs={"inputs": "val", "rows": [{}], "comparison": [], "plot": None}),
+            r"each row of metrics\['costs'\] must have text for name",
+        ),
         (lambda m: m["published"][0].pop("source"), "must have text for name and source"),
         (lambda m: m["results"][0].update(bleu_val=[1]), "'bleu_val' in metrics"),
         (lambda m: m["results"][0].update(bleu_val=float("nan")), "'bleu_val' in metrics"),

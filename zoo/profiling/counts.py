@@ -44,6 +44,10 @@ class Counts:
             setattr(self, part.name, getattr(self, part.name) + getattr(other, part.name))
         return self
 
+    def as_dict(self) -> dict:
+        """As JSON holds it."""
+        return vars(self) | {"functions": dict(self.functions)}
+
     @property
     def all_multiplications(self) -> int:
         """Of two real numbers and of a real number by a level."""

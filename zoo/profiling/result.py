@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich import box
@@ -44,6 +44,12 @@ class Row:
         """Share of the outputs that are not zero."""
         fired = sum(self.levels.values())
         return (fired - self.levels[0]) / fired if fired else None
+
+    def as_dict(self) -> dict:
+        """All but the raster, as JSON holds it."""
+        levels = {str(level): self.levels[level] for level in sorted(self.levels)}
+        counted = {"counts": self.counts.as_dict(), "levels": levels, "spike_rate": self.spike_rate}
+        return {part: value for part, value in vars(self).items() if part != "raster"} | counted
 
 
 @dataclass
@@ -179,12 +185,6 @@ class Profile:
 
     def as_dict(self) -> dict:
         """What :meth:`to_json` writes."""
-        rows = []
-        for row in self.rows:
-            entry = asdict(row)
-            entry.pop("raster")
-            entry["levels"] = {str(level): count for level, count in sorted(row.levels.items())}
-            rows.append({**entry, "spike_rate": row.spike_rate})
         return {
             "name": self.name,
             "inputs": self.inputs,
@@ -192,11 +192,11 @@ class Profile:
             "bytes": self.bytes,
             "state_bytes": self.state_bytes,
             "spike_rate": self.spike_rate,
-            "counts": asdict(self.counts),
+            "counts": self.counts.as_dict(),
             "estimated_energy_pJ_per_input": {kind: self.energy(kind) for kind in ("float32", "int32")},
             "energy_source": ENERGY_SOURCE,
             "conventions": list(CONVENTIONS),
-            "layers": rows,
+            "layers": [row.as_dict() for row in self.rows],
         }
 
     def plot(self, path: str | Path) -> None:
