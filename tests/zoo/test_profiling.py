@@ -318,6 +318,8 @@ MOVES = {
     "float mask": lambda y: (torch.arange(T).view(T, 1, 1) < 3).float() * y,
     "masked fill": lambda y: y.masked_fill(torch.arange(T).view(T, 1, 1) < 3, 0.0),
     "where": lambda y: torch.where(torch.arange(T).view(T, 1, 1) < 3, y, torch.zeros(())),
+    "where with a constant": lambda y: torch.where(torch.arange(T).view(T, 1, 1) < 3, y, 0.0),
+    "max pooling": lambda y: F.max_pool2d(y, (2, 1)),
     "relu": lambda y: y.relu(),
     "double": lambda y: y.double().float(),
     "dropout": lambda y: F.dropout(y, 0.5, training=False),
@@ -403,6 +405,17 @@ def test_a_residual_of_spikes_adds_only_where_they_fired():
     assert row_of(net, "Of", x).counts == Counts(
         additions=fired, integer_multiplications=fired, shift_additions=2 * fired
     )
+
+
+def test_a_constant_that_is_no_level_makes_its_column_real():
+    def filled(net, x):
+        return net.linear(torch.where(torch.arange(C) < 2, net.lif(x)[0], 5.0))
+
+    net = Of(filled, lif=spiking(4), linear=nn.Linear(C, N, bias=False))
+    x = real(T, B, C)
+    counts = row_of(net, "linear", x).counts
+    assert counts.multiplications == T * B * (C - 2) * N
+    assert counts.integer_multiplications == int(net.lif(x)[0][..., :2].count_nonzero()) * N
 
 
 def test_what_was_computed_from_spikes_is_spikes_no_more():

@@ -16,6 +16,8 @@ SHOWN_NEURONS = 24
 
 def draw(profile: "Profile", path: str | Path) -> None:
     """Write the drawing of ``profile`` to ``path``; ValueError for a model that fired no spikes."""
+    from matplotlib.colors import PowerNorm
+
     layers = [row for row in profile.rows if row.levels]
     if not layers:
         raise ValueError(f"{profile.name} has no spikes that could be drawn")
@@ -40,7 +42,7 @@ def draw(profile: "Profile", path: str | Path) -> None:
         np.where(shares > 0, shares, np.nan),
         aspect="auto",
         cmap="viridis",
-        norm="asinh",
+        norm=PowerNorm(0.5, vmin=0),
         extent=(-top - 0.5, top + 0.5, len(layers) - 0.5, -0.5),
     )
     drawn.colorbar(image, ax=levels, label="share of outputs", shrink=0.6)

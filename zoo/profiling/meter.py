@@ -24,6 +24,24 @@ RASTER_NEURONS, RASTER_STEPS = 32, 120
 """How many neurons and steps of the first input are kept to be drawn."""
 
 
+@functools.cache
+def _classified(func: Any) -> tuple[str, str, bool]:
+    """The name of an operation as the lists have it, which kind it is, and whether it works in place."""
+    namespace, name = func._schema.name.split("::")
+    in_place = name.endswith("_") and not name.endswith("__")
+    name = name.strip("_") if name.startswith("__") else name.removesuffix("_")
+    if namespace not in ("aten", "prim"):
+        return name, "unknown", in_place
+    if name in operations.COUNTED or name in operations.FUNCTIONS:
+        return name, "counted", in_place
+    if in_place and name in operations.WRITTEN:
+        return name, "written", in_place
+    if any(name in kind for kind in operations.WITHOUT_ARITHMETIC):
+        return name, "free", in_place
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    return name, "composite" if composite else "unknown", in_place
+
+
 class UncountableError(NotImplementedError):
     """A layer runs something whose cost is not known."""
 
@@ -37,6 +55,7 @@ class Meter(TorchDispatchMode):
         self.tags = Tags()
         self.rows: dict[str, Row] = {}
         self.result_tag: int | Tensor | None = None
+        self.finished_inputs = 0
         self._running: list[str] = [type(model).__name__]
         self._suspended = 0
         self._noted, self._noted_before = 0, []
@@ -87,6 +106,7 @@ class Meter(TorchDispatchMode):
             stack.enter_context(around_steps(self.model, self._around_step))
             stack.enter_context(self)
             yield
+        self.finished_inputs += 1
 
     @contextmanager
     def _hooked(self, name: str, module: nn.Module) -> Iterator[None]:
@@ -98,13 +118,11 @@ class Meter(TorchDispatchMode):
             self._suspended += count is not None
 
         def leave(module, args, kwargs, output):
-            self._suspended += count is None  # what is computed to count is not to be counted
-            if count is not None and self._suspended == 1:
-                self._book(name, count(Call(module, (*args, *kwargs.values()), output, name, self)))
-            elif self._noted_before[-1] == self._noted:
-                self._note_new_spikes(name, args, output)
+            self._suspended -= count is not None
+            if not self._suspended:
+                with self._paused():  # what is computed to count is not to be counted
+                    self._finish(name, module, count, (*args, *kwargs.values()), output)
             self._noted_before.pop()
-            self._suspended -= 1
             self._running.pop()
 
         hooks = (
@@ -120,23 +138,33 @@ class Meter(TorchDispatchMode):
             for hook in hooks:
                 hook.remove()
 
+    def _finish(self, name: str, module: nn.Module, count: Callable | None, inputs: tuple, output: Any) -> None:
+        if count is not None:
+            self._book(name, count(Call(module, inputs, output, name, self)))
+        elif self._noted_before[-1] == self._noted:
+            self._note_new_spikes(name, inputs, output)
+
     def _uncounted(self, function: Callable) -> Any:
         """A neuron's constants (its range, its clipped leak) are worked out once for a model, not for an input."""
-        self._suspended += 1
-        try:
+        with self._paused():
             return function()
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Within it operations do not pass through here at all, which takes time."""
+        self.__exit__(None, None, None)
+        try:
+            yield
         finally:
-            self._suspended -= 1
+            self.__enter__()
 
     def _around_step(self, name: str, neuron: neurons.Neuron, step: Callable, x: Tensor, state: Any, parameters: Any):
         count = counter_of(neuron)
         if count is None or self._suspended:
             return step(x, state, parameters)
-        self._suspended += 1
-        y, after = step(x, state, parameters)
-        call = Call(neuron, (x, state, parameters), (y, after), name, self)
-        self._book(name, count(call))
-        self._suspended -= 1
+        with self._paused():
+            y, after = step(x, state, parameters)
+            self._book(name, count(Call(neuron, (x, state, parameters), (y, after), name, self)))
         return y, after
 
     def _book(self, name: str, counts: Counts) -> None:
@@ -157,8 +185,9 @@ class Meter(TorchDispatchMode):
         self._noted += 1
         row = self.rows[name]
         values, counts = levels.unique(return_counts=True)
-        row.levels += Counter({int(value): int(count) for value, count in zip(values.tolist(), counts.tolist())})
-        if len(row.raster) < RASTER_STEPS and levels.dim() > 1:
+        for value, count in zip(values.tolist(), counts.tolist()):
+            row.levels[int(value)] += count
+        if not self.finished_inputs and len(row.raster) < RASTER_STEPS and levels.dim() > 1:
             row.raster.append(levels[0].flatten()[:RASTER_NEURONS].to(torch.int16).tolist())
 
     def tag_inputs(self, inputs: Any) -> None:
@@ -171,19 +200,15 @@ class Meter(TorchDispatchMode):
         kwargs = kwargs or {}
         if self._suspended:
             return func(*args, **kwargs)
-        namespace, name = func._schema.name.split("::")
-        if namespace not in ("aten", "prim"):
-            self._refuse(func)
-        in_place = name.endswith("_") and not name.endswith("__")
-        name = name.strip("_") if name.startswith("__") else name.removesuffix("_") if in_place else name
-        if name in operations.COUNTED or name in operations.FUNCTIONS:
+        name, kind, in_place = _classified(func)
+        if kind == "counted":
             return self._count(name, func, args, kwargs, in_place)
-        if in_place and name in operations.WRITTEN:
+        if kind == "written":
             self.tags.write(func, args, kwargs, operations.WRITTEN[name])
             return func(*args, **kwargs)
-        if name in operations.MOVED or name in operations.KEPT or name in operations.FREE or name in operations.ZEROS:
+        if kind == "free":
             return self._move(name, func, args, kwargs, in_place)
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        if kind == "composite":
             with self:
                 return func.decompose(*args, **kwargs)
         self._refuse(func)
@@ -191,12 +216,15 @@ class Meter(TorchDispatchMode):
     def _move(self, name: str, func: Any, args: tuple, kwargs: dict, in_place: bool) -> Any:
         out = func(*args, **kwargs)
         if name in operations.MOVED:
-            values, fill = operations.MOVED[name]
-            self.tags.move(func, args, kwargs, out, values, fill)
+            self.tags.move(func, args, kwargs, out, operations.MOVED[name])
         elif name in operations.ZEROS:
             self.tags.set(out, ZERO)
         elif name in operations.KEPT:
             self.tags.share(args[0], out)
+        elif name in operations.CHOSEN:
+            tag = self.tags.of(args[0])
+            if tag is not None and isinstance(tag.sources, int):
+                self.tags.set(out[0] if isinstance(out, tuple) else out, tag.sources)
         elif in_place:
             self._make_real(args[0])
         return out

@@ -25,26 +25,32 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-MOVED: dict[str, tuple[tuple[int, ...], int | None]] = dict.fromkeys(
+MOVED: dict[str, tuple[int, ...]] = dict.fromkeys(
     _words(
         """view _unsafe_view reshape _reshape_alias t transpose permute expand squeeze unsqueeze slice select split
         split_with_sizes unsafe_split unbind diagonal index_select gather index flip roll repeat unfold im2col
         masked_select take cat stack _pack_padded_sequence _pad_packed_sequence"""
     ),
-    ((0,), None),
+    (0,),
 ) | {
-    "constant_pad_nd": ((0,), 2),
-    "masked_fill": ((0, 2), 2),
-    "where": ((1, 2), None),
-    "scatter": ((0, 3), 3),
-    "index_put": ((0, 2), None),
-    "slice_scatter": ((0, 1), None),
-    "select_scatter": ((0, 1), None),
+    "constant_pad_nd": (0, 2),
+    "masked_fill": (0, 2),
+    "where": (1, 2),
+    "scatter": (0, 3),
+    "index_put": (0, 2),
+    "slice_scatter": (0, 1),
+    "select_scatter": (0, 1),
 }
-"""Operations whose results are values of the arguments at these places, or the constant at the second."""
+"""Operations whose results are values of the arguments at these places, tensors or constants."""
 
 KEPT = _words("clone contiguous _to_copy detach alias lift_fresh relu abs neg positive")
 """Operations whose results are where the values were, and levels where those were levels."""
+
+CHOSEN = _words(
+    """max_pool2d_with_indices max_pool3d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    amax amin"""
+)
+"""Operations whose results are some of the values: levels, if all are of one scale."""
 
 WRITTEN = {"copy": (1,), "fill": (1,), "zero": (), "index_put": (2,), "masked_fill": (2,), "scatter": (3,)}
 """Operations in place (``copy_``), and where the values that they write come from."""
@@ -55,13 +61,14 @@ FREE = _words(
     """empty empty_like empty_strided new_empty new_empty_strided ones ones_like new_ones full full_like new_full
     scalar_tensor arange linspace eye tril triu tril_indices triu_indices
     eq ne gt ge lt le isnan isinf isfinite equal logical_and logical_or logical_not logical_xor bitwise_and bitwise_or
-    bitwise_not bitwise_xor any all nonzero count_nonzero max min amax amin aminmax argmax argmin topk sort argsort
+    bitwise_not bitwise_xor and or xor any all nonzero count_nonzero max min aminmax argmax argmin topk sort argsort
     _unique2 unique_dim unique_consecutive searchsorted bucketize bincount maximum minimum fmax fmin clamp clamp_min
     clamp_max hardtanh threshold trunc round floor ceil sign heaviside
     embedding rand rand_like randn randn_like randint randint_like bernoulli uniform normal exponential multinomial
-    max_pool2d_with_indices max_pool3d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d
     _local_scalar_dense sym_size sym_numel sym_stride sym_storage_offset is_nonzero"""
 )
+
+WITHOUT_ARITHMETIC = (MOVED, KEPT, CHOSEN, ZEROS, FREE)
 
 FUNCTIONS = _words(
     """exp exp2 expm1 log log2 log10 log1p sqrt rsqrt sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh
@@ -84,11 +91,14 @@ def _columns(meter: "Meter", tensor: Tensor, dim: int, constant_other: bool, cou
     else one for the whole tensor. Where there is none they are turned into real numbers first, which takes an integer
     multiplication each.
     """
-    tag, nonzero = meter.tags.of(tensor), tensor != 0
+    tag = meter.tags.of(tensor)
+    if tag is None and meter.is_parameter(tensor):
+        everywhere = torch.full_like(tensor.select(dim, 0), tensor.shape[dim], dtype=torch.float64)
+        return {REAL: (everywhere, everywhere)}
+    nonzero = tensor != 0
     found = nonzero.sum(dim).double()
     if tag is None:
-        everywhere = torch.full_like(found, tensor.shape[dim])
-        return {REAL: (everywhere, everywhere if meter.is_parameter(tensor) else found)}
+        return {REAL: (torch.full_like(found, tensor.shape[dim]), found)}
     if isinstance(tag.sources, int):
         return {meter.tags.bits[tag.sources]: (found, found)}
     sources = torch.where(nonzero, tag.sources, ZERO)

@@ -70,16 +70,19 @@ class Tags:
             return sources
         return torch.full(tensor.shape, sources, dtype=torch.int16, device=tensor.device)
 
-    def move(self, func: Callable, args: Sequence, kwargs: dict, out: Any, values: tuple[int, ...], fill: int | None):
-        """Tag what ``func`` returned, which only moves the arguments at ``values``; at ``fill`` may be a constant."""
+    def move(self, func: Callable, args: Sequence, kwargs: dict, out: Any, values: tuple[int, ...]):
+        """Tag what ``func`` returned, which only moves the arguments at ``values``, tensors and constants."""
         values = tuple(place for place in values if place < len(args))
         moved = [leaf for place in values for leaf in pytree.tree_leaves(args[place]) if isinstance(leaf, Tensor)]
+        for number in moved:
+            if self.of(number) is None and number.dim() == 0 and number == 0:  # the 0 of where(mask, y, 0)
+                self.set(number, ZERO)
         results = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
-        constant = args[fill] if fill is not None and fill < len(args) and not isinstance(args[fill], Tensor) else 0
+        constants = {place for place in values if isinstance(args[place], int | float)}
         tags = [self.of(tensor) for tensor in moved]
         if all(tag is None for tag in tags):
             return
-        if (source := _one_source(tags)) is not None and constant == 0:
+        if (source := _one_source(tags)) is not None and not any(args[place] for place in constants):
             for result in results:
                 if len(moved) == 1:
                     self.share(moved[0], result)
@@ -88,9 +91,10 @@ class Tags:
             return
         replaced = list(args)
         for place in values:
-            replaced[place] = pytree.tree_map_only(Tensor, self.full, args[place])
-        if constant:
-            replaced[fill] = REAL
+            if place in constants:
+                replaced[place] = REAL if args[place] else ZERO
+            else:
+                replaced[place] = pytree.tree_map_only(Tensor, self.full, args[place])
         for result, sources in zip(results, pytree.tree_leaves(_on_sources(func, replaced, kwargs))):
             self.set(result, sources)
 
