@@ -14,13 +14,17 @@ Source: Rathi and Roy, "LITE-SNN: Leveraging Inherent Dynamics to Train Energy-E
 Networks for Sequential Learning", IEEE TCDS 2024, 10.1109/TCDS.2024.3396431 (RR24).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from neurons.neuron import MembraneState, Neuron, one_or_per_channel, over_channels
+from neurons.neuron import MembraneState, Neuron, clip, one_or_per_channel, over_channels
 from neurons.registry import register
+
+SMALLEST_THRESHOLD = 1e-3
+"""Training may not take a threshold to zero, or below it, where the sign of u would turn round."""
 
 
 class LearnableLIFParameters(NamedTuple):
@@ -64,9 +68,9 @@ def learnable_lif_step(
 class LearnableLIF(Neuron):
     """Learnable LIF over a sequence ``[T, B, N]`` of input currents; fires 0 or 1.
 
-    ``leak`` (clipped to [0, 1] where it is used) and ``threshold`` (positive) start as given, one a layer or,
-    given as a tensor ``[N]``, one a channel. ``learn_leak`` and ``learn_threshold`` say whether they are
-    trained. ``gamma`` is the height of the surrogate gradient.
+    ``leak`` (clipped to [0, 1] where it is used) and ``threshold`` (positive, and 0.001 at least where it is used)
+    start as given, one a layer or, given as a tensor ``[N]``, one a channel. ``learn_leak`` and ``learn_threshold``
+    say whether they are trained. ``gamma`` is the height of the surrogate gradient.
     """
 
     State = MembraneState
@@ -98,7 +102,8 @@ class LearnableLIF(Neuron):
         return next((len(p) for p in (self.leak, self.threshold) if p.dim()), None)
 
     def constants(self) -> LearnableLIFParameters:
-        return LearnableLIFParameters(self.leak.clamp(0, 1), self.threshold, self.gamma)
+        threshold = clip(self.threshold, SMALLEST_THRESHOLD, math.inf)
+        return LearnableLIFParameters(clip(self.leak, 0.0, 1.0), threshold, self.gamma)
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}"

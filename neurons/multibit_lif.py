@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from neurons.neuron import MembraneState, MultiBitNeuron, one_or_per_channel, over_channels
+from neurons.neuron import MembraneState, MultiBitNeuron, clip, one_or_per_channel, over_channels
 from neurons.registry import register
 
 
@@ -56,4 +56,4 @@ class MultiBitLIF(MultiBitNeuron):
         return len(self.leak) if self.leak.dim() else None
 
     def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> MultiBitLIFParameters:
-        return MultiBitLIFParameters(self.leak.clamp(0, 1), spike)
+        return MultiBitLIFParameters(clip(self.leak, 0.0, 1.0), spike)

@@ -289,6 +289,35 @@ def one_or_per_channel(value: float | Tensor, what: str) -> Tensor:
     return tensor
 
 
+class _Clip(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, low: float, high: float) -> Tensor:
+        return value.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        value, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(value)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (value,) = ctx.saved_tensors
+        leads_out = ((value < ctx.low) & (gradient > 0)) | ((value > ctx.high) & (gradient < 0))
+        return torch.where(leads_out, 0.0, gradient), None, None
+
+
+def clip(value: Tensor, low: float, high: float) -> Tensor:
+    """``value`` clipped to ``[low, high]``, with a gradient that leads back into it.
+
+    Outside, the gradient passes where descent on it goes towards the interval, and is zero where it goes further
+    away: with ``clamp`` a parameter that one step of training took outside would stay there for good.
+    """
+    needs_gradient = torch.is_grad_enabled() and value.requires_grad
+    return _Clip.apply(value, low, high) if needs_gradient else value.clamp(low, high)
+
+
 def check_channels(channels: int) -> int:
     """``channels``, or a ValueError unless it is a whole number of at least 1."""
     if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
