@@ -62,6 +62,9 @@ SPLITS = ("train", "val", "test")
 HELD_OUT = 1 / 6
 """Share of the training people who are ``val``: the last of them, four of 23."""
 CACHE_VERSION = 1
+BAND = 22
+"""Recordings of a quick check: the first of ``val``."""
+EXAMPLE, EXAMPLE_FILE = "air guitar", "air_guitar.aedat"
 TWINS = {
     "input-gated-lif": "multi-bit and input-gated LIF",
     "lif": "plain LIF, binary spikes",
@@ -463,6 +466,7 @@ def measure(folder: Path, validation: Samples, test: Samples) -> dict[str, Any]:
         model = zoo.load(folder)
         return {
             "accuracy_val": round(accuracy(model, validation), 2),
+            "accuracy_val_first": round(accuracy(model, Samples(*(part[:BAND] for part in validation))), 2),
             "accuracy_test": round(accuracy(model, test), 2),
             "recordings": {"val": len(validation.labels), "test": len(test.labels)},
             "parameters": config["parameters"],
@@ -510,11 +514,14 @@ def command_of(run: Path) -> str:
     return training.command_of("dvs_gesture", run, asdict(GestureConfig(labels)) | asdict(Training()))
 
 
-def bundle(runs: list[Path], twins: list[Path], folder: Path, recording: Path, n_mnist: Path | None = None) -> None:
+def bundle(runs: list[Path], twins: list[Path], folder: Path, n_mnist: Path | None = None) -> None:
     """Save the best of ``runs`` (by ``val``; they differ in their seed) to ``folder``, with a card.
 
-    The card's example is ``recording``; ``n_mnist`` is what ``recipes.n_mnist compare`` wrote.
+    The card's example is a simulated person whom no model has seen; ``n_mnist`` is what ``recipes.n_mnist compare``
+    wrote.
     """
+    from recipes import gesture_simulator
+
     scores = {run: json.loads((run / "scores.json").read_text()) for run in runs}
     chosen = max(runs, key=lambda run: scores[run]["accuracy_val"])
     model = zoo.load(chosen / "best")
@@ -528,7 +535,7 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, recording: Path, n
             found = real.get(kinds[row["name"]], {})
             row["n_mnist_accuracy"] = found.get("accuracy_test")
             row["n_mnist_standard_deviation"] = found.get("standard_deviation")
-    label, probabilities = model.predict(recording)
+    label, probabilities = model.predict(gesture_simulator.example(EXAMPLE))
     counts = scores[chosen]["recordings"]
 
     def score(split: str, people: str) -> dict[str, str]:
@@ -539,7 +546,7 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, recording: Path, n
         "summary": SUMMARY,
         "load_as": folder.name,
         "example": {
-            "input": recording.name,
+            "input": EXAMPLE_FILE,
             "output": [label, {name: round(value, 3) for name, value in probabilities.items()}],
         },
         "licence": "apache-2.0",
@@ -548,8 +555,16 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, recording: Path, n
             "accuracy_test": score("test", "the test people"),
         },
         "results": rows,
+        "score_band": {
+            "score": "accuracy_val",
+            "split": "val",
+            "inputs": min(BAND, counts["val"]),
+            "low": round(scores[chosen]["accuracy_val_first"] - 5, 2),
+            "high": min(100.0, round(scores[chosen]["accuracy_val_first"] + 5, 2)),
+        },
         "commands": [
             "python -m recipes.gesture_simulator write DATA",
+            f"python -m recipes.gesture_simulator example {EXAMPLE_FILE} --gesture '{EXAMPLE}'",
             *map(command_of, [*runs, *twins]),
             f"python -m recipes.dvs_gesture measure {' '.join(map(str, [*runs, *twins]))} --data DATA",
             *(json.loads(n_mnist.read_text())["commands"] if n_mnist else []),
@@ -642,12 +657,11 @@ def command_line():
     def bundle_command(
         runs: Annotated[list[Path], typer.Argument(help="measured runs that differ in their seed")],
         folder: Annotated[Path, typer.Option(help="where the model is to go, with its card")],
-        recording: Annotated[Path, typer.Option(help="event file of one gesture, the card's example")],
         twin: Annotated[list[Path] | None, typer.Option(help="run to compare with; may be given again")] = None,
         n_mnist: Annotated[Path | None, typer.Option(help="what recipes.n_mnist compare wrote")] = None,
     ):
         """Put the best model of the runs into a folder of its own with its card."""
-        bundle(runs, twin or [], folder, recording, n_mnist)
+        bundle(runs, twin or [], folder, n_mnist)
 
     return app
 

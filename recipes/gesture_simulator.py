@@ -1,6 +1,7 @@
 """Simulated recordings of the eleven DVS128 gestures, in the file layout of the official ones.
 
     python -m recipes.gesture_simulator write simulated            # 29 people, three lightings each
+    python -m recipes.gesture_simulator example guitar.aedat --gesture "air guitar"
     python -m recipes.gesture_simulator animate gestures.gif       # what the gestures look like
 
 They stand in for the IBM recordings where those are not at hand. A figure of capsules (trunk, head, and two arms with
@@ -26,6 +27,7 @@ import numpy as np
 from numba import njit
 
 from recipes.dvs_gesture import GESTURES
+from zoo.errors import unknown
 from zoo.events import Events, write_aedat
 
 SIDE = 128
@@ -37,6 +39,8 @@ PAUSE = 0.25
 RIGHT, LEFT = -1, 1
 """The sides of the person, as the direction of x in the image."""
 PEOPLE, TEST_SHARE = 29, 6 / 29
+STRANGER = 1000
+"""The number of a person who is in no data set."""
 NOTICE = """\
 SIMULATED recordings, not IBM's: written by snn-zoo's recipes/gesture_simulator.py in the layout of the DVS128 Gesture
 Dataset. Seed {seed}, {people} people, {lightings} lightings each, about {seconds:g} seconds a gesture.
@@ -504,6 +508,19 @@ def trial(
     return Events(events.t + begin, events.x, events.y, events.p), labels
 
 
+def lightings_of(user: int, count: int, seed: int) -> list[str]:
+    """The lightings under which a person of a data set is recorded."""
+    return sorted(np.random.default_rng([seed, user, 0]).permutation(list(LIGHTINGS))[:count].tolist())
+
+
+def example(gesture: str, lighting: str = "led", seed: int = 0) -> Events:
+    """One gesture of two seconds by somebody who is in no data set of this seed."""
+    if gesture not in GESTURES:
+        raise unknown("gesture", gesture, GESTURES)
+    events, [(_, start, end)] = trial(STRANGER, lighting, (gesture,), 2.0, seed)
+    return events.between(start, end)
+
+
 def write_data_set(
     folder: Path, people: int = PEOPLE, lightings: int = 3, seconds: float = 2.0, seed: int = 0
 ) -> dict[str, list[str]]:
@@ -512,17 +529,16 @@ def write_data_set(
     The last of the people, six of 29 as in the official split, are for testing. Raises ValueError for fewer than two
     people, as many lightings as there are not, and gestures shorter than half a second.
     """
-    if people < 2 or not 1 <= lightings <= len(LIGHTINGS) or seconds < 0.5:
+    if not 2 <= people < STRANGER or not 1 <= lightings <= len(LIGHTINGS) or seconds < 0.5:
         raise ValueError(
-            f"a data set needs at least 2 people, 1 to {len(LIGHTINGS)} lightings and 0.5 seconds a gesture; "
+            f"a data set needs 2 to {STRANGER - 1} people, 1 to {len(LIGHTINGS)} lightings and 0.5 seconds a gesture; "
             f"got {people}, {lightings} and {seconds}"
         )
     folder.mkdir(parents=True, exist_ok=True)
     test = max(1, round(people * TEST_SHARE))
     names: dict[str, list[str]] = {"train": [], "test": []}
     for user in range(1, people + 1):
-        chosen = np.random.default_rng([seed, user, 0]).permutation(list(LIGHTINGS))[:lightings]
-        for lighting in sorted(chosen.tolist()):
+        for lighting in lightings_of(user, lightings, seed):
             events, labels = trial(user, lighting, GESTURES, seconds, seed)
             name = f"user{user:02}_{lighting}"
             write_aedat(folder / f"{name}.aedat", events)
@@ -570,7 +586,7 @@ def animate(output: Path, user: int = 1, lighting: str = "led", seconds: float =
 
 
 def command_line():
-    """The commands ``write`` and ``animate``."""
+    """The commands ``write``, ``example`` and ``animate``."""
     from typing import Annotated
 
     import typer
@@ -588,6 +604,16 @@ def command_line():
         """Write a data set in the official file layout."""
         names = write_data_set(folder, people, lightings, seconds, seed)
         print(f"{len(names['train'])} trials to train and {len(names['test'])} to test are in {folder}")
+
+    @app.command("example")
+    def example_command(
+        output: Annotated[Path, typer.Argument(help="event file to write, .aedat")],
+        gesture: Annotated[str, typer.Option(help=", ".join(GESTURES))] = GESTURES[0],
+        lighting: Annotated[str, typer.Option(help=", ".join(LIGHTINGS))] = "led",
+        seed: int = 0,
+    ):
+        """Write one gesture of somebody who is in no data set."""
+        write_aedat(output, example(gesture, lighting, seed))
 
     @app.command("animate")
     def animate_command(output: Path, user: int = 1, lighting: str = "led", seed: int = 0):

@@ -183,7 +183,7 @@ def _profiled(name: str, given: list[str] | None) -> list[str]:
         example = info.metrics.get("example", {}).get("input")
         if not example:
             raise ValueError(f"the card of {name!r} has no example to profile on: give --inputs, text or a file")
-        return example
+        return [example] if isinstance(example, str) else example
     if TASKS.get(info.task) == "predict":  # takes files, each a recording
         return given
     inputs: list[str] = []

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from recipes import dvs_gesture, n_mnist
+from recipes import dvs_gesture, gesture_simulator, n_mnist
 from recipes.dvs_gesture import (
     GESTURES,
     MIRRORED,
@@ -328,16 +328,11 @@ def test_the_test_recordings_are_scored_once(runs, samples):
     assert dvs_gesture.measure(runs["a"] / "best", samples["val"], samples["test"]) == scores
 
 
-def test_the_card_says_first_that_the_data_is_simulated_and_how_to_fine_tune(runs, data, tmp_path):
-    recordings = read_recordings(data, "test")
-    own = read_aedat(recordings[0].file).between(recordings[0].start, recordings[0].end)
-    np.savez(tmp_path / "gesture.npz", t=own.t, x=own.x, y=own.y, p=own.p)
+def test_the_card_says_first_that_the_data_is_simulated_and_how_to_fine_tune(runs, samples, tmp_path):
     real = {"networks": {"lif": {"accuracy_test": 91.5, "standard_deviation": 0.5}}, "commands": ["python -m digits"]}
     (tmp_path / "n_mnist.json").write_text(json.dumps(real))
     folder = tmp_path / "lite-snn-dvs-gesture"
-    dvs_gesture.bundle(
-        [runs["a"], runs["b"]], [runs["lif"]], folder, tmp_path / "gesture.npz", tmp_path / "n_mnist.json"
-    )
+    dvs_gesture.bundle([runs["a"], runs["b"]], [runs["lif"]], folder, tmp_path / "n_mnist.json")
     info = zoo.info(folder)
     card = (folder / "README.md").read_text()
     start = card.split("---", 2)[2].strip().splitlines()
@@ -345,11 +340,15 @@ def test_the_card_says_first_that_the_data_is_simulated_and_how_to_fine_tune(run
     assert info.scores["seeds"] == 2 and info.scores["test_standard_deviation"] is not None
     rows = {row["name"]: row for row in info.metrics["results"]}
     assert rows["plain LIF, binary spikes"]["n_mnist_accuracy"] == 91.5
-    assert "model.predict('gesture.npz')" in card and "python -m digits" in card
+    assert "model.predict('air_guitar.aedat')" in card and "python -m digits" in card
     label, probabilities = info.metrics["example"]["output"]
-    found = zoo.load(folder).predict(tmp_path / "gesture.npz")
+    found = zoo.load(folder).predict(gesture_simulator.example("air guitar"))
     assert label == found.label and probabilities[label] == pytest.approx(found.probabilities[label], abs=1e-3)
-    assert set(zoo.load(folder).settings.labels) == set(GESTURES)
+    band = info.metrics["score_band"]
+    assert (
+        band["inputs"] == 11 and band["low"] <= dvs_gesture.accuracy(zoo.load(folder), samples["val"]) <= band["high"]
+    )
+    assert "python -m recipes.gesture_simulator example air_guitar.aedat --gesture 'air guitar'" in card
 
 
 def test_the_fine_tuning_command_of_the_card_is_one_that_the_recipe_takes():

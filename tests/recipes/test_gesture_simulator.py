@@ -155,9 +155,21 @@ def test_a_data_set_lies_as_the_official_one_and_its_reader_reads_it(tmp_path):
     assert (tmp_path / "gesture_mapping.csv").read_text().splitlines()[1] == "hand_clapping,1"
 
 
+def test_the_example_of_the_command_is_one_gesture_that_its_reader_reads(tmp_path):
+    from typer.testing import CliRunner
+
+    arguments = ["example", str(tmp_path / "roll.aedat"), "--gesture", "arm roll", "--seed", "3"]
+    assert CliRunner().invoke(gesture_simulator.command_line(), arguments).exit_code == 0
+    written, made = read_aedat(tmp_path / "roll.aedat"), gesture_simulator.example("arm roll", seed=3)
+    assert np.array_equal(written.t, made.t) and np.array_equal(written.p, made.p)
+    assert 1.5e6 < written.t[-1] - written.t[0] < 2.5e6
+    with pytest.raises(ValueError, match="no gesture is called 'arm rol'; did you mean 'arm roll'"):
+        gesture_simulator.example("arm rol")
+
+
 def test_an_impossible_data_set_is_refused(tmp_path):
     for options in ({"people": 1}, {"lightings": 6}, {"seconds": 0.1}):
-        with pytest.raises(ValueError, match="a data set needs at least 2 people, 1 to 5 lightings"):
+        with pytest.raises(ValueError, match="a data set needs 2 to 999 people, 1 to 5 lightings"):
             write_data_set(tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
