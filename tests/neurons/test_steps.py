@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import neurons
+from neurons.neuron import clip
 from neurons.spike import MARGIN
 
 UNIT_LEVELS = {"bits": 3, "initial_range": 4 * MARGIN, "range_tracking": "fixed"}
@@ -348,3 +349,42 @@ def test_exactly_the_parameters_that_are_learned_receive_gradient(run_by, name, 
     assert received == learned
     assert all(p.grad.any() for n, p in neuron.named_parameters() if n in learned)
     assert x.grad.any()
+
+
+@pytest.mark.parametrize("start", [1.2, -0.2])
+def test_a_leak_that_training_took_out_of_its_interval_comes_back(start):
+    neuron, wanted = neurons.create("learnable-lif", leak=start), 0.5
+    x = torch.full((3, 1, 1), 0.3)  # below every threshold, so that the membrane alone can tell the leak
+    optimiser = torch.optim.SGD([neuron.leak], lr=0.5)
+    goal = sum(0.3 * wanted**i for i in range(3))
+    for _ in range(60):
+        optimiser.zero_grad()
+        (neuron(x)[1].membrane - goal).square().sum().backward()
+        optimiser.step()
+    assert neuron.leak.item() == pytest.approx(wanted, abs=0.02)
+
+
+def test_a_multibit_leak_outside_its_interval_gets_gradient_back_into_it_alone():
+    neuron = neurons.create("multibit-lif", leak=torch.tensor([-0.2, 1.2]), threshold_levels=3)
+    y, _ = neuron(torch.full((2, 1, 2), 0.3))
+    (back,) = torch.autograd.grad((y * torch.tensor([-1.0, 1.0])).sum(), neuron.leak, retain_graph=True)
+    (out,) = torch.autograd.grad((y * torch.tensor([1.0, -1.0])).sum(), neuron.leak)
+    assert back.tolist() == pytest.approx([-0.3, 0.3]) and out.tolist() == [0, 0]
+
+
+def test_a_gradient_that_leads_further_out_of_the_interval_is_stopped():
+    value = torch.tensor([-0.5, -0.5, 0.0, 0.5, 1.0, 1.5, 1.5], requires_grad=True)
+    gradient = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, 1.0, -1.0])
+    clipped = clip(value, 0.0, 1.0)
+    clipped.backward(gradient)
+    assert clipped.tolist() == [0, 0, 0, 0.5, 1, 1, 1]
+    assert value.grad.tolist() == [0, -1, 1, -1, 1, 1, 0]
+
+
+def test_a_threshold_that_training_took_below_zero_stays_positive_where_it_is_used():
+    neuron = neurons.create("learnable-lif")
+    with torch.no_grad():
+        neuron.threshold.fill_(-0.1)
+    y, _ = neuron(torch.tensor([[[-1.0]], [[2.0]]]))
+    assert neuron.constants().threshold.item() == pytest.approx(1e-3)
+    assert y.flatten().tolist() == [0, 1]
