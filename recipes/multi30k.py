@@ -10,6 +10,7 @@ Checkpoints are chosen on ``val`` by the BLEU of greedy search; the test set is 
 """
 
 import gzip
+import io
 import json
 import random
 from dataclasses import asdict, dataclass
@@ -51,16 +52,18 @@ Example = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Training(training.Training):
-    """How a translator is trained: what all networks have, and two of its own.
+    """How a translator is trained: what all networks have, and three of its own.
 
     ``tokens`` is the most tokens of either side in a batch, padding counted; ``subword_dropout`` the chance that a
-    merge of the tokenizer is left out in training (BPE-dropout).
+    merge of the tokenizer is left out in training (BPE-dropout); ``consistency`` the weight of the distance between
+    the outputs under two draws of dropout (R-Drop).
     """
 
     epochs: int = 16
     learning_rate: float = 2e-3
     tokens: int = 3000
     subword_dropout: float = 0.0
+    consistency: float = 0.0
 
 
 def read_split(folder: Path, split: str) -> list[Pair]:
@@ -173,12 +176,21 @@ def tensors(examples: list[Example], device: torch.device) -> tuple[Tensor, Tens
 
 
 def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
-    """Cross-entropy a token with smoothed labels, and the spike penalty."""
+    """Cross-entropy a token with smoothed labels, the consistency loss, and the spike penalty.
+
+    With ``consistency`` alpha the batch runs twice, under two draws of dropout with outputs p and q, and the loss is
+    the mean of both cross-entropies and alpha / 4 * (KL(p, q) + KL(q, p)), half the loss of Wu et al., R-Drop, NeurIPS
+    2021.
+    """
     source, shifted, target = batch
     real = target != PAD
     with SpikeMeter(model) as meter, torch.autocast(source.device.type, torch.bfloat16, options.bfloat16):
-        logits = model(source, shifted, real)
-    loss = F.cross_entropy(logits.float(), target[real], label_smoothing=options.label_smoothing)
+        passes = [model(source, shifted, real).float() for _ in range(2 if options.consistency else 1)]
+    losses = [F.cross_entropy(logits, target[real], label_smoothing=options.label_smoothing) for logits in passes]
+    loss = torch.stack(losses).mean()
+    if options.consistency:
+        p, q = (logits.log_softmax(-1) for logits in passes)
+        loss = loss + options.consistency / 4 * ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
     if options.spike_penalty and meter.outputs:
         loss = loss + options.spike_penalty * meter.mean_size()
     return loss
@@ -340,6 +352,10 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
     model = zoo.load(run / "best")
     measuring = f"python -m recipes.multi30k measure {' '.join(map(str, [run, *twins, *sparsity]))} --data DATA"
     search = f" --beam-size {scores['beam_size']} --length-penalty {scores['length_penalty']}"
+    costing = []
+    if (run / "costs.json").exists():
+        beside = "".join(f" --twin {twin}" for twin in twins)
+        costing = [f"python -m recipes.multi30k costs {run} --name {folder.name}{beside} --data DATA"]
     example = ["Ein Hund rennt durch den Schnee."]
     own = row(run, folder.name)
     metrics = {
@@ -361,7 +377,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
             "low": round(scores["bleu_val_first_100"] - 0.5, 2),
             "high": round(scores["bleu_val_first_100"] + 0.5, 2),
         },
-        "commands": [*map(command_of, [run, *twins, *sparsity]), measuring + search],
+        "commands": [*map(command_of, [run, *twins, *sparsity]), measuring + search, *costing],
         "seeds": [read_settings(run)["training"]["seed"]],
         "checkpoint_split": "val, by the BLEU of greedy search",
         "data": {
@@ -374,16 +390,44 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
         "limits": LIMITS,
         "sources": SOURCES,
     }
+    pictures = {}
+    if (run / "costs.json").exists():
+        metrics["costs"] = json.loads((run / "costs.json").read_text())
+        pictures["costs.png"] = (run / "costs.png").read_bytes()
     if sparsity:
         points = [
             row(point, f"spike penalty {read_settings(point)['training']['spike_penalty']}") for point in sparsity
         ]
         metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
-    zoo.save(model, folder, metrics)
+        metrics["sparsity_plot"] = "sparsity.png"
+        pictures["sparsity.png"] = sparsity_plot(metrics["sparsity"], folder.name)
+    zoo.save(model, folder, metrics, pictures)
+
+
+def sparsity_plot(points: list[dict], name: str) -> bytes:
+    """BLEU on ``val`` against the spike rate, as a PNG file; the point of the model ``name`` is marked."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(5.5, 3.8), layout="constrained")
+    axis.plot([p["mean_spike_rate"] for p in points], [p["bleu_val"] for p in points], marker="o", color="tab:blue")
+    for point in points:
+        place = point["mean_spike_rate"], point["bleu_val"]
+        bold = "bold" if point["name"] == name else "normal"
+        axis.annotate(point["name"], place, (4, -12), textcoords="offset points", fontsize=8, weight=bold)
+    axis.set(xlabel="spike rate (share of outputs not zero)", ylabel="BLEU on val (beam search)")
+    axis.margins(x=0.2, y=0.2)
+    axis.grid(alpha=0.3)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110, format="png")
+    pyplot.close(figure)
+    return file.getvalue()
 
 
 def command_line():
-    """The commands ``train``, ``evaluate``, ``measure`` and ``bundle``."""
+    """The commands ``train``, ``evaluate``, ``measure``, ``costs`` and ``bundle``."""
     from typing import Annotated
 
     import typer
@@ -416,6 +460,7 @@ def command_line():
         label_smoothing: float = Training.label_smoothing,
         spike_penalty: float = Training.spike_penalty,
         subword_dropout: float = Training.subword_dropout,
+        consistency: float = Training.consistency,
         average: float = Training.average,
         bfloat16: bool = Training.bfloat16,
         seed: int = Training.seed,
@@ -450,6 +495,19 @@ def command_line():
         for run in runs:
             scores = globals()["measure"](run / "best", data, beam_size, length_penalty)
             print(run.name, json.dumps(scores, indent=2), flush=True)
+
+    @app.command()
+    def costs(
+        run: Path,
+        data: Data,
+        name: Annotated[str, typer.Option(help="what the model is called in the table")],
+        twin: Annotated[list[Path] | None, typer.Option(help="run to compare with; may be given again")] = None,
+    ):
+        """Count what the best model of a run, and its twins, cost to translate val; keep it in RUN/costs.json."""
+        twins = {described(read_settings(folder), read_settings(run)): folder for folder in twin or []}
+        sentences = [german for german, _ in read_split(data, "val")]
+        inputs = f"the {len(sentences):,} sentences of val, one at a time, with a beam of 5"
+        print(json.dumps(training.measure_costs(run, twins, name, sentences, inputs), indent=2))
 
     @app.command()
     def bundle(

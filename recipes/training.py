@@ -317,6 +317,25 @@ def measured_once(record: Path, key: dict[str, Any], measure: Callable[[], dict[
     return row
 
 
+def measure_costs(run: Path, twins: dict[str, Path], name: str, inputs: list, described: str) -> dict[str, Any]:
+    """Profile the best model of ``run``, called ``name``, and its twins on ``inputs``: the part of a card on costs.
+
+    It is kept in ``costs.json``, with ``costs.png`` beside it, in the folder of the run.
+    """
+    profiles = [
+        zoo.profile(zoo.load(folder / "best"), inputs, name=model) for model, folder in {name: run, **twins}.items()
+    ]
+    profiles[0].plot(run / "costs.png")
+    costs = {
+        "inputs": described,
+        "rows": [profile.card_row() for profile in profiles],
+        "comparison": [sentence for twin in profiles[1:] for sentence in profiles[0].compare(twin)],
+        "plot": "costs.png",
+    }
+    (run / "costs.json").write_text(json.dumps(costs, indent=2) + "\n")
+    return costs
+
+
 def command_of(recipe: str, run: Path, default: dict[str, Any]) -> str:
     """The command that repeats a run: the options that are not the ``default``."""
     settings = read_settings(run)

@@ -15,6 +15,7 @@ be unknown. With ``results`` there must be ``scores`` and ``data`` too::
     costs             {"inputs": on what it was counted, "rows": rows of the same kind, means an input, "comparison":
                       sentences, "plot": a picture beside the card or null}
     sparsity          rows of the same kind, one a point of the curve of score against spike rate
+    sparsity_plot     the PNG file beside the card that shows the curve
     score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check
                       on that many inputs should land
     commands          the exact commands that trained and measured the model
@@ -31,6 +32,7 @@ are numbers, text, or null where nothing was measured.
 
 import json
 import math
+import re
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -49,6 +51,7 @@ KEYS = {
     "published": list,
     "costs": dict,
     "sparsity": list,
+    "sparsity_plot": str,
     "score_band": dict,
     "commands": list,
     "seeds": list,
@@ -77,6 +80,12 @@ def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     return f"---\n{_front_matter(config, metrics).to_yaml()}\n---\n\n{body}\n"
 
 
+def pictures(metrics: dict[str, Any]) -> list[str]:
+    """The PNG files that the card shows, which lie beside it."""
+    named = metrics.get("costs", {}).get("plot"), metrics.get("sparsity_plot")
+    return [name for name in named if name]
+
+
 def check_metrics(name: str, metrics: dict[str, Any]) -> None:
     """Raise ValueError unless ``metrics`` is laid out as this module says, for the model ``name``."""
     for key, value in metrics.items():
@@ -90,6 +99,9 @@ def check_metrics(name: str, metrics: dict[str, Any]) -> None:
         value = metrics[path[0]] if len(path) == 1 else metrics[path[0]][path[1]]
         if not isinstance(value, dict) or set(value) != set(keys):
             raise ValueError(f"metrics{list(path)} must have exactly the keys {', '.join(keys)}; got {value!r}")
+    for name_of_picture in pictures(metrics):
+        if not re.fullmatch(r"[a-z0-9_-]+\.png", str(name_of_picture)):
+            raise ValueError(f"a picture of the card is a PNG file in lower case; got {name_of_picture!r}")
     for key in ("results", "published", "sparsity", "costs"):
         for row in metrics.get("costs", {}).get("rows", ()) if key == "costs" else metrics.get(key, ()):
             _check_row(key, row)
@@ -217,7 +229,9 @@ def _sparsity(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     if not metrics.get("sparsity"):
         return ""
     intro = "What sparser spikes cost; the model's own point is in bold."
-    return f"## Sparsity\n\n{intro}\n\n{_table(metrics['sparsity'], metrics.get('scores', {}), bold=config['name'])}"
+    table = _table(metrics["sparsity"], metrics.get("scores", {}), bold=config["name"])
+    picture = f"\n\n![Score against spike rate]({metrics['sparsity_plot']})" if "sparsity_plot" in metrics else ""
+    return f"## Sparsity\n\n{intro}\n\n{table}{picture}"
 
 
 def _training(config: dict[str, Any], metrics: dict[str, Any]) -> str:

@@ -13,21 +13,31 @@ from torch import nn
 
 from zoo import card, errors, files, loading, registry, weights
 
+PNG = b"\x89PNG\r\n\x1a\n"
+"""What every PNG file begins with."""
 
-def save(model: nn.Module, folder: str | os.PathLike, metrics: dict[str, Any] | None = None) -> Path:
+
+def save(
+    model: nn.Module,
+    folder: str | os.PathLike,
+    metrics: dict[str, Any] | None = None,
+    pictures: dict[str, bytes] | None = None,
+) -> Path:
     """Write ``model`` to ``folder``, from where :func:`zoo.load` has it back; return the folder.
 
     The folder is written whole or not at all: a model that was there is replaced once the new one lies beside it
     and has been loaded from there, and is still there after an error. The folder's name becomes the model's.
-    ``metrics`` is what was measured (:mod:`zoo.card` says how it is laid out); the model card is made from it.
+    ``metrics`` is what was measured (:mod:`zoo.card` says how it is laid out); the model card is made from it, and
+    ``pictures`` are the PNG files that it shows.
     Weights are rounded to half precision, so measure a model that was saved and loaded.
 
-    Raises TypeError for a network that is no registered architecture, ValueError for weights that are not finite
-    or metrics that no card can be made of, FileExistsError for a folder that holds anything but a model.
+    Raises TypeError for a network that is no registered architecture, ValueError for weights that are not finite,
+    metrics that no card can be made of or pictures that the card does not show, FileExistsError for a folder that
+    holds anything but a model.
     """
     folder = Path(folder).expanduser().resolve()
     _check_replaceable(folder)
-    contents = _contents(model, folder.name, {} if metrics is None else metrics)
+    contents = _contents(model, folder.name, {} if metrics is None else metrics, pictures or {})
     with _beside(folder) as new:
         for name, data in contents.items():
             (new / name).write_bytes(data)
@@ -36,7 +46,7 @@ def save(model: nn.Module, folder: str | os.PathLike, metrics: dict[str, Any] | 
     return folder
 
 
-def _contents(model: nn.Module, name: str, metrics: dict[str, Any]) -> dict[str, bytes]:
+def _contents(model: nn.Module, name: str, metrics: dict[str, Any], pictures: dict[str, bytes]) -> dict[str, bytes]:
     """Every file of the model's folder."""
     if not registry.is_registered(type(model)):
         raise errors.not_an_architecture(model)
@@ -60,7 +70,17 @@ def _contents(model: nn.Module, name: str, metrics: dict[str, Any]) -> dict[str,
         files.CONFIG: files.to_json(config),
         files.METRICS: files.to_json(metrics),
         files.CARD: card.render_card(config, metrics).encode(),
+        **_checked(pictures, card.pictures(metrics)),
     }
+
+
+def _checked(pictures: dict[str, bytes], shown: list[str]) -> dict[str, bytes]:
+    if set(pictures) != set(shown):
+        raise ValueError(f"the card shows the pictures {sorted(shown)}; got {sorted(pictures)}")
+    for name, data in pictures.items():
+        if not data.startswith(PNG):
+            raise ValueError(f"{name!r} is no PNG file")
+    return pictures
 
 
 def _versions() -> dict[str, str]:
@@ -80,6 +100,7 @@ def _check_replaceable(folder: Path) -> None:
         return
     try:
         own = {files.CARD, files.CONFIG, files.METRICS, *files.read_config(folder)["files"]}
+        own |= set(card.pictures(files.read_metrics(folder)))
     except ValueError as error:
         raise FileExistsError(f"{folder} is neither empty nor a model's folder, so nothing is saved to it") from error
     if found - own:

@@ -152,6 +152,47 @@ def test_a_spike_penalty_makes_spikes_rarer(corpus, tmp_path):
     assert rates[1] < 0.9 * rates[0]
 
 
+def test_consistency_costs_nothing_without_dropout_and_something_with_it(corpus, tmp_path):
+    losses = {}
+    for dropout in (0.0, 0.3):
+        run = trainer(corpus, tmp_path / f"dropout{dropout}", dropout=dropout, bfloat16=False)
+        batch = multi30k.tensors(run.plan(0)[0], torch.device("cpu"))
+        for consistency in (0.0, 5.0):
+            torch.manual_seed(0)
+            options = Training(consistency=consistency, bfloat16=False)
+            losses[dropout, consistency] = multi30k.loss_of(run.network.train(), batch, options).item()
+    assert losses[0.0, 5.0] == pytest.approx(losses[0.0, 0.0])
+    assert losses[0.3, 5.0] > losses[0.3, 0.0] + 0.01
+
+
+def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_path, monkeypatch):
+    for language in ("de", "en"):
+        text = (corpus / f"train.{language}").read_text(encoding="utf-8")
+        (corpus / f"test_2016_flickr.{language}").write_text(text, encoding="utf-8")
+    runs = {name: tmp_path / name for name in ("spiking", "relu", "sparse")}
+    trainer(corpus, runs["spiking"], range_tracking="fixed").train()
+    trainer(corpus, runs["relu"], mixer="relu").train()
+    tuned = Training(epochs=1, tokens=200, spike_penalty=5.0, learning_rate=1e-2)
+    Trainer(corpus, runs["sparse"], {}, tuned, initial=str(runs["spiking"] / "best")).train()
+    for run in runs.values():
+        scores = multi30k.measure(run / "best", corpus, 1, 1.0)
+        monkeypatch.setattr(multi30k, "evaluate", None)
+        assert multi30k.measure(run / "best", corpus, 1, 1.0) == scores
+        monkeypatch.undo()
+    costs = training.measure_costs(
+        runs["spiking"], {"ReLU": runs["relu"]}, "tiny", [PAIRS[0][0]], "one sentence of val, with a beam of 5"
+    )
+    assert [row["name"] for row in costs["rows"]] == ["tiny", "ReLU"]
+    for _ in range(2):  # the second time in the place of the first
+        multi30k.bundle(runs["spiking"], [runs["relu"]], [runs["sparse"]], tmp_path / "tiny", "A tiny translator.")
+    assert zoo.load(tmp_path / "tiny").translate(["Ein Hund."], beam_size=1)
+    card = (tmp_path / "tiny" / "README.md").read_text()
+    assert "ReLU in place of neurons" in card and "spike penalty 5.0" in card
+    for picture in ("costs.png", "sparsity.png"):
+        assert f"]({picture})" in card and (tmp_path / "tiny" / picture).stat().st_size > 5000
+    assert f"train --data DATA --run {runs['spiking']}" in card and f"costs {runs['spiking']} --name tiny" in card
+
+
 def test_a_network_without_spikes_has_no_spike_rate():
     tokenizer = multi30k.train_tokenizer(PAIRS, 120)
     settings = SMALL | {"vocabulary": tokenizer.get_vocab_size(), "mixer": "gru"}

@@ -154,6 +154,23 @@ def test_a_model_folder_with_files_of_the_users_is_left_alone(network, saved):
     assert contents(saved) == before
 
 
+def test_the_pictures_of_the_card_are_saved_with_it_and_replaced_with_it(network, tmp_path):
+    picture = b"\x89PNG\r\n\x1a\n and so on"
+    metrics = {"costs": {"inputs": "val", "rows": [], "comparison": [], "plot": "costs.png"}}
+    zoo.save(network, tmp_path / "model", metrics, {"costs.png": picture})
+    assert (tmp_path / "model" / "costs.png").read_bytes() == picture
+    zoo.save(network, tmp_path / "model")
+    assert not (tmp_path / "model" / "costs.png").exists()
+    for pictures, message in (
+        ({}, r"shows the pictures \['costs.png'\]; got \[\]"),
+        ({"costs.png": picture, "other.png": picture}, r"got \['costs.png', 'other.png'\]"),
+        ({"costs.png": b"GIF89a"}, "'costs.png' is no PNG file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            zoo.save(network, tmp_path / "model", metrics, pictures)
+    assert zoo.load(tmp_path / "model")
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(network, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(FileExistsError, match="taken is a file"):
