@@ -56,6 +56,9 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
 class Neuron(nn.Module):
     """Base of every neuron: calling it on ``x_seq [T, B, ...]`` scans the sequence from an explicit state.
 
+    A sequence in chunks, each from the state that the last one left, gives what the whole one gives; only a range
+    that is tracked in training takes every chunk for a sequence.
+
     A new neuron subclasses this, names its ``State`` (a NamedTuple of tensors, each of the shape of one
     output step), says in ``inputs_per_neuron`` how many input channels it takes for one output channel,
     and defines ``step`` and ``constants``. Both plug-ins then come from the registration alone

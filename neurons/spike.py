@@ -152,7 +152,7 @@ class TrackedRange(nn.Module):
     def __init__(self, initial_range: float = 1.0, tracking: str = "sequence", momentum: float = 0.1):
         super().__init__()
         if tracking not in TRACKING:
-            raise ValueError(f"tracking must be one of {', '.join(TRACKING)}; got {tracking!r}")
+            raise ValueError(f"range tracking must be one of {', '.join(TRACKING)}; got {tracking!r}")
         largest = torch.finfo(torch.float32).max
         if not isinstance(initial_range, Real) or not SMALLEST_RANGE <= initial_range <= largest:
             raise ValueError(
@@ -160,7 +160,7 @@ class TrackedRange(nn.Module):
                 f"got {initial_range!r}"
             )
         if not isinstance(momentum, Real) or not 0 < momentum <= 1:
-            raise ValueError(f"momentum must lie in (0, 1]; got {momentum!r}")
+            raise ValueError(f"range momentum must lie in (0, 1]; got {momentum!r}")
         self.tracking = tracking
         self.momentum = momentum
         self.register_buffer("initial", torch.tensor(float(initial_range)))

@@ -65,4 +65,6 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
         torch.empty(0, device=usable)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise errors.unusable_device(device, error) from None
+    if usable.type == "meta":
+        raise ValueError("device 'meta' holds no values, so no weights can be loaded to it; load to 'cpu'")
     return usable

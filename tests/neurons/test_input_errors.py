@@ -240,14 +240,14 @@ def test_an_initial_range_that_is_no_positive_number_is_refused(name, initial_ra
 @multi_bit_neuron
 @pytest.mark.parametrize("tracking", ["steps", "", None, 1])
 def test_an_unknown_range_tracking_is_refused(name, tracking):
-    with raises(ValueError, "tracking must be one of sequence, step, fixed", f"got {tracking!r}"):
+    with raises(ValueError, "range tracking must be one of sequence, step, fixed", f"got {tracking!r}"):
         build(name, 3, range_tracking=tracking)
 
 
 @multi_bit_neuron
 @pytest.mark.parametrize("momentum", [0, -0.1, 1.1, NAN, "slow", None])
 def test_a_range_momentum_outside_zero_to_one_is_refused(name, momentum):
-    with raises(ValueError, "momentum must lie in (0, 1]", f"got {momentum!r}"):
+    with raises(ValueError, "range momentum must lie in (0, 1]", f"got {momentum!r}"):
         build(name, 3, range_momentum=momentum)
 
 

@@ -173,7 +173,7 @@ def test_the_device_may_be_text_or_a_device(saved, device):
     assert zoo.load(saved, device=device).embedding.weight.device.type == "cpu"
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", 3.5])
 def test_a_device_that_cannot_be_used_is_named(saved, device):
     with pytest.raises(ValueError, match=f"device {str(device)!r} cannot be used"):
         zoo.load(saved, device=device)
