@@ -39,7 +39,7 @@ ARCHIVE, FOLDER = "aclImdb_v1.tar.gz", "aclImdb"
 LABELS = ("negative", "positive")
 FOLDERS = {"neg": "negative", "pos": "positive"}
 CHUNKS, HELD_OUT = 50, 5
-VOCABULARY, NGRAMS = 20_000, 400_000
+VOCABULARY, NGRAMS = 20_000, 250_000
 TWINS = {
     "bilstm": "bidirectional LSTM",
     "lstm": "LSTM",

@@ -25,13 +25,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neurons
+from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution
 from zoo.registry import register_architecture
-from zoo.translation import ParallelLayerNorm, SequenceDropout, TokenConvolution
 
 PAD, UNKNOWN = range(2)
 SPECIAL_TOKENS = ["<pad>", "<unk>"]
 TOKENIZER_FILE = "tokenizer.json"
 LONGEST_NGRAM = 3
+MEAN_SCALE = 16
+"""What the mean over a text's words is multiplied with: about its inverse spread, as that of 256 words apart."""
 RECURRENT = {"lstm": (nn.LSTM, False), "bilstm": (nn.LSTM, True), "gru": (nn.GRU, False)}
 MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT, "bag-of-words")
 
@@ -139,12 +141,12 @@ class SpikingMixer(nn.Module):
             self.neurons.append(neuron)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        current = self.norm(self.convolution(x, None)[0]) * mask  # none at the padding: the scan from there is at rest
+        current = self.norm(self.convolution(x, None)[0])
         if not self.neurons:
             return torch.relu(current)
         forward, backward = current.chunk(2, dim=-1)
-        y, reversed_y = self.neurons[0](forward)[0], self.neurons[1](backward.flip(0))[0]
-        return torch.cat([y, reversed_y.flip(0)], dim=-1)
+        backward = (backward * mask).flip(0)  # no current at the padding, so the scan from there starts at rest
+        return torch.cat([self.neurons[0](forward)[0], self.neurons[1](backward)[0].flip(0)], dim=-1)
 
 
 class RecurrentMixer(nn.Module):
@@ -188,7 +190,7 @@ class PooledReadout(nn.Module):
         y = y.to(torch.promote_types(y.dtype, torch.float32))
         mean = (y * mask).sum(0) / mask.sum(0)
         largest = y.masked_fill(mask == 0, float("-inf")).amax(0)
-        return self.output(self.dropout(torch.cat([mean, largest], dim=-1)))
+        return self.output(self.dropout(torch.cat([MEAN_SCALE * mean, largest], dim=-1)))
 
 
 class IntegratedReadout(nn.Module):

