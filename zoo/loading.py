@@ -66,5 +66,5 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise errors.unusable_device(device, error) from None
     if usable.type == "meta":
-        raise ValueError("device 'meta' holds no values, so no weights can be loaded to it; load to 'cpu'")
+        raise errors.unusable_device(device, ValueError("it holds no values, so no weights can be loaded to it"))
     return usable
