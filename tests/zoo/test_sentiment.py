@@ -98,6 +98,20 @@ def test_the_readout_pools_spikes_of_few_levels(bits):
 
 
 @torch.no_grad()
+def test_the_bilstm_twin_is_pytorch_s_bidirectional_lstm_on_packed_sequences():
+    model = classifier("bilstm").double()
+    mixer, x, lengths = model.body.mixer, torch.randn(7, 3, 11, dtype=torch.double), [7, 2, 4]
+    mask = (torch.arange(7).view(-1, 1, 1) < torch.tensor(lengths).view(-1, 1)).double()
+    library = nn.LSTM(11, 6, bidirectional=True).double()
+    for network, suffix in zip(mixer.networks, ("", "_reverse")):
+        for name, value in network.named_parameters():
+            getattr(library, name + suffix).copy_(value)
+    packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+    expected, _ = nn.utils.rnn.pad_packed_sequence(library(packed)[0])
+    torch.testing.assert_close(mixer(x, mask) * mask, expected)
+
+
+@torch.no_grad()
 def test_rr24_s_network_answers_with_its_integrator_s_membrane_a_time_step():
     model = classifier("learnable-lif", steps_per_word=3)
     seen = {}
