@@ -478,13 +478,20 @@ def measure(folder: Path, validation: Samples, test: Samples) -> dict[str, Any]:
 
 
 def by_network(runs: list[Path]) -> dict[str, list[Path]]:
-    """Runs that differ in nothing but their seed together, under what their network is."""
+    """Runs that differ in nothing but their seed together, under what their network is.
+
+    Raises ValueError where two networks would have one name.
+    """
     groups: dict[str, list[Path]] = {}
     for run in runs:
         settings = read_settings(run)
         settings["training"].pop("seed")
         groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
-    return {described(read_settings(runs[0])["model"]): runs for runs in groups.values()}
+    named = [(described(read_settings(group[0])["model"]), group) for group in groups.values()]
+    if len(dict(named)) < len(named):
+        places = "; ".join(f"{name}: {', '.join(map(str, group))}" for name, group in named)
+        raise ValueError(f"runs of one network must differ in their seed alone; these differ in more: {places}")
+    return dict(named)
 
 
 def described(model: dict[str, Any]) -> str:
@@ -493,20 +500,35 @@ def described(model: dict[str, Any]) -> str:
     return TWINS[model["mixer"]] + bits
 
 
-def row_of(name: str, runs: list[Path]) -> dict[str, Any]:
-    """A row of the results: the mean over the runs, which differ in their seed, and the spread."""
-    scores = [json.loads((run / "scores.json").read_text()) for run in runs]
-    test = [score["accuracy_test"] for score in scores]
-    rates = [score["mean_spike_rate"] for score in scores]
-    return {
+def best_on_val(runs: list[Path]) -> tuple[Path, dict[str, Any]]:
+    """The run with the highest accuracy on ``val``, and its scores."""
+    scores = {run: json.loads((run / "scores.json").read_text()) for run in runs}
+    chosen = max(runs, key=lambda run: scores[run]["accuracy_val"])
+    return chosen, scores[chosen]
+
+
+def row_of(name: str, runs: list[Path], n_mnist: dict[str, Any]) -> dict[str, Any]:
+    """A row of the results: the run that ``val`` chooses of those that differ in their seed, and their mean and spread.
+
+    ``n_mnist`` holds what :mod:`recipes.n_mnist` found for each mixer, if anything.
+    """
+    chosen, scores = best_on_val(runs)
+    tests = [json.loads((run / "scores.json").read_text())["accuracy_test"] for run in runs]
+    row = {
         "name": name,
-        "accuracy_val": round(mean(score["accuracy_val"] for score in scores), 2),
-        "accuracy_test": round(mean(test), 2),
-        "test_standard_deviation": round(stdev(test), 2) if len(test) > 1 else None,
+        "accuracy_val": scores["accuracy_val"],
+        "accuracy_test": scores["accuracy_test"],
+        "accuracy_test_mean": round(mean(tests), 2),
+        "accuracy_test_standard_deviation": round(stdev(tests), 2) if len(tests) > 1 else None,
         "seeds": len(runs),
-        "parameters": scores[0]["parameters"],
-        "mean_spike_rate": None if None in rates else round(mean(rates), 4),
+        "parameters": scores["parameters"],
+        "mean_spike_rate": scores["mean_spike_rate"],
     }
+    if n_mnist:
+        found = n_mnist.get(read_settings(chosen)["model"]["mixer"], {})
+        row["n_mnist_accuracy_mean"] = found.get("accuracy_test")
+        row["n_mnist_standard_deviation"] = found.get("standard_deviation")
+    return row
 
 
 def command_of(run: Path) -> str:
@@ -514,71 +536,74 @@ def command_of(run: Path) -> str:
     return training.command_of("dvs_gesture", run, asdict(GestureConfig(labels)) | asdict(Training()))
 
 
+def data_of(n_mnist: bool) -> dict[str, str]:
+    """What the card says of the data."""
+    use = "Simulated recordings in the layout of IBM's; training, val and test have different people."
+    if n_mnist:
+        use += (
+            " Columns with n mnist are for networks of the same kinds, trained on a sample of real N-MNIST recordings."
+        )
+    return {
+        "name": "Simulated DVS128 gestures",
+        "type": "simulated-dvs128-gesture",
+        "url": SOURCE,
+        "licence": "made by recipes/gesture_simulator.py, free of rights; the link is to the real data set",
+        "use": use,
+    }
+
+
+def example_of(model: GestureNetwork) -> dict[str, Any]:
+    """The card's example: a simulated person whom no model has seen."""
+    from recipes import gesture_simulator
+
+    label, probabilities = model.predict(gesture_simulator.example(EXAMPLE))
+    rounded = {name: round(value, 3) for name, value in probabilities.items()}
+    return {"input": EXAMPLE_FILE, "output": [label, rounded]}
+
+
 def bundle(runs: list[Path], twins: list[Path], folder: Path, n_mnist: Path | None = None) -> None:
     """Save the best of ``runs`` (by ``val``; they differ in their seed) to ``folder``, with a card.
 
-    The card's example is a simulated person whom no model has seen; ``n_mnist`` is what ``recipes.n_mnist compare``
-    wrote.
+    ``n_mnist`` is what ``recipes.n_mnist compare`` wrote. Raises ValueError for runs of different networks.
     """
-    from recipes import gesture_simulator
-
-    scores = {run: json.loads((run / "scores.json").read_text()) for run in runs}
-    chosen = max(runs, key=lambda run: scores[run]["accuracy_val"])
-    model = zoo.load(chosen / "best")
-    own = row_of(folder.name, runs) | {"bundled_seed_test_accuracy": scores[chosen]["accuracy_test"]}
-    rows = [own, *(row_of(name, group) for name, group in by_network(twins).items())]
-    if n_mnist:
-        real = json.loads(n_mnist.read_text())["networks"]
-        kinds = {folder.name: read_settings(chosen)["model"]["mixer"]}
-        kinds |= {name: read_settings(group[0])["model"]["mixer"] for name, group in by_network(twins).items()}
-        for row in rows:
-            found = real.get(kinds[row["name"]], {})
-            row["n_mnist_accuracy"] = found.get("accuracy_test")
-            row["n_mnist_standard_deviation"] = found.get("standard_deviation")
-    label, probabilities = model.predict(gesture_simulator.example(EXAMPLE))
-    counts = scores[chosen]["recordings"]
+    if len(by_network(runs)) != 1:
+        raise ValueError(f"the runs to choose from must be of one network; got {', '.join(by_network(runs))}")
+    chosen, scores = best_on_val(runs)
+    model, everything = zoo.load(chosen / "best"), [*runs, *twins]
+    real = json.loads(n_mnist.read_text()) if n_mnist else {"networks": {}, "commands": []}
+    groups = {folder.name: runs} | by_network(twins)
 
     def score(split: str, people: str) -> dict[str, str]:
-        signature = f"percent of {counts[split]} recordings of {people}, each computed on its own; mean over seeds"
+        signature = f"percent of {scores['recordings'][split]} recordings of {people}, each computed on its own"
         return {"title": f"accuracy %, {split} (simulated)", "type": "accuracy", "split": split, "signature": signature}
 
     metrics = {
         "summary": SUMMARY,
         "load_as": folder.name,
-        "example": {
-            "input": EXAMPLE_FILE,
-            "output": [label, {name: round(value, 3) for name, value in probabilities.items()}],
-        },
+        "example": example_of(model),
         "licence": "apache-2.0",
         "scores": {
             "accuracy_val": score("val", "people held out from the training part"),
             "accuracy_test": score("test", "the test people"),
         },
-        "results": rows,
+        "results": [row_of(name, group, real["networks"]) for name, group in groups.items()],
         "score_band": {
             "score": "accuracy_val",
             "split": "val",
-            "inputs": min(BAND, counts["val"]),
-            "low": round(scores[chosen]["accuracy_val_first"] - 5, 2),
-            "high": min(100.0, round(scores[chosen]["accuracy_val_first"] + 5, 2)),
+            "inputs": min(BAND, scores["recordings"]["val"]),
+            "low": round(scores["accuracy_val_first"] - 5, 2),
+            "high": min(100.0, round(scores["accuracy_val_first"] + 5, 2)),
         },
         "commands": [
             "python -m recipes.gesture_simulator write DATA",
             f"python -m recipes.gesture_simulator example {EXAMPLE_FILE} --gesture '{EXAMPLE}'",
-            *map(command_of, [*runs, *twins]),
-            f"python -m recipes.dvs_gesture measure {' '.join(map(str, [*runs, *twins]))} --data DATA",
-            *(json.loads(n_mnist.read_text())["commands"] if n_mnist else []),
+            *map(command_of, everything),
+            f"python -m recipes.dvs_gesture measure {' '.join(map(str, everything))} --data DATA",
+            *real["commands"],
         ],
         "seeds": [read_settings(run)["training"]["seed"] for run in runs],
-        "checkpoint_split": "val, people held out from the training part, by accuracy",
-        "data": {
-            "name": "Simulated DVS128 gestures",
-            "type": "simulated-dvs128-gesture",
-            "url": SOURCE,
-            "licence": "made by recipes/gesture_simulator.py, free of rights; the link is to the real data set",
-            "use": "Simulated recordings in the layout of IBM's; training, val and test have different people."
-            + " Columns with n mnist are for networks of the same kinds, trained on real recordings." * bool(n_mnist),
-        },
+        "checkpoint_split": "val, people held out from the training part, by accuracy; the seed likewise",
+        "data": data_of(bool(n_mnist)),
         "limits": LIMITS,
         "sources": SOURCES,
     }

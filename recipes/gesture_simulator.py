@@ -34,6 +34,8 @@ SIDE = 128
 """Pixels a side."""
 STEP = 1000
 """Microseconds between two drawings of the scene."""
+MOST_EVENTS = 8
+"""Of a pixel in a step."""
 PAUSE = 0.25
 """Seconds in which the arms go from one gesture to the next; no label covers them."""
 RIGHT, LEFT = -1, 1
@@ -401,6 +403,29 @@ def paint(scene, shapes):
 
 
 @njit(cache=True, nogil=True)
+def crossing(before, after, reference, on, off):
+    """Whether a pixel whose level went from ``before`` to ``after`` crossed a threshold from ``reference``.
+
+    Returns (crossed, brighter, level of the threshold, when as a share of the step).
+    """
+    brighter = after - reference >= on
+    if not brighter and reference - after < off:
+        return False, False, reference, 0.0
+    level = reference + on if brighter else reference - off
+    change = after - before
+    share = (level - before) / change if abs(change) > 1e-9 else 1.0
+    return True, brighter, level, min(max(share, 0.0), 1.0)
+
+
+@njit(cache=True, nogil=True)
+def larger(array, count, capacity):
+    """A copy of the first ``count`` elements with room for ``capacity``."""
+    copy = np.empty(capacity, array.dtype)
+    copy[:count] = array[:count]
+    return copy
+
+
+@njit(cache=True, nogil=True)
 def film(wall, shapes, light, brighter, darker, follow, dead, leak, noise, seed):
     """Events (t in microseconds, pixel, polarity) of the figure ``shapes [T, n, 7]`` before ``wall [H, W]``.
 
@@ -426,33 +451,27 @@ def film(wall, shapes, light, brighter, darker, follow, dead, leak, noise, seed)
                 reference[pixel] = seen[pixel] - np.random.uniform(-off[pixel], on[pixel])
             continue
         random_events = np.random.poisson(noise * pixels * step * 1e-6)
-        if count + 8 * pixels + random_events > capacity:
-            capacity = 2 * capacity + 8 * pixels + random_events
-            times = np.concatenate((times[:count], np.empty(capacity - count, np.int64)))
-            places = np.concatenate((places[:count], np.empty(capacity - count, np.int32)))
-            signs = np.concatenate((signs[:count], np.empty(capacity - count, np.bool_)))
+        if count + MOST_EVENTS * pixels + random_events > capacity:
+            capacity = 2 * capacity + MOST_EVENTS * pixels + random_events
+            times, places = larger(times, count, capacity), larger(places, count, capacity)
+            signs = larger(signs, count, capacity)
         drift = leak * step * 1e-6
         for pixel in range(pixels):
             before = seen[pixel]
             after = before + follow * (flat[pixel] + light[i] - before)
             seen[pixel] = after
             reference[pixel] -= drift * on[pixel]
-            fired = 0
-            while fired < 8:
-                up = after - reference[pixel] >= on[pixel]
-                if not up and reference[pixel] - after < off[pixel]:
+            for _ in range(MOST_EVENTS):
+                crossed, up, level, share = crossing(before, after, reference[pixel], on[pixel], off[pixel])
+                if not crossed:
                     break
-                level = reference[pixel] + on[pixel] if up else reference[pixel] - off[pixel]
-                change = after - before
-                share = (level - before) / change if abs(change) > 1e-9 else 1.0
-                when = now - step + step * min(max(share, 0.0), 1.0)
+                when = now - step + step * share
                 if when - last[pixel] < dead:
                     reference[pixel] = after
                     break
-                reference[pixel] = level
-                last[pixel] = when
+                reference[pixel], last[pixel] = level, when
                 times[count], places[count], signs[count] = int(when), pixel, up
-                count, fired = count + 1, fired + 1
+                count += 1
         for _ in range(random_events):
             pixel = np.random.randint(pixels)
             when = now - step + step * np.random.random()

@@ -337,9 +337,13 @@ def test_the_card_says_first_that_the_data_is_simulated_and_how_to_fine_tune(run
     card = (folder / "README.md").read_text()
     start = card.split("---", 2)[2].strip().splitlines()
     assert start[0] == "# lite-snn-dvs-gesture" and "SIMULATED" in start[2] and dvs_gesture.FINE_TUNE in start[2]
-    assert info.scores["seeds"] == 2 and info.scores["test_standard_deviation"] is not None
+    scores = [json.loads((runs[name] / "scores.json").read_text()) for name in ("a", "b")]
+    tests = [score["accuracy_test"] for score in scores]
+    assert info.scores["seeds"] == 2 and info.scores["accuracy_test"] in tests
+    assert info.scores["accuracy_val"] == max(score["accuracy_val"] for score in scores)
+    assert info.scores["accuracy_test_mean"] == pytest.approx(sum(tests) / 2, abs=0.01)
     rows = {row["name"]: row for row in info.metrics["results"]}
-    assert rows["plain LIF, binary spikes"]["n_mnist_accuracy"] == 91.5
+    assert rows["plain LIF, binary spikes"]["n_mnist_accuracy_mean"] == 91.5
     assert "model.predict('air_guitar.aedat')" in card and "python -m digits" in card
     label, probabilities = info.metrics["example"]["output"]
     found = zoo.load(folder).predict(gesture_simulator.example("air guitar"))
@@ -349,6 +353,14 @@ def test_the_card_says_first_that_the_data_is_simulated_and_how_to_fine_tune(run
         band["inputs"] == 11 and band["low"] <= dvs_gesture.accuracy(zoo.load(folder), samples["val"]) <= band["high"]
     )
     assert "python -m recipes.gesture_simulator example air_guitar.aedat --gesture 'air guitar'" in card
+
+
+def test_a_row_of_the_card_holds_runs_of_one_network_alone(runs, samples, tmp_path):
+    trainer(samples, tmp_path / "longer", epochs=2, seed=2).train()
+    with pytest.raises(ValueError, match=r"must differ in their seed alone.*longer"):
+        dvs_gesture.by_network([runs["a"], tmp_path / "longer"])
+    with pytest.raises(ValueError, match="must be of one network"):
+        dvs_gesture.bundle([runs["a"], runs["lif"]], [], tmp_path / "model")
 
 
 def test_the_fine_tuning_command_of_the_card_is_one_that_the_recipe_takes():
