@@ -57,3 +57,10 @@ class TokenConvolution(nn.Module):
             padded = torch.cat([past.transpose(0, 1), x])
         windows = torch.cat([padded[i : i + steps] for i in range(self.kernel)], dim=-1)
         return self.weight(windows), padded[steps:].transpose(0, 1) if self.causal else None
+
+
+def mirrored(x: Tensor, mask: Tensor) -> Tensor:
+    """Each sequence of ``x [T, B, N]`` from its end to its start; its padding, where ``mask [T, B, 1]`` is 0, stays."""
+    place = torch.arange(len(x), device=x.device).view(-1, 1, 1)
+    source = torch.where(mask > 0, mask.sum(0).long() - 1 - place, place)
+    return x.gather(0, source.expand_as(x))

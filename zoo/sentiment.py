@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neurons
-from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution
+from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, mirrored
 from zoo.registry import register_architecture
 
 PAD, UNKNOWN = range(2)
@@ -164,10 +164,7 @@ class RecurrentMixer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         outputs = [self.networks[0](x)[0]]
         if len(self.networks) > 1:
-            place = torch.arange(len(x), device=x.device).view(-1, 1, 1)
-            mirrored = torch.where(mask > 0, mask.sum(0).long() - 1 - place, place)
-            y = self.networks[1](x.gather(0, mirrored.expand_as(x)))[0]
-            outputs.append(y.gather(0, mirrored.expand_as(y)))
+            outputs.append(mirrored(self.networks[1](mirrored(x, mask))[0], mask))
         return torch.cat(outputs, dim=-1)
 
 
