@@ -342,5 +342,8 @@ def command_of(recipe: str, run: Path, default: dict[str, Any]) -> str:
     changed = {k: v for k, v in (settings["model"] | settings["training"]).items() if v != default[k]}
     if "initial" in settings:
         changed = {"initial": settings["initial"]} | {k: v for k, v in changed.items() if k in settings["training"]}
-    options = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
+    options = "".join(
+        f" --{'no-' if value is False else ''}{name.replace('_', '-')}{'' if isinstance(value, bool) else f' {value}'}"
+        for name, value in changed.items()
+    )
     return f"python -m recipes.{recipe} train --data DATA --run {run}{options}"

@@ -39,7 +39,8 @@ class GestureConfig:
 
     ``height``, ``width``, ``pool``, ``bin_by`` and ``bin_size`` say how events become frames
     (:class:`zoo.events.Binning`). Block i of ``blocks`` has ``i * channels`` channels, the last layer of neurons
-    ``head``. ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike.
+    ``head``. ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike;
+    its threshold keeps the many places where nothing happens silent.
     """
 
     labels: list[str]
@@ -53,7 +54,7 @@ class GestureConfig:
     head: int = 96
     mixer: str = "input-gated-lif"
     bits: int = 4
-    threshold_levels: int = 0
+    threshold_levels: int = 2
     initial_range: float = 2.0
     range_tracking: str = "fixed"
     dropout: float = 0.1

@@ -276,6 +276,18 @@ def test_a_model_is_fine_tuned_on_a_data_set_in_one_call_with_its_own_bins(data,
     assert f"--initial {start} --epochs 1" in dvs_gesture.command_of(tmp_path / "tuned")
 
 
+def test_the_command_of_a_run_is_one_that_the_recipe_takes(samples, tmp_path):
+    from typer.testing import CliRunner
+
+    trainer(samples, tmp_path / "run", epochs=1, mirror=False).train()
+    words = dvs_gesture.command_of(tmp_path / "run").split()
+    assert "--no-mirror" in words and "--channels 4" in " ".join(words) and "--threshold-levels" not in words
+    result = CliRunner().invoke(dvs_gesture.command_line(), words[3:])
+    assert isinstance(result.exception, FileNotFoundError) and "DATA holds no trials_to_train.txt" in str(
+        result.exception
+    )
+
+
 def test_fine_tuning_starts_from_a_model_of_these_gestures_alone(data, tmp_path):
     digits = zoo.gesture.GestureNetwork(replace(CONFIG, labels=["a", "b"]))
     zoo.save(digits, tmp_path / "digits")

@@ -62,7 +62,7 @@ BY_NUMBER = {mixer: network(mixer, bin_by="number", bin_size=50) for mixer in MI
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_frame_by_frame_is_as_all_frames_at_once_and_as_in_any_batch(mixer):
-    model = network(mixer, bits=32)
+    model = network(mixer, bits=32, threshold_levels=0)
     frames = torch.randint(0, 5, (7, 3, 2, 8, 8), dtype=torch.uint8)
     with torch.inference_mode():
         whole, _ = model.scan(frames)
