@@ -53,7 +53,7 @@ class TextClassifierConfig:
     vocabulary: int
     ngrams: int
     width: int = 64
-    channels: int = 256
+    channels: int = 128
     kernel: int = 3
     mixer: str = "input-gated-lif"
     bits: int = 4
