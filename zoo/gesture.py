@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 import neurons
 from zoo import events
+from zoo.layers import SequenceDropout
 from zoo.registry import register_architecture
-from zoo.translation import SequenceDropout
 
 MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
 
