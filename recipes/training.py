@@ -146,15 +146,15 @@ class FreedMemory:
     """
 
     def __init__(self):
-        self.library = ctypes.CDLL(None) if sys.platform == "linux" else None
-        if hasattr(self.library, "mallopt"):
+        self.libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        if hasattr(self.libc, "mallopt"):
             for option, value in ((-4, 0), (-1, -1), (-2, 1 << 28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
-                self.library.mallopt(option, value)
+                self.libc.mallopt(option, value)
 
     def give_back(self) -> None:
         """Free memory goes back to the system: what is in many pieces would add up from epoch to epoch."""
-        if hasattr(self.library, "malloc_trim"):
-            self.library.malloc_trim(0)
+        if hasattr(self.libc, "malloc_trim"):
+            self.libc.malloc_trim(0)
 
 
 class Trainer:

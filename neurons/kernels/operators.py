@@ -24,7 +24,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch._functorch import pyfunctorch
 
 NAMESPACE = "snn_zoo"
@@ -294,11 +294,11 @@ def _define(operator: Operator) -> None:
         (forward_name, forward_schema, forward, forward_shapes),
         (backward_name, backward_schema, backward, backward_shapes),
     ):
-        torch.library.define(name, schema)
-        torch.library.impl(name, tuple(_MODULES), kernel)
-        torch.library.register_fake(name, shapes)
-    torch.library.register_autograd(forward_name, differentiate, setup_context=keep_for_backward)
-    torch.library.register_autograd(backward_name, refuse_twice)
+        library.define(name, schema)
+        library.impl(name, tuple(_MODULES), kernel)
+        library.register_fake(name, shapes)
+    library.register_autograd(forward_name, differentiate, setup_context=keep_for_backward)
+    library.register_autograd(backward_name, refuse_twice)
 
 
 for _operator in OPERATORS.values():
