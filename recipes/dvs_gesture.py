@@ -621,46 +621,18 @@ def command_line():
     Cache = Annotated[Path | None, typer.Option(help="folder where frames are kept; DATA/bins unless given")]
 
     @app.command("train")
+    @training.options("height", "width", config=GestureConfig([*GESTURES]), options=Training())
     def train_command(
         data: Data,
         run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
+        config: GestureConfig,
+        options: Training,
         initial: Annotated[str | None, typer.Option(help="fine-tune this model")] = None,
-        mixer: str = GestureConfig.mixer,
-        pool: int = GestureConfig.pool,
-        bin_by: str = GestureConfig.bin_by,
-        bin_size: int = GestureConfig.bin_size,
-        channels: int = GestureConfig.channels,
-        blocks: int = GestureConfig.blocks,
-        head: int = GestureConfig.head,
-        bits: int = GestureConfig.bits,
-        threshold_levels: int = GestureConfig.threshold_levels,
-        initial_range: float = GestureConfig.initial_range,
-        range_tracking: str = GestureConfig.range_tracking,
-        dropout: float = GestureConfig.dropout,
-        epochs: int = Training.epochs,
-        batch: int = Training.batch,
-        steps: int = Training.steps,
-        shift: float = Training.shift,
-        rotation: float = Training.rotation,
-        zoom: float = Training.zoom,
-        mirror: bool = Training.mirror,
-        learning_rate: float = Training.learning_rate,
-        warmup: float = Training.warmup,
-        weight_decay: float = Training.weight_decay,
-        label_smoothing: float = Training.label_smoothing,
-        spike_penalty: float = Training.spike_penalty,
-        average: float = Training.average,
-        bfloat16: bool = Training.bfloat16,
-        gradient_norm: float = Training.gradient_norm,
-        seed: int = Training.seed,
         backend: str = "auto",
         cache: Cache = None,
     ):
         """Train a classifier, or fine-tune one; the best on val is in RUN/best."""
-        given = dict(locals())
-        options = {k: given[k] for k in Training.__dataclass_fields__}
-        config = {k: given[k] for k in GestureConfig.__dataclass_fields__ if k in given}
-        train(data, run, GestureConfig([*GESTURES], **config), Training(**options), initial, backend, cache)
+        train(data, run, config, options, initial, backend, cache)
 
     @app.command()
     def evaluate(model: str, data: Data, split: str = "val", cache: Cache = None):

@@ -39,7 +39,7 @@ ARCHIVE, FOLDER = "aclImdb_v1.tar.gz", "aclImdb"
 LABELS = ("negative", "positive")
 FOLDERS = {"neg": "negative", "pos": "positive"}
 CHUNKS, HELD_OUT = 50, 5
-VOCABULARY, NGRAMS = 20_000, 250_000
+CONFIG = TextClassifierConfig(LABELS, vocabulary=20_000, ngrams=250_000)
 TWINS = {
     "bilstm": "bidirectional LSTM",
     "lstm": "LSTM",
@@ -310,17 +310,17 @@ class Trainer(training.Trainer):
     metric, metric_label = "accuracy", "accuracy on held-out training reviews (%)"
     options: Training
 
-    def __init__(self, data: Path, run: Path, config: dict, options: Training, backend: str = "auto"):
+    def __init__(self, data: Path, run: Path, config: TextClassifierConfig, options: Training, backend: str = "auto"):
         self.reviews, self.validation = hold_out(read_split(data, "train"))
-        super().__init__(run, lambda: self.new_network(**config), options, backend=backend)
+        super().__init__(run, lambda: self.new_network(config), options, backend=backend)
 
-    def new_network(self, vocabulary: int, ngrams: int, **config) -> TextClassifier:
+    def new_network(self, config: TextClassifierConfig) -> TextClassifier:
         """A network with its tokenizer and its table of n-grams; what they took from the reviews is in ``examples``."""
         texts, labels = map(list, zip(*self.reviews))
-        tokenizer = train_tokenizer(texts, vocabulary)
+        tokenizer = train_tokenizer(texts, config.vocabulary)
         encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
-        known = most_frequent(encoded, ngrams) if ngrams else torch.empty(0)
-        settings = TextClassifierConfig(LABELS, tokenizer.get_vocab_size(), len(known), **config)
+        known = most_frequent(encoded, config.ngrams) if config.ngrams else torch.empty(0)
+        settings = replace(config, vocabulary=tokenizer.get_vocab_size(), ngrams=len(known))
         network = TextClassifier(settings, tokenizer)
         evidence = [None] * len(texts)
         if network.ngrams is not None:
@@ -365,8 +365,7 @@ def measure(run: Path, validation: list[Review], test: list[Review]) -> dict:
 
 
 def command_of(run: Path) -> str:
-    default = TextClassifierConfig(LABELS, VOCABULARY, NGRAMS)
-    return training.command_of("imdb", run, asdict(default) | {"labels": list(LABELS)} | asdict(Training()))
+    return training.command_of("imdb", run, asdict(CONFIG) | {"labels": list(LABELS)} | asdict(Training()))
 
 
 def apart_from_seed(run: Path) -> dict:
@@ -472,69 +471,45 @@ def command_line():
 
     app = typer.Typer(add_completion=False, help="Sentiment of film reviews on IMDB.", no_args_is_help=True)
     Data = Annotated[Path, typer.Option(help=f"{ARCHIVE}, its folder {FOLDER}, or a folder that holds either")]
-    default = TextClassifierConfig(LABELS, VOCABULARY, NGRAMS)
 
-    @app.command()
-    def train(
+    @app.command("train")
+    @training.options(config=CONFIG, options=Training())
+    def train_command(
         data: Data,
         run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
-        mixer: str = default.mixer,
-        vocabulary: int = VOCABULARY,
-        ngrams: Annotated[int, typer.Option(help="n-grams with evidence; 0 for a network on words alone")] = NGRAMS,
-        width: int = default.width,
-        channels: int = default.channels,
-        kernel: int = default.kernel,
-        bits: int = default.bits,
-        threshold_levels: int = default.threshold_levels,
-        initial_range: float = default.initial_range,
-        range_tracking: str = default.range_tracking,
-        steps_per_word: int = default.steps_per_word,
-        word_dropout: float = default.word_dropout,
-        dropout: float = default.dropout,
-        epochs: int = Training.epochs,
-        tokens: int = Training.tokens,
-        learning_rate: float = Training.learning_rate,
-        warmup: float = Training.warmup,
-        weight_decay: float = Training.weight_decay,
-        label_smoothing: float = Training.label_smoothing,
-        spike_penalty: float = Training.spike_penalty,
-        average: float = Training.average,
-        bfloat16: bool = Training.bfloat16,
-        seed: int = Training.seed,
+        config: TextClassifierConfig,
+        options: Training,
         backend: str = "auto",
     ):
-        """Train a classifier; the best on held-out training reviews is in RUN/best."""
-        given = dict(locals())
-        options = {k: given.pop(k) for k in list(given) if k in Training.__dataclass_fields__}
-        config = {k: v for k, v in given.items() if k in TextClassifierConfig.__dataclass_fields__}
-        Trainer(data, run, config, Training(**options), backend).train()
+        """Train a classifier; the best on held-out reviews is in RUN/best. (Without n-grams: --ngrams 0.)"""
+        Trainer(data, run, config, options, backend).train()
 
-    @app.command()
-    def evaluate(model: str, data: Data, split: Annotated[str, typer.Option(help="val or test")] = "val"):
+    @app.command("evaluate")
+    def evaluate_command(model: str, data: Data, split: Annotated[str, typer.Option(help="val or test")] = "val"):
         """The accuracy of a model (a name or a folder) in per cent."""
         if split not in ("val", "test"):
             raise typer.BadParameter(f"split must be val or test; got {split!r}")
         reviews = hold_out(read_split(data, "train"))[1] if split == "val" else read_split(data, "test")
         network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
-        accuracy = globals()["evaluate"](network, reviews)
+        accuracy = evaluate(network, reviews)
         print(json.dumps({"model": model, "split": split, "reviews": len(reviews), "accuracy": round(accuracy, 2)}))
 
-    @app.command()
-    def measure(runs: list[Path], data: Data):
+    @app.command("measure")
+    def measure_command(runs: list[Path], data: Data):
         """Score the best model of each run on held-out and, once, on test reviews; keep it in RUN/scores.json."""
         validation, test = hold_out(read_split(data, "train"))[1], read_split(data, "test")
         for run in runs:
-            print(run.name, json.dumps(globals()["measure"](run, validation, test), indent=2), flush=True)
+            print(run.name, json.dumps(measure(run, validation, test), indent=2), flush=True)
 
-    @app.command()
-    def bundle(
+    @app.command("bundle")
+    def bundle_command(
         runs: Annotated[list[Path], typer.Argument(help="measured runs that differ in their seed alone")],
         folder: Annotated[Path, typer.Option(help="where the model is to go, with its card")],
         summary: Annotated[str, typer.Option(help="one sentence: what the model is")],
         twin: Annotated[list[Path] | None, typer.Option(help="measured run to compare with; likewise")] = None,
     ):
         """Put the best model of some runs into a folder of its own with its card."""
-        globals()["bundle"](runs, twin or [], folder, summary)
+        bundle(runs, twin or [], folder, summary)
 
     @app.command("fine-tune")
     def fine_tune_command(

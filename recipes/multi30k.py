@@ -13,8 +13,7 @@ import gzip
 import io
 import json
 import random
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,24 +45,23 @@ SOURCES = [
     "Rathi and Roy, LITE-SNN, IEEE TCDS 2024, https://doi.org/10.1109/TCDS.2024.3396431",
     "Ponghiran and Roy, AAAI 2022, https://arxiv.org/abs/2109.01905",
 ]
+CONFIG = TranslatorConfig(vocabulary=6000)
 Pair = tuple[str, str]
 Example = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
 class Training(training.Training):
-    """How a translator is trained: what all networks have, and three of its own.
+    """How a translator is trained: what all networks have, and two of its own.
 
-    ``tokens`` is the most tokens of either side in a batch, padding counted; ``subword_dropout`` the chance that a
-    merge of the tokenizer is left out in training (BPE-dropout); ``consistency`` the weight of the distance between
-    the outputs under two draws of dropout (R-Drop).
+    ``tokens`` is the most tokens of either side in a batch, padding counted; ``token_dropout`` the chance that a token
+    which goes into the network is made the unknown one.
     """
 
     epochs: int = 16
     learning_rate: float = 2e-3
     tokens: int = 3000
-    subword_dropout: float = 0.0
-    consistency: float = 0.0
+    token_dropout: float = 0.0
 
 
 def read_split(folder: Path, split: str) -> list[Pair]:
@@ -107,50 +105,6 @@ def encode(tokenizer: Tokenizer, pairs: list[Pair]) -> list[Example]:
     return [([*g.ids, END], [*e.ids, END]) for g, e in zip(german, english)]
 
 
-def segment(word: str, ranks: dict[tuple[str, str], int], dropout: float, generator: random.Random) -> list[str]:
-    """Subwords of ``word`` by byte-pair merges, each of which is left out with chance ``dropout`` when it is looked at.
-
-    Provilkov et al., BPE-Dropout, ACL 2020, algorithm 1.
-    """
-    parts = list(word)
-    while True:
-        pairs = [(ranks[pair], i) for i, pair in enumerate(pairwise(parts)) if pair in ranks]
-        kept = [pair for pair in pairs if generator.random() >= dropout]
-        if not kept:
-            return parts
-        i = min(kept)[1]
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-
-
-class SubwordSampler:
-    """Encodes sentence pairs with subwords drawn anew each time, by BPE-dropout and from a seed.
-
-    (That of the tokenizers library takes no seed.) Each word is segmented ``DRAWS`` times, once and for all.
-    """
-
-    DRAWS = 16
-
-    def __init__(self, tokenizer: Tokenizer, pairs: list[Pair], dropout: float, seed: int):
-        merges = json.loads(tokenizer.to_str())["model"]["merges"]
-        ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
-        vocabulary, generator = tokenizer.get_vocab(), random.Random(seed)
-        self.words: dict[str, list[list[int]]] = {}
-        self.pairs = [tuple(self.split(tokenizer, text) for text in pair) for pair in pairs]
-        for word in sorted({word for pair in self.pairs for side in pair for word in side}):
-            draws = (segment(word, ranks, dropout, generator) for _ in range(self.DRAWS))
-            self.words[word] = [[vocabulary.get(part, UNKNOWN) for part in parts] for parts in draws]
-
-    @staticmethod
-    def split(tokenizer: Tokenizer, text: str) -> list[str]:
-        words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
-        return [word for word, _ in words]
-
-    def encode(self, generator: random.Random) -> list[Example]:
-        """Token ids of both sides of all pairs, each ended."""
-        draw = lambda side: [i for word in side for i in generator.choice(self.words[word])] + [END]  # noqa: E731
-        return [(draw(german), draw(english)) for german, english in self.pairs]
-
-
 def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> list[list[Example]]:
     """Examples of like length together, at most ``tokens`` padded tokens of either side a batch, in random order."""
     order = list(examples)
@@ -175,22 +129,20 @@ def tensors(examples: list[Example], device: torch.device) -> tuple[Tensor, Tens
     return tuple(t.to(device, non_blocking=True) for t in (source, shifted, target))
 
 
-def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
-    """Cross-entropy a token with smoothed labels, the consistency loss, and the spike penalty.
+def drop_tokens(tokens: Tensor, probability: float) -> Tensor:
+    """Each token of text is unknown with ``probability``, so that the rest of the sentence has to tell it."""
+    dropped = (tokens > END) & (torch.rand(tokens.shape, device=tokens.device) < probability)
+    return tokens.masked_fill(dropped, UNKNOWN)
 
-    With ``consistency`` alpha the batch runs twice, under two draws of dropout with outputs p and q, and the loss is
-    the mean of both cross-entropies and alpha / 4 * (KL(p, q) + KL(q, p)), half the loss of Wu et al., R-Drop, NeurIPS
-    2021.
-    """
+
+def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
+    """Cross-entropy a token with smoothed labels, and the spike penalty."""
     source, shifted, target = batch
+    source, shifted = (drop_tokens(tokens, options.token_dropout) for tokens in (source, shifted))
     real = target != PAD
     with SpikeMeter(model) as meter, torch.autocast(source.device.type, torch.bfloat16, options.bfloat16):
-        passes = [model(source, shifted, real).float() for _ in range(2 if options.consistency else 1)]
-    losses = [F.cross_entropy(logits, target[real], label_smoothing=options.label_smoothing) for logits in passes]
-    loss = torch.stack(losses).mean()
-    if options.consistency:
-        p, q = (logits.log_softmax(-1) for logits in passes)
-        loss = loss + options.consistency / 4 * ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
+        logits = model(source, shifted, real)
+    loss = F.cross_entropy(logits.float(), target[real], label_smoothing=options.label_smoothing)
     if options.spike_penalty and meter.outputs:
         loss = loss + options.spike_penalty * meter.mean_size()
     return loss
@@ -262,25 +214,22 @@ class Trainer(training.Trainer):
         self,
         data: Path,
         run: Path,
-        config: dict,
+        config: TranslatorConfig,
         options: Training,
         initial: str | None = None,
         backend: str = "auto",
     ):
         self.pairs, self.validation = read_split(data, "train"), read_split(data, "val")
-        super().__init__(run, lambda: self.new_network(**config), options, initial, backend)
+        super().__init__(run, lambda: self.new_network(config), options, initial, backend)
         self.examples = encode(self.network.tokenizer, self.pairs)
-        self.sampler = None
-        if options.subword_dropout:
-            self.sampler = SubwordSampler(self.network.tokenizer, self.pairs, options.subword_dropout, options.seed)
 
-    def new_network(self, vocabulary: int, **config) -> Translator:
-        tokenizer = train_tokenizer(self.pairs, vocabulary)
-        return Translator(TranslatorConfig(vocabulary=tokenizer.get_vocab_size(), **config), tokenizer)
+    def new_network(self, config: TranslatorConfig) -> Translator:
+        """A network with its tokenizer, whose vocabulary may be smaller than the config's where text is scarce."""
+        tokenizer = train_tokenizer(self.pairs, config.vocabulary)
+        return Translator(replace(config, vocabulary=tokenizer.get_vocab_size()), tokenizer)
 
     def plan(self, seed: int) -> list[list[Example]]:
-        examples = self.sampler.encode(random.Random(seed)) if self.sampler else self.examples
-        return batches(examples, self.options.tokens, random.Random(seed))
+        return batches(self.examples, self.options.tokens, random.Random(seed))
 
     def loss_of(self, batch: list[Example]) -> Tensor:
         return loss_of(self.model, tensors(batch, self.accelerator.device), self.options)
@@ -333,8 +282,7 @@ def described(settings: dict, beside: dict) -> str:
 
 
 def command_of(run: Path) -> str:
-    vocabulary = read_settings(run)["model"]["vocabulary"]
-    return training.command_of("multi30k", run, asdict(TranslatorConfig(vocabulary)) | asdict(Training()))
+    return training.command_of("multi30k", run, asdict(CONFIG) | asdict(Training()))
 
 
 def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, summary: str) -> None:
@@ -435,46 +383,21 @@ def command_line():
     app = typer.Typer(add_completion=False, help="German to English on Multi30k.", no_args_is_help=True)
     Data = Annotated[Path, typer.Option(help="folder with the raw Multi30k files")]
 
-    @app.command()
-    def train(
+    @app.command("train")
+    @training.options(config=CONFIG, options=Training())
+    def train_command(
         data: Data,
         run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
+        config: TranslatorConfig,
+        options: Training,
         initial: Annotated[str | None, typer.Option(help="fine-tune this model")] = None,
-        mixer: str = "input-gated-lif",
-        vocabulary: int = 6000,
-        width: int = 256,
-        encoder_layers: int = 3,
-        decoder_layers: int = 3,
-        kernel: int = 3,
-        heads: int = 4,
-        bits: int = 4,
-        threshold_levels: int = 0,
-        initial_range: float = 2.0,
-        range_tracking: str = "fixed",
-        dropout: float = 0.1,
-        epochs: int = Training.epochs,
-        tokens: int = Training.tokens,
-        learning_rate: float = Training.learning_rate,
-        warmup: float = Training.warmup,
-        weight_decay: float = Training.weight_decay,
-        label_smoothing: float = Training.label_smoothing,
-        spike_penalty: float = Training.spike_penalty,
-        subword_dropout: float = Training.subword_dropout,
-        consistency: float = Training.consistency,
-        average: float = Training.average,
-        bfloat16: bool = Training.bfloat16,
-        seed: int = Training.seed,
         backend: str = "auto",
     ):
         """Train a translator; the best on val is in RUN/best."""
-        given = dict(locals())
-        options = {k: given.pop(k) for k in list(given) if k in Training.__dataclass_fields__}
-        for name in ("data", "run", "initial", "backend"):
-            given.pop(name)
-        Trainer(data, run, given, Training(**options), initial, backend).train()
+        Trainer(data, run, config, options, initial, backend).train()
 
-    @app.command()
-    def evaluate(
+    @app.command("evaluate")
+    def evaluate_command(
         model: str,
         data: Data,
         split: str = "val",
@@ -484,16 +407,16 @@ def command_line():
     ):
         """Score a model (a name or a folder) with sacreBLEU."""
         network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
-        hypotheses, scores = globals()["evaluate"](network, read_split(data, split), beam_size, length_penalty)
+        hypotheses, scores = evaluate(network, read_split(data, split), beam_size, length_penalty)
         if output:
             output.write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
         print(json.dumps({"model": model, "split": split, "beam_size": beam_size, **scores}, indent=2))
 
-    @app.command()
-    def measure(runs: list[Path], data: Data, beam_size: int = 5, length_penalty: float = 1.4):
+    @app.command("measure")
+    def measure_command(runs: list[Path], data: Data, beam_size: int = 5, length_penalty: float = 1.4):
         """Score the best model of each run on val and, once, on the test set; keep it in RUN/scores.json."""
         for run in runs:
-            scores = globals()["measure"](run / "best", data, beam_size, length_penalty)
+            scores = measure(run / "best", data, beam_size, length_penalty)
             print(run.name, json.dumps(scores, indent=2), flush=True)
 
     @app.command()
@@ -509,8 +432,8 @@ def command_line():
         inputs = f"the {len(sentences):,} sentences of val, one at a time, with a beam of 5"
         print(json.dumps(training.measure_costs(run, twins, name, sentences, inputs), indent=2))
 
-    @app.command()
-    def bundle(
+    @app.command("bundle")
+    def bundle_command(
         run: Path,
         folder: Annotated[Path, typer.Option(help="where the model is to go, with its card")],
         summary: Annotated[str, typer.Option(help="one sentence: what the model is")],
@@ -518,7 +441,7 @@ def command_line():
         sparsity: Annotated[list[Path] | None, typer.Option(help="run on the sparsity curve; likewise")] = None,
     ):
         """Put the best model of a run, which was measured, into a folder of its own with its card."""
-        globals()["bundle"](run, twin or [], sparsity or [], folder, summary)
+        bundle(run, twin or [], sparsity or [], folder, summary)
 
     return app
 

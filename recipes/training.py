@@ -5,13 +5,15 @@ scored; all else (averaging the weights, resuming, the log and its plot, several
 """
 
 import ctypes
+import functools
+import inspect
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +298,35 @@ class Trainer:
             axis.grid(alpha=0.3)
         figure.savefig(self.run / "training.png", dpi=110)
         pyplot.close(figure)
+
+
+def options(*hidden: str, **defaults: Any) -> Callable:
+    """Decorator of a command of typer's: the fields of dataclasses become options of it.
+
+    ``@options(training=Training())`` has the command's parameter ``training`` be that instance with what was given
+    on the command line. Fields that are ``hidden``, or no number, text or switch, are no options.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        own = [p for name, p in inspect.signature(command).parameters.items() if name not in defaults]
+        fields = {name: value for instance in defaults.values() for name, value in vars(instance).items()}
+        fields = {k: v for k, v in fields.items() if k not in hidden and isinstance(v, (bool, int, float, str))}
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        added = [inspect.Parameter(name, keyword, default=v, annotation=type(v)) for name, v in fields.items()]
+
+        @functools.wraps(command)
+        def with_fields(**given):
+            changed = {name: given.pop(name) for name in fields}
+            for parameter, instance in defaults.items():
+                own_fields = {name: value for name, value in changed.items() if hasattr(instance, name)}
+                given[parameter] = replace(instance, **own_fields)
+            return command(**given)
+
+        with_fields.__signature__ = inspect.Signature([*own, *added])
+        with_fields.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+        return with_fields
+
+    return decorate
 
 
 def read_settings(run: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import tarfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from recipes.imdb import Example, Review, Trainer, Training
 
 NOUNS = ["plot", "cast", "music", "end", "camera", "script", "hero", "joke"]
 GOOD, BAD = ["wonderful", "moving", "clever", "fresh"], ["dull", "weak", "silly", "stale"]
-SMALL = {"vocabulary": 100, "ngrams": 200, "width": 8, "channels": 16, "dropout": 0.1}
+SMALL = replace(imdb.CONFIG, vocabulary=100, ngrams=200, width=8, channels=16, dropout=0.1)
 
 
 def review(positive: bool, generator: random.Random) -> str:
@@ -206,7 +207,7 @@ def test_batches_hold_every_example_once_within_the_token_limit(lengths):
 
 
 def trainer(corpus, run, epochs=2, **options) -> Trainer:
-    config = SMALL | {k: options.pop(k) for k in list(options) if k not in Training.__dataclass_fields__}
+    config = replace(SMALL, **{k: options.pop(k) for k in list(options) if k not in Training.__dataclass_fields__})
     return Trainer(corpus, run, config, Training(epochs=epochs, **({"tokens": 600, "average": 0.9} | options)))
 
 

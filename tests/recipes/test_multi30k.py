@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 import zoo
 from recipes import multi30k, training
 from recipes.multi30k import Trainer, Training
+from zoo.translation import END, UNKNOWN, TranslatorConfig
 
 SUBJECTS = [("Ein Hund", "a dog"), ("Eine Frau", "a woman"), ("Der Mann", "the man"), ("Ein Kind", "a child")]
 VERBS = [("rennt", "runs"), ("schläft", "sleeps"), ("springt", "jumps"), ("lacht", "laughs")]
 PLACES = [("im Park", "in the park"), ("im Schnee", "in the snow"), ("auf der Straße", "on the street")]
 PAIRS = [(f"{s[0]} {v[0]} {p[0]}.", f"{s[1]} {v[1]} {p[1]}.") for s in SUBJECTS for v in VERBS for p in PLACES]
-SMALL = {"vocabulary": 120, "width": 32, "encoder_layers": 1, "decoder_layers": 1}
+SMALL = TranslatorConfig(vocabulary=120, width=32, encoder_layers=1, decoder_layers=1)
 
 
 @pytest.fixture
@@ -63,39 +65,31 @@ def test_batches_hold_every_example_once_within_the_token_limit(lengths):
     assert all(len(batch) * max(len(side) for pair in batch for side in pair) <= 40 for batch in plan)
 
 
-def test_subwords_drawn_without_dropout_are_those_of_the_tokenizer():
-    tokenizer = multi30k.train_tokenizer(PAIRS, 120)
-    pairs = [*PAIRS, ("Ein  Hündchen läuft; 12 Katzen?", "an unseen Word, 12 cats!")]
-    sampler = multi30k.SubwordSampler(tokenizer, pairs, dropout=0.0, seed=0)
-    assert sampler.encode(random.Random(1)) == multi30k.encode(tokenizer, pairs)
-
-
-def test_subwords_drawn_with_dropout_depend_on_the_seed_alone_and_spell_the_same_text():
-    tokenizer = multi30k.train_tokenizer(PAIRS, 120)
-    first, again = (multi30k.SubwordSampler(tokenizer, PAIRS, dropout=0.3, seed=0) for _ in range(2))
-    drawn = first.encode(random.Random(1))
-    assert drawn == again.encode(random.Random(1))
-    assert drawn != first.encode(random.Random(2)) and drawn != multi30k.encode(tokenizer, PAIRS)
-    for (german, english), pair in zip(drawn, PAIRS):
-        assert [tokenizer.decode(german[:-1]), tokenizer.decode(english[:-1])] == [pair[0].lower(), pair[1]]
-    assert sum(len(g) for g, _ in drawn) > sum(len(g) for g, _ in multi30k.encode(tokenizer, PAIRS))
+def test_dropped_tokens_are_unknown_and_marks_are_never_dropped():
+    tokens = torch.randint(0, 50, (40, 30), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(multi30k.drop_tokens(tokens, 0.0), tokens)
+    everything = multi30k.drop_tokens(tokens, 1.0)
+    assert torch.equal(everything, torch.where(tokens > END, torch.tensor(UNKNOWN), tokens))
+    torch.manual_seed(0)
+    changed = multi30k.drop_tokens(tokens, 0.2) != tokens
+    assert 0.1 < changed.float().mean() < 0.3 and not changed[tokens <= END].any()
 
 
 def trainer(corpus, run, epochs=2, **options) -> Trainer:
-    config = SMALL | {k: options.pop(k) for k in list(options) if k not in Training.__dataclass_fields__}
-    return Trainer(corpus, run, dict(config), Training(epochs=epochs, tokens=200, **options))
+    config = replace(SMALL, **{k: options.pop(k) for k in list(options) if k not in Training.__dataclass_fields__})
+    return Trainer(corpus, run, config, Training(epochs=epochs, tokens=200, **options))
 
 
 @pytest.mark.parametrize("mixer", ["input-gated-lif", "lstm"])
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(corpus, tmp_path, mixer):
-    whole = trainer(corpus, tmp_path / "whole", mixer=mixer, subword_dropout=0.1)
+    whole = trainer(corpus, tmp_path / "whole", mixer=mixer, token_dropout=0.1)
     whole.train()
 
-    interrupted = trainer(corpus, tmp_path / "interrupted", mixer=mixer, subword_dropout=0.1)
+    interrupted = trainer(corpus, tmp_path / "interrupted", mixer=mixer, token_dropout=0.1)
     interrupted.save_state = lambda save=interrupted.save_state: (save(), exec("raise KeyboardInterrupt"))
     with pytest.raises(KeyboardInterrupt):
         interrupted.train()
-    resumed = trainer(corpus, tmp_path / "interrupted", mixer=mixer, subword_dropout=0.1)
+    resumed = trainer(corpus, tmp_path / "interrupted", mixer=mixer, token_dropout=0.1)
     assert resumed.epoch == 1
     resumed.train()
 
@@ -152,19 +146,6 @@ def test_a_spike_penalty_makes_spikes_rarer(corpus, tmp_path):
     assert rates[1] < 0.9 * rates[0]
 
 
-def test_consistency_costs_nothing_without_dropout_and_something_with_it(corpus, tmp_path):
-    losses = {}
-    for dropout in (0.0, 0.3):
-        run = trainer(corpus, tmp_path / f"dropout{dropout}", dropout=dropout, bfloat16=False)
-        batch = multi30k.tensors(run.plan(0)[0], torch.device("cpu"))
-        for consistency in (0.0, 5.0):
-            torch.manual_seed(0)
-            options = Training(consistency=consistency, bfloat16=False)
-            losses[dropout, consistency] = multi30k.loss_of(run.network.train(), batch, options).item()
-    assert losses[0.0, 5.0] == pytest.approx(losses[0.0, 0.0])
-    assert losses[0.3, 5.0] > losses[0.3, 0.0] + 0.01
-
-
 def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_path, monkeypatch):
     for language in ("de", "en"):
         text = (corpus / f"train.{language}").read_text(encoding="utf-8")
@@ -173,7 +154,7 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
     trainer(corpus, runs["spiking"], range_tracking="fixed").train()
     trainer(corpus, runs["relu"], mixer="relu").train()
     tuned = Training(epochs=1, tokens=200, spike_penalty=5.0, learning_rate=1e-2)
-    Trainer(corpus, runs["sparse"], {}, tuned, initial=str(runs["spiking"] / "best")).train()
+    Trainer(corpus, runs["sparse"], SMALL, tuned, initial=str(runs["spiking"] / "best")).train()
     for run in runs.values():
         scores = multi30k.measure(run / "best", corpus, 1, 1.0)
         monkeypatch.setattr(multi30k, "evaluate", None)
@@ -195,8 +176,8 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
 
 def test_a_network_without_spikes_has_no_spike_rate():
     tokenizer = multi30k.train_tokenizer(PAIRS, 120)
-    settings = SMALL | {"vocabulary": tokenizer.get_vocab_size(), "mixer": "gru"}
-    model = multi30k.Translator(multi30k.TranslatorConfig(**settings), tokenizer)
+    settings = replace(SMALL, vocabulary=tokenizer.get_vocab_size(), mixer="gru")
+    model = multi30k.Translator(settings, tokenizer)
     assert multi30k.spike_rate(model, PAIRS[:2]) is None
 
 
@@ -210,8 +191,8 @@ def test_a_network_without_spikes_has_no_spike_rate():
 )
 def test_pairs_that_cannot_be_learned_from_are_refused(pairs, message):
     tokenizer = multi30k.train_tokenizer(PAIRS, 120)
-    settings = SMALL | {"vocabulary": tokenizer.get_vocab_size()}
-    model = multi30k.Translator(multi30k.TranslatorConfig(**settings), tokenizer)
+    settings = replace(SMALL, vocabulary=tokenizer.get_vocab_size())
+    model = multi30k.Translator(settings, tokenizer)
     with pytest.raises(ValueError, match=message):
         multi30k.fine_tune(model, pairs)
 
