@@ -28,6 +28,7 @@ from recipes.dvs_gesture import (
     tensors,
 )
 from recipes.gesture_simulator import write_data_set
+from tests.recipes.resuming import ends_as_if_never_interrupted
 from zoo.events import read_aedat
 from zoo.gesture import GestureConfig
 
@@ -243,19 +244,7 @@ def trainer(samples, run, **options) -> Trainer:
 
 @pytest.mark.parametrize("mixer", ["input-gated-lif", "convgru"])
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(samples, tmp_path, mixer):
-    whole = trainer(samples, tmp_path / "whole", mixer=mixer)
-    whole.train()
-    interrupted = trainer(samples, tmp_path / "interrupted", mixer=mixer)
-    interrupted.save_state = lambda save=interrupted.save_state: (save(), exec("raise KeyboardInterrupt"))
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.train()
-    resumed = trainer(samples, tmp_path / "interrupted", mixer=mixer)
-    assert resumed.epoch == 1
-    resumed.train()
-    for name, value in whole.network.state_dict().items():
-        assert torch.equal(value, resumed.network.state_dict()[name]), name
-    log = [json.loads(line) for line in (tmp_path / "interrupted" / "log.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in log] == [1, 2]
+    ends_as_if_never_interrupted(lambda run: trainer(samples, run, mixer=mixer), tmp_path)
 
 
 def test_training_learns_what_it_is_shown(samples, tmp_path):

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import zoo
 from recipes import imdb, ngrams
 from recipes.imdb import Example, Review, Trainer, Training
+from tests.recipes.resuming import ends_as_if_never_interrupted
 
 NOUNS = ["plot", "cast", "music", "end", "camera", "script", "hero", "joke"]
 GOOD, BAD = ["wonderful", "moving", "clever", "fresh"], ["dull", "weak", "silly", "stale"]
@@ -213,19 +214,7 @@ def trainer(corpus, run, epochs=2, **options) -> Trainer:
 
 @pytest.mark.parametrize("mixer", ["input-gated-lif", "bilstm"])
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(corpus, tmp_path, mixer):
-    whole = trainer(corpus, tmp_path / "whole", mixer=mixer)
-    whole.train()
-    interrupted = trainer(corpus, tmp_path / "interrupted", mixer=mixer)
-    interrupted.save_state = lambda save=interrupted.save_state: (save(), exec("raise KeyboardInterrupt"))
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.train()
-    resumed = trainer(corpus, tmp_path / "interrupted", mixer=mixer)
-    assert resumed.epoch == 1
-    resumed.train()
-    for name, value in whole.network.state_dict().items():
-        assert torch.equal(value, resumed.network.state_dict()[name]), name
-    for name, value in whole.average.state_dict().items():
-        assert torch.equal(value, resumed.average.state_dict()[name]), name
+    ends_as_if_never_interrupted(lambda run: trainer(corpus, run, mixer=mixer), tmp_path)
 
 
 def test_a_review_weighs_the_same_in_any_batch(corpus, tmp_path):

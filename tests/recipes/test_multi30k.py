@@ -1,7 +1,6 @@
 """The Multi30k recipe on a small corpus written here: reading, training, resuming, fine-tuning, scoring."""
 
 import gzip
-import json
 import random
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 import zoo
 from recipes import multi30k, training
 from recipes.multi30k import Trainer, Training
+from tests.recipes.resuming import ends_as_if_never_interrupted
 from zoo.translation import END, UNKNOWN, TranslatorConfig
 
 SUBJECTS = [("Ein Hund", "a dog"), ("Eine Frau", "a woman"), ("Der Mann", "the man"), ("Ein Kind", "a child")]
@@ -82,24 +82,7 @@ def trainer(corpus, run, epochs=2, **options) -> Trainer:
 
 @pytest.mark.parametrize("mixer", ["input-gated-lif", "lstm"])
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(corpus, tmp_path, mixer):
-    whole = trainer(corpus, tmp_path / "whole", mixer=mixer, token_dropout=0.1)
-    whole.train()
-
-    interrupted = trainer(corpus, tmp_path / "interrupted", mixer=mixer, token_dropout=0.1)
-    interrupted.save_state = lambda save=interrupted.save_state: (save(), exec("raise KeyboardInterrupt"))
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.train()
-    resumed = trainer(corpus, tmp_path / "interrupted", mixer=mixer, token_dropout=0.1)
-    assert resumed.epoch == 1
-    resumed.train()
-
-    for name, value in whole.network.state_dict().items():
-        assert torch.equal(value, resumed.network.state_dict()[name]), name
-    for name, value in whole.average.state_dict().items():
-        assert torch.equal(value, resumed.average.state_dict()[name]), name
-    log = [json.loads(line) for line in (tmp_path / "interrupted" / "log.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in log] == [1, 2]
-    assert (tmp_path / "interrupted" / "training.png").stat().st_size > 1000
+    ends_as_if_never_interrupted(lambda run: trainer(corpus, run, mixer=mixer, token_dropout=0.1), tmp_path)
 
 
 def test_a_run_is_not_resumed_with_other_settings(corpus, tmp_path):
