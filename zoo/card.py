@@ -186,9 +186,12 @@ def _what(config: dict[str, Any], metrics: dict[str, Any]) -> str:
 
 def _use(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     name = metrics.get("load_as", f"./{config['name']}")
-    example = metrics.get("example")
     call = f"model.{TASKS[config['task']]}"
-    call += f"({example['input']!r})  # -> {example['output']!r}" if example else "(inputs)"
+    if example := metrics.get("example"):
+        given, answer = (json.dumps(example[key], ensure_ascii=False) for key in ("input", "output"))
+        call += f"({given})  # -> {answer}"
+    else:
+        call += "(inputs)"
     return f"## How to use it\n\n```python\nimport zoo\n\nmodel = zoo.load({json.dumps(name)})\n{call}\n```"
 
 

@@ -71,7 +71,7 @@ def test_everything_that_was_given_is_in_the_card(config, metrics):
     for part in (
         metrics["summary"],
         'zoo.load("tiny")',
-        "model.translate(['Ein Hund'])  # -> ['dog']",
+        'model.translate(["Ein Hund"])  # -> ["dog"]',
         "- BLEU, val: `nrefs:1|case:lc`",
         "- BLEU, test: `case:mixed`",
         "first 100 inputs of `val` should give a BLEU, val between 10 and 15",
