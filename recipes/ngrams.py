@@ -19,7 +19,7 @@ from zoo.sentiment import NgramEvidence, ngram_keys
 
 FOLDS, CHUNKS = 5, 50
 """The texts are cut into chunks of neighbours, and these are dealt to the folds in turn."""
-PASSES, BATCH, LEARNING_RATE, START = 3, 256, 0.002, 0.04
+PASSES, BATCH, LEARNING_RATE, START = 3, 256, 0.002, 0.02
 """Of each logistic regression: passes over the texts, texts a step, step size of Adam, and the weights' start."""
 
 
