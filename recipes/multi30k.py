@@ -28,6 +28,7 @@ from zoo.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator
 
 SOURCE = "https://github.com/multi30k/dataset (folder data/task1/raw)"
 TEST = "test_2016_flickr"
+ORIGIN = "origin.json"
 TWINS = {
     "lstm": "LSTM with attention",
     "gru": "GRU with attention",
@@ -44,6 +45,7 @@ LIMITS = [
 SOURCES = [
     "Rathi and Roy, LITE-SNN, IEEE TCDS 2024, https://doi.org/10.1109/TCDS.2024.3396431",
     "Ponghiran and Roy, AAAI 2022, https://arxiv.org/abs/2109.01905",
+    "Nguyen, Joty, Wu and Aw, Data Diversification, NeurIPS 2020, https://arxiv.org/abs/1911.01986",
 ]
 CONFIG = TranslatorConfig(vocabulary=6000)
 Pair = tuple[str, str]
@@ -52,16 +54,17 @@ Example = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Training(training.Training):
-    """How a translator is trained: what all networks have, and two of its own.
+    """How a translator is trained: what all networks have, and three of its own.
 
     ``tokens`` is the most tokens of either side in a batch, padding counted; ``token_dropout`` the chance that a token
-    which goes into the network is made the unknown one.
+    which goes into the network is made the unknown one; ``reverse`` trains from English to German.
     """
 
     epochs: int = 16
     learning_rate: float = 2e-3
     tokens: int = 3000
     token_dropout: float = 0.0
+    reverse: bool = False
 
 
 def read_split(folder: Path, split: str) -> list[Pair]:
@@ -82,6 +85,54 @@ def read_split(folder: Path, split: str) -> list[Pair]:
     if len(german) != len(english):
         raise ValueError(f"{split} has {len(german)} German lines and {len(english)} English ones; they must pair up")
     return list(zip(german, english))
+
+
+def reverse(pairs: list[Pair]) -> list[Pair]:
+    return [(second, first) for first, second in pairs]
+
+
+def diversify(pairs: list[Pair], forward: Translator, backward: Translator) -> list[Pair]:
+    """The pairs, and those of their German with ``forward``'s English and of their English with ``backward``'s German.
+
+    Nguyen et al., Data Diversification, NeurIPS 2020, with one model a direction. What is there twice, but for capital
+    letters, is left out.
+    """
+    german, english = map(list, zip(*pairs))
+    synthetic = [*zip(german, translated(forward, german)), *zip(translated(backward, english), english)]
+    different: dict[tuple[str, ...], Pair] = {}
+    for pair in [*pairs, *synthetic]:
+        if all(pair):
+            different.setdefault(tuple(map(str.lower, pair)), pair)
+    return list(different.values())
+
+
+def translated(model: Translator, sentences: list[str], at_once: int = 1024) -> list[str]:
+    """The translation of each sentence, with a progress bar."""
+    from tqdm import trange
+
+    starts = trange(0, len(sentences), at_once, leave=False)
+    return [text for start in starts for text in model.translate(sentences[start : start + at_once])]
+
+
+def write_diverse(data: Path, output: Path, forward: Path, backward: Path) -> None:
+    """A folder like ``data`` whose training pairs are diversified with the best models of two runs.
+
+    ``origin.json`` in it says how it was made; runs on it keep that, so that a card can say it.
+    """
+    output.mkdir(parents=True)
+    pairs = read_split(data, "train")
+    diverse = diversify(pairs, zoo.load(forward / "best"), zoo.load(backward / "best"))
+    making = f"python -m recipes.multi30k diversify {output.name} --data DATA --forward {forward} --backward {backward}"
+    origin = {
+        "folder": output.name,
+        "pairs": [len(pairs), len(diverse)],
+        "commands": [command_of(forward), command_of(backward), making],
+    }
+    for split, content in {"train": diverse, "val": read_split(data, "val"), TEST: read_split(data, TEST)}.items():
+        for side, language in enumerate(("de", "en")):
+            text = "".join(pair[side] + "\n" for pair in content)
+            (output / f"{split}.{language}").write_text(text, encoding="utf-8")
+    (output / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
 
 
 def train_tokenizer(pairs: list[Pair], size: int) -> Tokenizer:
@@ -220,7 +271,11 @@ class Trainer(training.Trainer):
         backend: str = "auto",
     ):
         self.pairs, self.validation = read_split(data, "train"), read_split(data, "val")
-        super().__init__(run, lambda: self.new_network(config), options, initial, backend)
+        if options.reverse:
+            self.pairs, self.validation = reverse(self.pairs), reverse(self.validation)
+        origin = data / ORIGIN
+        made = json.loads(origin.read_text()) if origin.exists() else None
+        super().__init__(run, lambda: self.new_network(config), options, initial, backend, made)
         self.examples = encode(self.network.tokenizer, self.pairs)
 
     def new_network(self, config: TranslatorConfig) -> Translator:
@@ -305,6 +360,10 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
         beside = "".join(f" --twin {twin}" for twin in twins)
         costing = [f"python -m recipes.multi30k costs {run} --name {folder.name}{beside} --data DATA"]
     example = ["Ein Hund rennt durch den Schnee."]
+    origin, made = read_settings(run).get("origin"), ""
+    if origin:
+        whole, diverse = origin["pairs"]
+        made = f" {diverse - whole:,} more have one side that models of the first three commands translated."
     own = row(run, folder.name)
     metrics = {
         "summary": summary,
@@ -325,7 +384,12 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
             "low": round(scores["bleu_val_first_100"] - 0.5, 2),
             "high": round(scores["bleu_val_first_100"] + 0.5, 2),
         },
-        "commands": [*map(command_of, [run, *twins, *sparsity]), measuring + search, *costing],
+        "commands": [
+            *(origin["commands"] if origin else []),
+            *map(command_of, [run, *twins, *sparsity]),
+            measuring + search,
+            *costing,
+        ],
         "seeds": [read_settings(run)["training"]["seed"]],
         "checkpoint_split": "val, by the BLEU of greedy search",
         "data": {
@@ -333,7 +397,8 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
             "type": "multi30k",
             "url": "https://github.com/multi30k/dataset",
             "licence": "research use; cite Elliott et al. 2016, Multilingual English-German Image Descriptions",
-            "use": "29,000 sentence pairs for training, 1,014 to choose the checkpoint, 1,000 (test 2016) to score.",
+            "use": "29,000 sentence pairs for training, 1,014 to choose the checkpoint, 1,000 (test 2016) to score."
+            + made,
         },
         "limits": LIMITS,
         "sources": SOURCES,
@@ -375,7 +440,7 @@ def sparsity_plot(points: list[dict], name: str) -> bytes:
 
 
 def command_line():
-    """The commands ``train``, ``evaluate``, ``measure``, ``costs`` and ``bundle``."""
+    """The commands ``train``, ``diversify``, ``evaluate``, ``measure``, ``costs`` and ``bundle``."""
     from typing import Annotated
 
     import typer
@@ -395,6 +460,16 @@ def command_line():
     ):
         """Train a translator; the best on val is in RUN/best."""
         Trainer(data, run, config, options, initial, backend).train()
+
+    @app.command("diversify")
+    def diversify_command(
+        output: Annotated[Path, typer.Argument(help="folder for the new data; there must be none")],
+        data: Data,
+        forward: Annotated[Path, typer.Option(help="run of a model from German to English")],
+        backward: Annotated[Path, typer.Option(help="run of one from English to German (train --reverse)")],
+    ):
+        """Add to the training pairs what two models make of either side of them."""
+        write_diverse(data, output, forward, backward)
 
     @app.command("evaluate")
     def evaluate_command(

@@ -164,7 +164,8 @@ class Trainer:
 
     The folder holds ``state.pt`` (the last finished epoch, replaced as a whole), ``log.jsonl`` (a line an epoch),
     ``training.png`` and ``best`` (the model with the best score on the validation data so far, as ``zoo.load`` reads
-    it). A recipe's trainer has ``plan(seed)``, the batches of an epoch in their order; ``loss_of(batch)``; and
+    it). ``origin`` says how data was made that is not as it comes: its ``folder``, and the ``commands``. A recipe's
+    trainer has ``plan(seed)``, the batches of an epoch in their order; ``loss_of(batch)``; and
     ``score(model)``, higher is better, which the log calls ``metric`` and the plot ``metric_label``.
     """
 
@@ -178,6 +179,7 @@ class Trainer:
         options: Training,
         initial: str | None = None,
         backend: str = "auto",
+        origin: dict[str, Any] | None = None,
     ):
         from accelerate import Accelerator
 
@@ -197,6 +199,8 @@ class Trainer:
         self.settings = {"model": self.network.config, "training": asdict(options)}
         if initial:
             self.settings["initial"] = initial
+        if origin:
+            self.settings["origin"] = origin
         self.resume()
         (run / "settings.json").write_text(json.dumps(self.settings, indent=2) + "\n")
 
@@ -330,7 +334,7 @@ def options(*hidden: str, **defaults: Any) -> Callable:
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """The settings of a run: its ``model`` config and its ``training`` options, and ``initial`` if it had one."""
+    """The settings of a run: ``model`` config, ``training`` options, and ``initial`` and ``origin`` if it had them."""
     return json.loads((run / "settings.json").read_text())
 
 
@@ -377,4 +381,5 @@ def command_of(recipe: str, run: Path, default: dict[str, Any]) -> str:
         f" --{'no-' if value is False else ''}{name.replace('_', '-')}{'' if isinstance(value, bool) else f' {value}'}"
         for name, value in changed.items()
     )
-    return f"python -m recipes.{recipe} train --data DATA --run {run}{options}"
+    data = settings.get("origin", {}).get("folder", "DATA")
+    return f"python -m recipes.{recipe} train --data {data} --run {run}{options}"

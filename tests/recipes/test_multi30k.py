@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import zoo
 from recipes import multi30k, training
 from recipes.multi30k import Trainer, Training
+from recipes.training import read_settings
 from tests.recipes.resuming import ends_as_if_never_interrupted
 from zoo.translation import END, UNKNOWN, TranslatorConfig
 
@@ -155,6 +156,33 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
     for picture in ("costs.png", "sparsity.png"):
         assert f"]({picture})" in card and (tmp_path / "tiny" / picture).stat().st_size > 5000
     assert f"train --data DATA --run {runs['spiking']}" in card and f"costs {runs['spiking']} --name tiny" in card
+
+
+def test_data_is_diversified_with_a_model_of_each_direction_and_says_so(corpus, tmp_path):
+    for language in ("de", "en"):
+        (corpus / f"test_2016_flickr.{language}").write_text("Hund.\n", encoding="utf-8")
+    forward, backward, diverse = tmp_path / "forward", tmp_path / "backward", tmp_path / "diverse"
+    for run, reverse in ((forward, False), (backward, True)):
+        trainer(corpus, run, epochs=8, learning_rate=1e-2, dropout=0.0, average=0.9, reverse=reverse).train()
+    multi30k.write_diverse(corpus, diverse, forward, backward)
+    english = zoo.load(forward / "best").translate([german for german, _ in PAIRS])
+    german = zoo.load(backward / "best").translate([english for _, english in PAIRS])
+    synthetic = {(g.lower(), e) for g, e in zip([g for g, _ in PAIRS], english)}
+    synthetic |= {(g, e) for g, e in zip(german, [e for _, e in PAIRS])}
+    found = multi30k.read_split(diverse, "train")
+    assert found[: len(PAIRS)] == PAIRS
+    lowercased = [(g.lower(), e) for g, e in found]
+    assert set(lowercased) == {(g.lower(), e) for g, e in PAIRS} | {pair for pair in synthetic if all(pair)}
+    assert len(set(lowercased)) == len(lowercased) > len(PAIRS)
+    assert multi30k.read_split(diverse, "val") == multi30k.read_split(corpus, "val")
+
+    trainer(diverse, tmp_path / "run", epochs=1).train()
+    origin = read_settings(tmp_path / "run")["origin"]
+    assert origin["pairs"] == [len(PAIRS), len(found)]
+    assert origin["commands"][1].endswith("--reverse") and "diversify diverse --data DATA" in origin["commands"][2]
+    assert multi30k.command_of(tmp_path / "run").startswith("python -m recipes.multi30k train --data diverse --run")
+    with pytest.raises(FileExistsError):
+        multi30k.write_diverse(corpus, diverse, forward, backward)
 
 
 def test_a_network_without_spikes_has_no_spike_rate():
