@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 import zoo
 from recipes import training
-from recipes.training import SpikeMeter, read_settings
+from recipes.training import read_settings
 from zoo.events import Binning, as_events, bin_events, read_events
 from zoo.gesture import GestureConfig, GestureNetwork, evaluation
 
@@ -337,12 +337,7 @@ def move(frames: Tensor, mirrored: Tensor, options: Training, generator: torch.G
 def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
     """Cross-entropy of the labels, smoothed, and the spike penalty."""
     frames, lengths, labels = batch
-    with SpikeMeter(model) as meter, torch.autocast(frames.device.type, torch.bfloat16, options.bfloat16):
-        logits = model(frames, lengths)
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing)
-    if options.spike_penalty and meter.outputs:
-        loss = loss + options.spike_penalty * meter.mean_size()
-    return loss
+    return training.cross_entropy(model, (frames, lengths), labels, options)
 
 
 @torch.inference_mode()

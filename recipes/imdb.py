@@ -26,12 +26,11 @@ from typing import NamedTuple
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import zoo
 from recipes import training
 from recipes.ngrams import cross_fit, most_frequent
-from recipes.training import SpikeMeter, read_settings
+from recipes.training import read_settings
 from zoo.sentiment import PAD, SPECIAL_TOKENS, UNKNOWN, TextClassifier, TextClassifierConfig
 
 SOURCE = "https://ai.stanford.edu/~amaas/data/sentiment/"
@@ -207,12 +206,7 @@ def loss_of(model: nn.Module, examples: list[Example], typical: float, options: 
     Batches hold few long reviews or many short ones; the sum over the ``typical`` number lets each weigh the same.
     """
     tokens, labels, evidence = tensors(examples, device)
-    with SpikeMeter(model) as meter, torch.autocast(tokens.device.type, torch.bfloat16, options.bfloat16):
-        logits = model(tokens, evidence)
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=options.label_smoothing, reduction="sum") / typical
-    if options.spike_penalty and meter.outputs:
-        loss = loss + options.spike_penalty * meter.mean_size()
-    return loss
+    return training.cross_entropy(model, (tokens, evidence), labels, options, typical)
 
 
 def evaluate(model: TextClassifier, reviews: list[Review]) -> float:

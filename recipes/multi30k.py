@@ -19,11 +19,10 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import zoo
 from recipes import training
-from recipes.training import SpikeMeter, read_settings
+from recipes.training import read_settings
 from zoo.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator, TranslatorConfig, pad
 
 SOURCE = "https://github.com/multi30k/dataset (folder data/task1/raw)"
@@ -191,12 +190,7 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Tra
     source, shifted, target = batch
     source, shifted = (drop_tokens(tokens, options.token_dropout) for tokens in (source, shifted))
     real = target != PAD
-    with SpikeMeter(model) as meter, torch.autocast(source.device.type, torch.bfloat16, options.bfloat16):
-        logits = model(source, shifted, real)
-    loss = F.cross_entropy(logits.float(), target[real], label_smoothing=options.label_smoothing)
-    if options.spike_penalty and meter.outputs:
-        loss = loss + options.spike_penalty * meter.mean_size()
-    return loss
+    return training.cross_entropy(model, (source, shifted, real), target[real], options)
 
 
 def bleu(hypotheses: list[str], references: list[str], lowercase: bool) -> tuple[float, str]:

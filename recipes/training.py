@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import neurons
@@ -84,6 +85,19 @@ def spike_rate(model: nn.Module, inputs: Iterable[tuple]) -> float | None:
             total += sum(y.numel() for _, y in meter.outputs)
             meter.outputs.clear()
     return fired / total if total else None
+
+
+def cross_entropy(
+    model: nn.Module, inputs: tuple, targets: Tensor, options: Training, count: float | None = None
+) -> Tensor:
+    """Cross-entropy of the model's logits with smoothed labels, over ``count`` targets (all), and the spike penalty."""
+    with SpikeMeter(model) as meter, torch.autocast(targets.device.type, torch.bfloat16, options.bfloat16):
+        logits = model(*inputs)
+    loss = F.cross_entropy(logits.float(), targets, label_smoothing=options.label_smoothing, reduction="sum")
+    loss = loss / (count or len(targets))
+    if options.spike_penalty and meter.outputs:
+        loss = loss + options.spike_penalty * meter.mean_size()
+    return loss
 
 
 def learning_rate(progress: float, options: Training) -> float:
