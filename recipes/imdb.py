@@ -262,9 +262,10 @@ def _json_rows(text: str, path: Path):
 
 
 def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
-    """The same network for other labels: its last layer starts anew, all else is kept."""
+    """The same network for other labels: what leads to them starts anew, all else is kept."""
     network = TextClassifier(replace(model.settings, labels=tuple(labels)), model.tokenizer)
-    kept = {name: value for name, value in model.state_dict().items() if not name.startswith("body.output.")}
+    anew = ("body.output.", "evidence_current.")
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith(anew)}
     network.load_state_dict(network.state_dict() | kept)
     return network.to(model.embedding.weight.device).eval()
 

@@ -2,11 +2,12 @@
 
 A text is words ``w[t]``; the input of the network at word t is ``x[t] = (embedding of w[t], evidence)``, where evidence
 is one number for each of the n-grams of one, two and three words that end at t, looked up in a table (zero for an
-n-gram it does not hold). Then::
+n-gram it does not hold, and where an n-gram comes again). Then::
 
     f, c = layer norm(convolution over the words of x)
     y = input-gated LIF(f, c)                         half of the neurons run from the last word to the first
-    logits = W [mean of y over the words, maximum of y over the words] + b
+    V = integrator(W_e evidence)                      its membrane at the end is what the evidence alone says
+    logits = W [mean of y over the words, maximum of y over the words] + b + V
 
 The network sees a text to its end, however long it is. Padding has no current, so a scan from the right starts at rest.
 
@@ -113,10 +114,16 @@ class NgramEvidence(nn.Module):
         self.evidence = nn.Parameter(torch.zeros(count), requires_grad=False)
 
     def places(self, tokens: Tensor) -> Tensor:
-        """Where the table holds the n-grams of ``tokens [T, B]``: ``[T, B, LONGEST_NGRAM]``, -1 where it does not."""
+        """Where the table holds the n-grams of ``tokens [T, B]``: ``[T, B, LONGEST_NGRAM]``.
+
+        -1 where it does not, and for an n-gram that was in the text before: naive Bayes asks whether a text has it.
+        """
         keys = ngram_keys(tokens)
         places = torch.searchsorted(self.known, keys).clamp_(max=len(self.known) - 1)
-        return places.masked_fill_((self.known[places] != keys) | (tokens == PAD).unsqueeze(-1), -1)
+        places.masked_fill_((self.known[places] != keys) | (tokens == PAD).unsqueeze(-1), -1)
+        ordered, order = places.sort(dim=0, stable=True)
+        again = F.pad(ordered[1:] == ordered[:-1], (0, 0, 0, 0, 1, 0))
+        return places.masked_fill_(torch.zeros_like(again).scatter_(0, order, again), -1)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Evidence ``[T, B, LONGEST_NGRAM]`` of ``tokens [T, B]``."""
@@ -240,7 +247,12 @@ class TextClassifier(nn.Module):
             )
         self.settings, self.tokenizer = config, tokenizer
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
-        self.ngrams = NgramEvidence(config.ngrams) if config.ngrams else None
+        self.ngrams = None
+        if config.ngrams:
+            self.ngrams = NgramEvidence(config.ngrams)
+            self.evidence_current = nn.Linear(LONGEST_NGRAM, len(config.labels), bias=False)
+            self.integrator = neurons.Integrator()
+            nn.init.zeros_(self.evidence_current.weight)
         self.body = (IntegratedReadout if config.mixer == "learnable-lif" else PooledReadout)(config)
 
     @property
@@ -262,9 +274,12 @@ class TextClassifier(nn.Module):
         if self.training:
             kept = F.dropout(x.new_ones(tokens.shape), self.settings.word_dropout)
             x = x * kept.unsqueeze(-1)
-        if self.ngrams is not None:
-            x = torch.cat([x, (self.ngrams(tokens) if evidence is None else evidence).to(x.dtype)], dim=-1)
-        return self.body(x, (tokens != PAD).unsqueeze(-1).to(x.dtype))
+        mask = (tokens != PAD).unsqueeze(-1).to(x.dtype)
+        if self.ngrams is None:
+            return self.body(x, mask)
+        evidence = (self.ngrams(tokens) if evidence is None else evidence).to(x.dtype)
+        _, said = self.integrator(self.evidence_current(evidence))
+        return self.body(torch.cat([x, evidence], dim=-1), mask) + said.membrane
 
     @torch.inference_mode()
     def classify(self, texts: list[str]) -> list[Classification]:

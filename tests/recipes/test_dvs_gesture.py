@@ -345,7 +345,7 @@ def test_the_card_says_first_that_the_data_is_simulated_and_how_to_fine_tune(run
     assert info.scores["accuracy_test_mean"] == pytest.approx(sum(tests) / 2, abs=0.01)
     rows = {row["name"]: row for row in info.metrics["results"]}
     assert rows["plain LIF, binary spikes"]["n_mnist_accuracy_mean"] == 91.5
-    assert "model.predict('air_guitar.aedat')" in card and "python -m digits" in card
+    assert 'model.predict("air_guitar.aedat")' in card and "python -m digits" in card
     label, probabilities = info.metrics["example"]["output"]
     found = zoo.load(folder).predict(gesture_simulator.example("air guitar"))
     assert label == found.label and probabilities[label] == pytest.approx(found.probabilities[label], abs=1e-3)

@@ -135,15 +135,31 @@ def test_the_key_of_an_ngram_depends_on_its_words_and_their_order_alone():
     assert triples[3, 0] == triples[2, 1] and triples[3, 0] != triples[4, 2]  # "3 4 5" twice, and "4 3 5"
 
 
-def test_an_unknown_ngram_has_no_evidence_and_a_known_one_its_own():
+def test_an_unknown_ngram_has_no_evidence_and_a_known_one_its_own_where_it_is_first():
     model = classifier()
     table = model.ngrams
-    tokens = torch.tensor(model.encode(TEXTS[:1])[0]).unsqueeze(1)
-    evidence, keys = table(tokens).flatten(), ngram_keys(tokens).flatten()
+    tokens = torch.tensor(model.encode(TEXTS[:1])[0] * 2).unsqueeze(1)
+    evidence, keys = table(tokens).squeeze(1), ngram_keys(tokens).squeeze(1)
     value = dict(zip(table.known.tolist(), table.evidence.tolist()))
-    assert evidence.tolist() == [value.get(key, 0.0) for key in keys.tolist()]
+    for order in range(keys.shape[1]):
+        seen = []
+        for key, found in zip(keys[:, order].tolist(), evidence[:, order].tolist()):
+            assert found == (0.0 if key in seen else value.get(key, 0.0))
+            seen.append(key)
+    assert (evidence[: len(evidence) // 2] != 0).any()
     unseen = table(torch.full((1, 1), 59))
     assert (unseen == 0).all()
+
+
+def test_what_the_evidence_says_is_summed_and_added_to_the_logits():
+    model = classifier()
+    tokens = torch.tensor(model.encode(TEXTS[:1])[0]).unsqueeze(1)
+    with torch.no_grad():
+        without = model(tokens)
+        model.evidence_current.weight.normal_()
+        said = model.evidence_current(model.ngrams(tokens).sum(0))
+        torch.testing.assert_close(model(tokens), without + said)
+    assert said.abs().min() > 0
 
 
 # Words
