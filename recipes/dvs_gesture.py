@@ -27,7 +27,6 @@ import zipfile
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -477,12 +476,7 @@ def by_network(runs: list[Path]) -> dict[str, list[Path]]:
 
     Raises ValueError where two networks would have one name.
     """
-    groups: dict[str, list[Path]] = {}
-    for run in runs:
-        settings = read_settings(run)
-        settings["training"].pop("seed")
-        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
-    named = [(described(read_settings(group[0])["model"]), group) for group in groups.values()]
+    named = [(described(read_settings(group[0])["model"]), group) for group in training.by_network(runs)]
     if len(dict(named)) < len(named):
         places = "; ".join(f"{name}: {', '.join(map(str, group))}" for name, group in named)
         raise ValueError(f"runs of one network must differ in their seed alone; these differ in more: {places}")
@@ -495,32 +489,11 @@ def described(model: dict[str, Any]) -> str:
     return TWINS[model["mixer"]] + bits
 
 
-def best_on_val(runs: list[Path]) -> tuple[Path, dict[str, Any]]:
-    """The run with the highest accuracy on ``val``, and its scores."""
-    scores = {run: json.loads((run / "scores.json").read_text()) for run in runs}
-    chosen = max(runs, key=lambda run: scores[run]["accuracy_val"])
-    return chosen, scores[chosen]
-
-
 def row_of(name: str, runs: list[Path], n_mnist: dict[str, Any]) -> dict[str, Any]:
-    """A row of the results: the run that ``val`` chooses of those that differ in their seed, and their mean and spread.
-
-    ``n_mnist`` holds what :mod:`recipes.n_mnist` found for each mixer, if anything.
-    """
-    chosen, scores = best_on_val(runs)
-    tests = [json.loads((run / "scores.json").read_text())["accuracy_test"] for run in runs]
-    row = {
-        "name": name,
-        "accuracy_val": scores["accuracy_val"],
-        "accuracy_test": scores["accuracy_test"],
-        "accuracy_test_mean": round(mean(tests), 2),
-        "accuracy_test_standard_deviation": round(stdev(tests), 2) if len(tests) > 1 else None,
-        "seeds": len(runs),
-        "parameters": scores["parameters"],
-        "mean_spike_rate": scores["mean_spike_rate"],
-    }
+    """A row of the results, with what :mod:`recipes.n_mnist` found for each mixer, ``n_mnist``, if anything."""
+    row = training.row_of(name, runs)
     if n_mnist:
-        found = n_mnist.get(read_settings(chosen)["model"]["mixer"], {})
+        found = n_mnist.get(read_settings(runs[0])["model"]["mixer"], {})
         row["n_mnist_accuracy_mean"] = found.get("accuracy_test")
         row["n_mnist_standard_deviation"] = found.get("standard_deviation")
     return row
@@ -563,7 +536,7 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, n_mnist: Path | No
     """
     if len(by_network(runs)) != 1:
         raise ValueError(f"the runs to choose from must be of one network; got {', '.join(by_network(runs))}")
-    chosen, scores = best_on_val(runs)
+    chosen, scores = training.best_on_val(runs)
     model, everything = zoo.load(chosen / "best"), [*runs, *twins]
     real = json.loads(n_mnist.read_text()) if n_mnist else {"networks": {}, "commands": []}
     groups = {folder.name: runs} | by_network(twins)

@@ -20,7 +20,7 @@ import tarfile
 import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import NamedTuple
 
 import torch
@@ -363,35 +363,15 @@ def command_of(run: Path) -> str:
     return training.command_of("imdb", run, asdict(CONFIG) | {"labels": list(LABELS)} | asdict(Training()))
 
 
-def apart_from_seed(run: Path) -> dict:
-    """The settings of a run without its seed."""
-    settings = read_settings(run)
-    settings["training"].pop("seed")
-    return settings
-
-
-def row_of(runs: list[Path], name: str) -> dict:
-    """A row of results for runs that differ in their seed alone: the best on held-out reviews, and all of them."""
-    scores = [json.loads((run / "scores.json").read_text()) for run in runs]
-    best = max(scores, key=lambda row: row["accuracy_val"])
-    tests = [row["accuracy_test"] for row in scores]
-    return {
-        "name": name,
-        "accuracy_val": best["accuracy_val"],
-        "accuracy_test": best["accuracy_test"],
-        "accuracy_test_mean": round(mean(tests), 2),
-        "accuracy_test_deviation": round(stdev(tests), 2) if len(tests) > 1 else None,
-        "seeds": len(runs),
-        "parameters": best["parameters"],
-        "mean_spike_rate": best["mean_spike_rate"],
-    }
-
-
 def described(settings: dict, beside: dict) -> str:
     """What a network is, for a row of a table, and in which options it is not as the model ``beside``."""
     name = TWINS.get(settings["mixer"], f"input-gated LIF, {settings['bits']}-bit spikes")
     own = {"mixer", "parameters"} | ({"bits"} if settings["mixer"] not in TWINS else set())
-    changed = [f"{k.replace('_', ' ')} {v}" for k, v in settings.items() if k not in own and v != beside[k]]
+    changed = [
+        f"{k.replace('_', ' ')} {v}" if v else f"without {k}"
+        for k, v in settings.items()
+        if k not in own and v != beside[k]
+    ]
     return f"{name} ({', '.join(changed)})" if changed else name
 
 
@@ -400,16 +380,10 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> N
 
     The best is that with the highest accuracy on held-out reviews.
     """
-    groups: list[list[Path]] = []
-    for twin in twins:
-        group = next((g for g in groups if apart_from_seed(g[0]) == apart_from_seed(twin)), None)
-        groups.append([twin]) if group is None else group.append(twin)
-    odd = [run for run in runs if apart_from_seed(run) != apart_from_seed(runs[0])]
-    if odd:
-        raise ValueError(f"{odd[0]} differs from {runs[0]} in more than its seed")
-    scores = {run: json.loads((run / "scores.json").read_text()) for run in runs}
-    best = max(runs, key=lambda run: scores[run]["accuracy_val"])
-    model, own = zoo.load(best / "best"), read_settings(best)["model"]
+    if len(training.by_network(runs)) != 1:
+        raise ValueError(f"the runs to choose from must differ in their seed alone; got {', '.join(map(str, runs))}")
+    chosen, scores = training.best_on_val(runs)
+    model, own = zoo.load(chosen / "best"), read_settings(chosen)["model"]
     texts = ["A wonderful film, from the first minute to the last.", "Two hours of my life that I will not get back."]
     answers = [[found.label, round(found.probability, 2)] for found in model.classify(texts)]
     metrics = {
@@ -423,15 +397,18 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> N
             "accuracy_test": _score("accuracy, test (%)", "test"),
         },
         "results": [
-            row_of(runs, folder.name),
-            *(row_of(group, described(read_settings(group[0])["model"], own)) for group in groups),
+            training.row_of(folder.name, runs),
+            *(
+                training.row_of(described(read_settings(group[0])["model"], own), group)
+                for group in training.by_network(twins)
+            ),
         ],
         "score_band": {
             "score": "accuracy_val",
-            "split": "train",
+            "split": "the held-out training reviews",
             "inputs": 100,
-            "low": scores[best]["accuracy_val_first_100"] - 1.0,
-            "high": scores[best]["accuracy_val_first_100"] + 1.0,
+            "low": scores["accuracy_val_first_100"] - 1.0,
+            "high": scores["accuracy_val_first_100"] + 1.0,
         },
         "commands": [
             *map(command_of, [*runs, *twins]),
@@ -445,7 +422,7 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> N
             "url": SOURCE,
             "licence": "research use; cite Maas et al. 2011, Learning Word Vectors for Sentiment Analysis",
             "use": "25,000 training reviews, of which {val:,} held out; {test:,} test reviews, scored once.".format(
-                **scores[best]["reviews"]
+                **scores["reviews"]
             ),
         },
         "limits": LIMITS,

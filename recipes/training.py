@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -88,11 +89,23 @@ def spike_rate(model: nn.Module, inputs: Iterable[tuple]) -> float | None:
 
 
 def cross_entropy(
-    model: nn.Module, inputs: tuple, targets: Tensor, options: Training, count: float | None = None
+    model: nn.Module,
+    inputs: tuple,
+    targets: Tensor,
+    options: Training,
+    count: float | None = None,
+    taught: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Cross-entropy of the model's logits with smoothed labels, over ``count`` targets (all), and the spike penalty."""
+    """Cross-entropy of the model's logits with smoothed labels, over ``count`` targets (all), and the spike penalty.
+
+    ``taught`` are labels ``[N, K]`` that share the N targets' probability, with the part ``[N, K]`` that each takes.
+    """
     with SpikeMeter(model) as meter, torch.autocast(targets.device.type, torch.bfloat16, options.bfloat16):
         logits = model(*inputs)
+    if taught is not None:
+        labels, parts = taught
+        shared = torch.zeros(logits.shape, device=logits.device).scatter_(1, labels, parts)
+        targets = shared.scatter_add_(1, targets.unsqueeze(1), 1 - parts.sum(1, keepdim=True))
     loss = F.cross_entropy(logits.float(), targets, label_smoothing=options.label_smoothing, reduction="sum")
     loss = loss / (count or len(targets))
     if options.spike_penalty and meter.outputs:
@@ -194,6 +207,7 @@ class Trainer:
         initial: str | None = None,
         backend: str = "auto",
         origin: dict[str, Any] | None = None,
+        teachers: tuple[Path, ...] = (),
     ):
         from accelerate import Accelerator
 
@@ -215,6 +229,8 @@ class Trainer:
             self.settings["initial"] = initial
         if origin:
             self.settings["origin"] = origin
+        if teachers:
+            self.settings["teachers"] = [str(run) for run in teachers]
         self.resume()
         (run / "settings.json").write_text(json.dumps(self.settings, indent=2) + "\n")
 
@@ -350,6 +366,39 @@ def options(*hidden: str, **defaults: Any) -> Callable:
 def read_settings(run: Path) -> dict[str, Any]:
     """The settings of a run: ``model`` config, ``training`` options, and ``initial`` and ``origin`` if it had them."""
     return json.loads((run / "settings.json").read_text())
+
+
+def by_network(runs: list[Path]) -> list[list[Path]]:
+    """Runs that differ in nothing but their seed together."""
+    groups: dict[str, list[Path]] = {}
+    for run in runs:
+        settings = read_settings(run)
+        settings["training"].pop("seed")
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+    return list(groups.values())
+
+
+def best_on_val(runs: list[Path]) -> tuple[Path, dict[str, Any]]:
+    """The measured run with the highest accuracy on the validation data, and its scores."""
+    scores = {run: json.loads((run / "scores.json").read_text()) for run in runs}
+    chosen = max(runs, key=lambda run: scores[run]["accuracy_val"])
+    return chosen, scores[chosen]
+
+
+def row_of(name: str, runs: list[Path]) -> dict[str, Any]:
+    """A row of a card's results for measured runs of one network: the best on the validation data, and all of them."""
+    _, best = best_on_val(runs)
+    tests = [json.loads((run / "scores.json").read_text())["accuracy_test"] for run in runs]
+    return {
+        "name": name,
+        "accuracy_val": best["accuracy_val"],
+        "accuracy_test": best["accuracy_test"],
+        "accuracy_test_mean": round(mean(tests), 2),
+        "accuracy_test_standard_deviation": round(stdev(tests), 2) if len(tests) > 1 else None,
+        "seeds": len(runs),
+        "parameters": best["parameters"],
+        "mean_spike_rate": best["mean_spike_rate"],
+    }
 
 
 def measured_once(record: Path, key: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -26,8 +26,9 @@ be unknown. With ``results`` there must be ``scores`` and ``data`` too::
     sources           ["paper, link", ...]
 
 A column is a score (named in ``scores``) or anything else that was counted: ``parameters``,
-``mean_spike_rate``, ``multiplications_per_input``; a column that starts with ``estimated_`` is one. Values
-are numbers, text, or null where nothing was measured.
+``mean_spike_rate``, ``multiplications_per_input``; ``<score>_mean`` and ``<score>_standard_deviation`` are over the
+seeds; a column that starts with ``estimated_`` is an estimate. Values are numbers, text, or null where nothing was
+measured.
 """
 
 import json
@@ -208,8 +209,8 @@ def _results(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         band = metrics["score_band"]
         lines += [
             "",
-            f"A quick check on the first {band['inputs']} inputs of `{band['split']}` should give a "
-            f"{_title(band['score'], metrics['scores'])} between {_cell(band['low'])} and {_cell(band['high'])}.",
+            f"A quick check on the first {band['inputs']} inputs of {band['split']} should land between "
+            f"{_cell(band['low'])} and {_cell(band['high'])} ({_title(band['score'], metrics['scores'])}).",
         ]
     if metrics.get("published"):
         lines += ["", "Figures that other people published, on the same task:", ""]
@@ -290,9 +291,14 @@ def _table(rows: list[dict[str, Any]], scores: dict[str, Any], bold: str | None 
 
 
 def _title(column: str, scores: dict[str, Any]) -> str:
-    """The heading of a column; an estimate says so."""
-    if column in scores:
-        return scores[column]["title"]
+    """The heading of a column; an estimate says so, and a score over several seeds what it is of them."""
+    for ending, meaning in (
+        ("", ""),
+        ("_mean", ", mean of the seeds"),
+        ("_standard_deviation", ", standard deviation"),
+    ):
+        if (score := column.removesuffix(ending)) in scores:
+            return scores[score]["title"] + meaning
     estimate = " (estimate)" if column.startswith("estimated_") else ""
     return column.removeprefix("estimated_").replace("_", " ") + estimate
 

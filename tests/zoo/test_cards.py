@@ -74,7 +74,7 @@ def test_everything_that_was_given_is_in_the_card(config, metrics):
         'model.translate(["Ein Hund"])  # -> ["dog"]',
         "- BLEU, val: `nrefs:1|case:lc`",
         "- BLEU, test: `case:mixed`",
-        "first 100 inputs of `val` should give a BLEU, val between 10 and 15",
+        "first 100 inputs of val should land between 10 and 15 (BLEU, val)",
         metrics["commands"][0],
         "Seeds: 3",
         "The checkpoint was chosen on: val",
@@ -93,10 +93,12 @@ def test_another_task_has_other_columns(config):
     metrics = {
         "scores": {"accuracy": {"title": "accuracy, %", "type": "accuracy", "split": "test", "signature": "sklearn"}},
         "data": {"name": "N", "type": "n", "url": "https://example.org", "licence": "MIT", "use": "All."},
-        "results": [{"name": "tiny", "additions_per_input": 123456.0, "accuracy": 91.25}],
+        "results": [{"name": "tiny", "additions_per_input": 123456.0, "accuracy_mean": 91.0, "accuracy": 91.25}],
     }
     text = render_card({**config, "task": "text-classification"}, metrics)
-    assert table(text, "## Results")[0] == ["name", "accuracy, %", "additions per input"]
+    assert table(text, "## Results")[0] == [
+        *("name", "accuracy, %", "additions per input", "accuracy, %, mean of the seeds")
+    ]
     assert table(text, "## Results")[2] == ["**tiny**", "**91.25**", "**123,456**"]
     assert "model.classify(inputs)" in text
     assert ModelCard(text).data.pipeline_tag == "text-classification"
