@@ -96,10 +96,8 @@ def test_another_task_has_other_columns(config):
         "results": [{"name": "tiny", "additions_per_input": 123456.0, "accuracy_mean": 91.0, "accuracy": 91.25}],
     }
     text = render_card({**config, "task": "text-classification"}, metrics)
-    assert table(text, "## Results")[0] == [
-        *("name", "accuracy, %", "additions per input", "accuracy, %, mean of the seeds")
-    ]
-    assert table(text, "## Results")[2] == ["**tiny**", "**91.25**", "**123,456**"]
+    assert table(text, "## Results")[0][1:] == ["accuracy, %", "additions per input", "accuracy, %, mean of the seeds"]
+    assert table(text, "## Results")[2] == ["**tiny**", "**91.25**", "**123,456**", "**91**"]
     assert "model.classify(inputs)" in text
     assert ModelCard(text).data.pipeline_tag == "text-classification"
 
