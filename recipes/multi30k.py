@@ -28,7 +28,6 @@ from zoo.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator
 
 SOURCE = "https://github.com/multi30k/dataset (folder data/task1/raw)"
 TEST = "test_2016_flickr"
-ORIGIN = "origin.json"
 TWINS = {
     "lstm": "LSTM with attention",
     "gru": "GRU with attention",
@@ -45,7 +44,7 @@ LIMITS = [
 SOURCES = [
     "Rathi and Roy, LITE-SNN, IEEE TCDS 2024, https://doi.org/10.1109/TCDS.2024.3396431",
     "Ponghiran and Roy, AAAI 2022, https://arxiv.org/abs/2109.01905",
-    "Nguyen, Joty, Wu and Aw, Data Diversification, NeurIPS 2020, https://arxiv.org/abs/1911.01986",
+    "Kim and Rush, Sequence-Level Knowledge Distillation, EMNLP 2016, https://arxiv.org/abs/1606.07947",
 ]
 CONFIG = TranslatorConfig(vocabulary=6000)
 Pair = tuple[str, str]
@@ -76,11 +75,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Training(training.Training):
-    """How a translator is trained: what all networks have, and four of its own.
+    """How a translator is trained: what all networks have, and three of its own.
 
     ``tokens`` is the most tokens of either side in a batch, padding counted; ``token_dropout`` the chance that a token
     which goes into the network is made the unknown one; ``teacher_weight`` the part of each token's probability that
-    is learned from teachers, where there are any; ``reverse`` trains from English to German.
+    is learned from teachers, where there are any.
     """
 
     epochs: int = 16
@@ -88,7 +87,6 @@ class Training(training.Training):
     tokens: int = 3000
     token_dropout: float = 0.0
     teacher_weight: float = 0.5
-    reverse: bool = False
 
 
 def read_split(folder: Path, split: str) -> list[Pair]:
@@ -109,54 +107,6 @@ def read_split(folder: Path, split: str) -> list[Pair]:
     if len(german) != len(english):
         raise ValueError(f"{split} has {len(german)} German lines and {len(english)} English ones; they must pair up")
     return list(zip(german, english))
-
-
-def reverse(pairs: list[Pair]) -> list[Pair]:
-    return [(second, first) for first, second in pairs]
-
-
-def diversify(pairs: list[Pair], forward: Translator, backward: Translator) -> list[Pair]:
-    """The pairs, and those of their German with ``forward``'s English and of their English with ``backward``'s German.
-
-    Nguyen et al., Data Diversification, NeurIPS 2020, with one model a direction. What is there twice, but for capital
-    letters, is left out.
-    """
-    german, english = map(list, zip(*pairs))
-    synthetic = [*zip(german, translated(forward, german)), *zip(translated(backward, english), english)]
-    different: dict[tuple[str, ...], Pair] = {}
-    for pair in [*pairs, *synthetic]:
-        if all(pair):
-            different.setdefault(tuple(map(str.lower, pair)), pair)
-    return list(different.values())
-
-
-def translated(model: Translator, sentences: list[str], at_once: int = 1024) -> list[str]:
-    """The translation of each sentence, with a progress bar."""
-    from tqdm import trange
-
-    starts = trange(0, len(sentences), at_once, leave=False)
-    return [text for start in starts for text in model.translate(sentences[start : start + at_once])]
-
-
-def write_diverse(data: Path, output: Path, forward: Path, backward: Path) -> None:
-    """A folder like ``data`` whose training pairs are diversified with the best models of two runs.
-
-    ``origin.json`` in it says how it was made; runs on it keep that, so that a card can say it.
-    """
-    output.mkdir(parents=True)
-    pairs = read_split(data, "train")
-    diverse = diversify(pairs, zoo.load(forward / "best"), zoo.load(backward / "best"))
-    making = f"python -m recipes.multi30k diversify {output.name} --data DATA --forward {forward} --backward {backward}"
-    origin = {
-        "folder": output.name,
-        "pairs": [len(pairs), len(diverse)],
-        "commands": [command_of(forward), command_of(backward), making],
-    }
-    for split, content in {"train": diverse, "val": read_split(data, "val"), TEST: read_split(data, TEST)}.items():
-        for side, language in enumerate(("de", "en")):
-            text = "".join(pair[side] + "\n" for pair in content)
-            (output / f"{split}.{language}").write_text(text, encoding="utf-8")
-    (output / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
 
 
 def train_tokenizer(pairs: list[Pair], size: int) -> Tokenizer:
@@ -314,11 +264,7 @@ class Trainer(training.Trainer):
         teachers: tuple[Path, ...] = (),
     ):
         self.pairs, self.validation = read_split(data, "train"), read_split(data, "val")
-        if options.reverse:
-            self.pairs, self.validation = reverse(self.pairs), reverse(self.validation)
-        origin = data / ORIGIN
-        made = json.loads(origin.read_text()) if origin.exists() else None
-        super().__init__(run, lambda: self.new_network(config), options, initial, backend, made, teachers)
+        super().__init__(run, lambda: self.new_network(config), options, initial, backend, teachers)
         self.examples = encode(self.network.tokenizer, self.pairs)
         if teachers:
             self.examples = teach(self.load_teachers(teachers), self.examples, options.teacher_weight)
@@ -393,6 +339,15 @@ def command_of(run: Path) -> str:
     return training.command_of("multi30k", run, asdict(CONFIG) | asdict(Training()))
 
 
+def commands_of(runs: list[Path]) -> list[str]:
+    """The commands that train the runs, each after those of its teachers."""
+    commands = []
+    for run in runs:
+        teachers = [Path(teacher) for teacher in read_settings(run).get("teachers", ())]
+        commands += [*commands_of(teachers), command_of(run)]
+    return list(dict.fromkeys(commands))
+
+
 def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, summary: str) -> None:
     """Save the best model of ``run`` to ``folder`` with a card of what :func:`measure` found for it and the others."""
 
@@ -413,10 +368,6 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
         beside = "".join(f" --twin {twin}" for twin in twins)
         costing = [f"python -m recipes.multi30k costs {run} --name {folder.name}{beside} --data DATA"]
     example = ["Ein Hund rennt durch den Schnee."]
-    origin, made = read_settings(run).get("origin"), ""
-    if origin:
-        whole, diverse = origin["pairs"]
-        made = f" {diverse - whole:,} more have one side that models of the first three commands translated."
     own = row(run, folder.name)
     metrics = {
         "summary": summary,
@@ -438,8 +389,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
             "high": round(scores["bleu_val_first_100"] + 0.5, 2),
         },
         "commands": [
-            *(origin["commands"] if origin else []),
-            *map(command_of, [run, *twins, *sparsity]),
+            *commands_of([run, *twins, *sparsity]),
             measuring + search,
             *costing,
         ],
@@ -450,8 +400,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
             "type": "multi30k",
             "url": "https://github.com/multi30k/dataset",
             "licence": "research use; cite Elliott et al. 2016, Multilingual English-German Image Descriptions",
-            "use": "29,000 sentence pairs for training, 1,014 to choose the checkpoint, 1,000 (test 2016) to score."
-            + made,
+            "use": "29,000 sentence pairs for training, 1,014 to choose the checkpoint, 1,000 (test 2016) to score.",
         },
         "limits": LIMITS,
         "sources": SOURCES,
@@ -493,7 +442,7 @@ def sparsity_plot(points: list[dict], name: str) -> bytes:
 
 
 def command_line():
-    """The commands ``train``, ``diversify``, ``evaluate``, ``measure``, ``costs`` and ``bundle``."""
+    """The commands ``train``, ``evaluate``, ``measure``, ``costs`` and ``bundle``."""
     from typing import Annotated
 
     import typer
@@ -514,16 +463,6 @@ def command_line():
     ):
         """Train a translator; the best on val is in RUN/best."""
         Trainer(data, run, config, options, initial, backend, tuple(teacher or ())).train()
-
-    @app.command("diversify")
-    def diversify_command(
-        output: Annotated[Path, typer.Argument(help="folder for the new data; there must be none")],
-        data: Data,
-        forward: Annotated[Path, typer.Option(help="run of a model from German to English")],
-        backward: Annotated[Path, typer.Option(help="run of one from English to German (train --reverse)")],
-    ):
-        """Add to the training pairs what two models make of either side of them."""
-        write_diverse(data, output, forward, backward)
 
     @app.command("evaluate")
     def evaluate_command(

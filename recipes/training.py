@@ -191,9 +191,9 @@ class Trainer:
 
     The folder holds ``state.pt`` (the last finished epoch, replaced as a whole), ``log.jsonl`` (a line an epoch),
     ``training.png`` and ``best`` (the model with the best score on the validation data so far, as ``zoo.load`` reads
-    it). ``origin`` says how data was made that is not as it comes: its ``folder``, and the ``commands``. A recipe's
-    trainer has ``plan(seed)``, the batches of an epoch in their order; ``loss_of(batch)``; and
-    ``score(model)``, higher is better, which the log calls ``metric`` and the plot ``metric_label``.
+    it). ``teachers`` are runs whose models the recipe's trainer learns from. A recipe's trainer has ``plan(seed)``, the
+    batches of an epoch in their order; ``loss_of(batch)``; and ``score(model)``, higher is better, which the log calls
+    ``metric`` and the plot ``metric_label``.
     """
 
     metric: str
@@ -206,7 +206,6 @@ class Trainer:
         options: Training,
         initial: str | None = None,
         backend: str = "auto",
-        origin: dict[str, Any] | None = None,
         teachers: tuple[Path, ...] = (),
     ):
         from accelerate import Accelerator
@@ -227,8 +226,6 @@ class Trainer:
         self.settings = {"model": self.network.config, "training": asdict(options)}
         if initial:
             self.settings["initial"] = initial
-        if origin:
-            self.settings["origin"] = origin
         if teachers:
             self.settings["teachers"] = [str(run) for run in teachers]
         self.resume()
@@ -364,7 +361,7 @@ def options(*hidden: str, **defaults: Any) -> Callable:
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """The settings of a run: ``model`` config, ``training`` options, and ``initial`` and ``origin`` if it had them."""
+    """The settings of a run: ``model`` config, ``training`` options, ``initial`` and ``teachers`` if it had them."""
     return json.loads((run / "settings.json").read_text())
 
 
@@ -444,5 +441,5 @@ def command_of(recipe: str, run: Path, default: dict[str, Any]) -> str:
         f" --{'no-' if value is False else ''}{name.replace('_', '-')}{'' if isinstance(value, bool) else f' {value}'}"
         for name, value in changed.items()
     )
-    data = settings.get("origin", {}).get("folder", "DATA")
-    return f"python -m recipes.{recipe} train --data {data} --run {run}{options}"
+    options += "".join(f" --teacher {teacher}" for teacher in settings.get("teachers", ()))
+    return f"python -m recipes.{recipe} train --data DATA --run {run}{options}"

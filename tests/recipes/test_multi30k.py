@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import zoo
 from recipes import multi30k, training
 from recipes.multi30k import Trainer, Training
-from recipes.training import read_settings
 from tests.recipes.resuming import ends_as_if_never_interrupted
 from zoo.translation import END, UNKNOWN, TranslatorConfig
 
@@ -158,31 +157,59 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
     assert f"train --data DATA --run {runs['spiking']}" in card and f"costs {runs['spiking']} --name tiny" in card
 
 
-def test_data_is_diversified_with_a_model_of_each_direction_and_says_so(corpus, tmp_path):
-    for language in ("de", "en"):
-        (corpus / f"test_2016_flickr.{language}").write_text("Hund.\n", encoding="utf-8")
-    forward, backward, diverse = tmp_path / "forward", tmp_path / "backward", tmp_path / "diverse"
-    for run, reverse in ((forward, False), (backward, True)):
-        trainer(corpus, run, epochs=8, learning_rate=1e-2, dropout=0.0, average=0.9, reverse=reverse).train()
-    multi30k.write_diverse(corpus, diverse, forward, backward)
-    english = zoo.load(forward / "best").translate([german for german, _ in PAIRS])
-    german = zoo.load(backward / "best").translate([english for _, english in PAIRS])
-    synthetic = {(g.lower(), e) for g, e in zip([g for g, _ in PAIRS], english)}
-    synthetic |= {(g, e) for g, e in zip(german, [e for _, e in PAIRS])}
-    found = multi30k.read_split(diverse, "train")
-    assert found[: len(PAIRS)] == PAIRS
-    lowercased = [(g.lower(), e) for g, e in found]
-    assert set(lowercased) == {(g.lower(), e) for g, e in PAIRS} | {pair for pair in synthetic if all(pair)}
-    assert len(set(lowercased)) == len(lowercased) > len(PAIRS)
-    assert multi30k.read_split(diverse, "val") == multi30k.read_split(corpus, "val")
+def a_teacher(corpus, run, **options):
+    trainer(corpus, run, epochs=8, learning_rate=1e-2, dropout=0.0, average=0.9, **options).train()
+    return zoo.load(run / "best")
 
-    trainer(diverse, tmp_path / "run", epochs=1).train()
-    origin = read_settings(tmp_path / "run")["origin"]
-    assert origin["pairs"] == [len(PAIRS), len(found)]
-    assert origin["commands"][1].endswith("--reverse") and "diversify diverse --data DATA" in origin["commands"][2]
-    assert multi30k.command_of(tmp_path / "run").startswith("python -m recipes.multi30k train --data diverse --run")
-    with pytest.raises(FileExistsError):
-        multi30k.write_diverse(corpus, diverse, forward, backward)
+
+def test_teachers_share_out_a_part_of_each_token_s_probability(corpus, tmp_path):
+    teachers = [a_teacher(corpus, tmp_path / "one"), a_teacher(corpus, tmp_path / "two", seed=1)]
+    examples = multi30k.encode(teachers[0].tokenizer, PAIRS)
+    taught = multi30k.teach(teachers, examples, weight=0.4, tokens=200)
+    assert [example[:2] for example in taught] == [example[:2] for example in examples]
+    for example in taught[::7]:
+        source, shifted, target, (labels, parts) = multi30k.tensors([example], torch.device("cpu"))
+        with torch.inference_mode():
+            found = sum(teacher(source, shifted, target > 0).softmax(-1) for teacher in teachers) / 2
+        assert labels.shape == parts.shape == (len(example.english), multi30k.LIKELY)
+        likely, _ = found.topk(multi30k.LIKELY)
+        torch.testing.assert_close(found.gather(1, labels), likely)  # the likeliest there are
+        torch.testing.assert_close(parts, 0.4 * likely / likely.sum(-1, keepdim=True))
+
+
+def test_the_loss_of_what_is_taught_is_the_cross_entropy_with_all_of_its_probabilities(corpus, tmp_path):
+    teacher = a_teacher(corpus, tmp_path / "teacher")
+    examples = multi30k.encode(teacher.tokenizer, PAIRS)[:9]
+    options = Training(label_smoothing=0.0, bfloat16=False)
+    losses = {}
+    for weight in (0.0, 0.3, 1.0):
+        batch = multi30k.tensors(multi30k.teach([teacher], examples, weight), torch.device("cpu"))
+        losses[weight] = multi30k.loss_of(teacher, batch, options).item()
+        real = batch.target > 0
+        scores = teacher(batch.source, batch.shifted, real).log_softmax(-1)
+        own = scores.gather(1, batch.target[real].unsqueeze(1)).mean()
+        labels, parts = batch.taught
+        expected = (1 - weight) * own + (parts * scores.gather(1, labels)).sum(1).mean()
+        assert losses[weight] == pytest.approx(-expected.item(), rel=1e-5)
+    plain = multi30k.tensors(examples, torch.device("cpu"))
+    assert losses[0.0] == pytest.approx(multi30k.loss_of(teacher, plain, options).item(), rel=1e-6)
+
+
+def test_a_run_with_teachers_is_resumed_and_names_them(corpus, tmp_path):
+    teacher = tmp_path / "teacher"
+    a_teacher(corpus, teacher)
+    options = Training(epochs=2, tokens=200, token_dropout=0.1)
+    ends_as_if_never_interrupted(lambda run: Trainer(corpus, run, SMALL, options, teachers=(teacher,)), tmp_path)
+    run = tmp_path / "taught"
+    Trainer(corpus, run, SMALL, options, teachers=(teacher,))
+    assert multi30k.command_of(run).endswith(f"--teacher {teacher}")
+    assert multi30k.commands_of([run, teacher]) == [multi30k.command_of(teacher), multi30k.command_of(run)]
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(corpus, tmp_path):
+    a_teacher(corpus, tmp_path / "teacher", vocabulary=90)
+    with pytest.raises(ValueError, match=r"teacher in .*teacher has another tokenizer"):
+        Trainer(corpus, tmp_path / "run", SMALL, Training(epochs=1), teachers=(tmp_path / "teacher",))
 
 
 def test_a_network_without_spikes_has_no_spike_rate():
