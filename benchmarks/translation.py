@@ -111,7 +111,7 @@ class Networks:
         examples = multi30k.encode(tokenizer, pairs)
         plan = multi30k.batches(examples, size.tokens, random.Random(0))[: size.steps]
         self.batches = [multi30k.tensors(chosen, device) for chosen in plan]
-        self.source = pad([examples[i].german for i in range(len(self.sentences))]).to(device)
+        self.source = pad([examples[i][0] for i in range(len(self.sentences))]).to(device)
 
     def training(self) -> tuple[dict[str, Call], int]:
         """A call a network that takes the training steps of a sample, and their tokens.
@@ -128,7 +128,7 @@ class Networks:
         fused, reference, _ = losses
         if not abs(fused - reference) <= AGREEMENT * abs(reference):
             raise RuntimeError(f"the first loss is {fused} by the fused kernels and {reference} by the reference scan")
-        return steps, sum(int((batch.target != PAD).sum()) for batch in self.batches)
+        return steps, sum(int((target != PAD).sum()) for _, _, target in self.batches)
 
     def _steps(self, model: Translator, optimiser, options: multi30k.Training) -> tuple[Tensor, ...]:
         loss_of = functools.partial(multi30k.loss_of, model, options=options)

@@ -15,7 +15,6 @@ import json
 import random
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -44,49 +43,24 @@ LIMITS = [
 SOURCES = [
     "Rathi and Roy, LITE-SNN, IEEE TCDS 2024, https://doi.org/10.1109/TCDS.2024.3396431",
     "Ponghiran and Roy, AAAI 2022, https://arxiv.org/abs/2109.01905",
-    "Kim and Rush, Sequence-Level Knowledge Distillation, EMNLP 2016, https://arxiv.org/abs/1606.07947",
 ]
 CONFIG = TranslatorConfig(vocabulary=6000)
 Pair = tuple[str, str]
-LIKELY = 16
-"""The tokens that teachers find the likeliest are learned from, this many a place."""
-
-
-class Example(NamedTuple):
-    """A pair as the network takes it: token ids of both sides.
-
-    ``taught`` are, for each token of the English side, labels ``[T, LIKELY]`` and the part of its probability that each
-    takes (:func:`teach`).
-    """
-
-    german: list[int]
-    english: list[int]
-    taught: tuple[Tensor, Tensor] | None = None
-
-
-class Batch(NamedTuple):
-    """Source ``[S, B]``, target shifted right and target ``[T, B]``, and what is taught of the target's tokens."""
-
-    source: Tensor
-    shifted: Tensor
-    target: Tensor
-    taught: tuple[Tensor, Tensor] | None
+Example = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
 class Training(training.Training):
-    """How a translator is trained: what all networks have, and three of its own.
+    """How a translator is trained: what all networks have, and two of its own.
 
     ``tokens`` is the most tokens of either side in a batch, padding counted; ``token_dropout`` the chance that a token
-    which goes into the network is made the unknown one; ``teacher_weight`` the part of each token's probability that
-    is learned from teachers, where there are any.
+    which goes into the network is made the unknown one.
     """
 
     epochs: int = 16
     learning_rate: float = 2e-3
     tokens: int = 3000
     token_dropout: float = 0.0
-    teacher_weight: float = 0.5
 
 
 def read_split(folder: Path, split: str) -> list[Pair]:
@@ -127,55 +101,31 @@ def train_tokenizer(pairs: list[Pair], size: int) -> Tokenizer:
 def encode(tokenizer: Tokenizer, pairs: list[Pair]) -> list[Example]:
     """Token ids of both sides, each ended."""
     german, english = (tokenizer.encode_batch_fast(list(side)) for side in zip(*pairs))
-    return [Example([*g.ids, END], [*e.ids, END]) for g, e in zip(german, english)]
-
-
-@torch.inference_mode()
-def teach(teachers: list[Translator], examples: list[Example], weight: float, tokens: int = 6000) -> list[Example]:
-    """The examples, with what the teachers, by the mean of their probabilities, find likely at each English token.
-
-    ``weight`` is the part of each token's probability that the teachers' tokens share; the true one keeps the rest.
-    """
-    taught = {}
-    for chosen in batches(examples, tokens, random.Random(0)):
-        source, shifted, target, _ = tensors(chosen, teachers[0].embedding.weight.device)
-        everywhere = torch.ones_like(target, dtype=torch.bool)
-        likely = sum(teacher(source, shifted, everywhere).softmax(-1) for teacher in teachers).topk(LIKELY)
-        parts = weight * likely.values / likely.values.sum(-1, keepdim=True)
-        shape = (*target.shape, LIKELY)
-        for example, labels, shares in zip(
-            chosen, likely.indices.view(shape).unbind(1), parts.view(shape).unbind(1), strict=True
-        ):
-            length = len(example.english)
-            taught[id(example)] = labels[:length].clone(), shares[:length].clone()
-    return [example._replace(taught=taught[id(example)]) for example in examples]
+    return [([*g.ids, END], [*e.ids, END]) for g, e in zip(german, english)]
 
 
 def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> list[list[Example]]:
     """Examples of like length together, at most ``tokens`` padded tokens of either side a batch, in random order."""
     order = list(examples)
     shuffle.shuffle(order)
-    order.sort(key=lambda example: (len(example.english) // 2, len(example.german) // 2))
+    order.sort(key=lambda example: (len(example[1]) // 2, len(example[0]) // 2))
     result, longest = [[]], 0
     for example in order:
-        longest = max(longest, len(example.german), len(example.english))
+        longest = max(longest, *map(len, example))
         if result[-1] and longest * (len(result[-1]) + 1) > tokens:
             result.append([])
-            longest = max(len(example.german), len(example.english))
+            longest = max(map(len, example))
         result[-1].append(example)
     shuffle.shuffle(result)
     return result
 
 
-def tensors(examples: list[Example], device: torch.device) -> Batch:
-    source = pad([example.german for example in examples])
-    target = pad([example.english for example in examples])
+def tensors(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Source, target shifted right and target of a batch, each ``[T, B]``."""
+    source = pad([source for source, _ in examples])
+    target = pad([target for _, target in examples])
     shifted = torch.cat([torch.full_like(target[:1], BEGIN), target[:-1]])
-    taught = None
-    if examples[0].taught is not None:
-        parts = zip(*(example.taught for example in examples))
-        taught = tuple(nn.utils.rnn.pad_sequence(part)[target != PAD].to(device) for part in parts)
-    return Batch(*(t.to(device, non_blocking=True) for t in (source, shifted, target)), taught)
+    return tuple(t.to(device, non_blocking=True) for t in (source, shifted, target))
 
 
 def drop_tokens(tokens: Tensor, probability: float) -> Tensor:
@@ -184,11 +134,12 @@ def drop_tokens(tokens: Tensor, probability: float) -> Tensor:
     return tokens.masked_fill(dropped, UNKNOWN)
 
 
-def loss_of(model: nn.Module, batch: Batch, options: Training) -> Tensor:
+def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
     """Cross-entropy a token with smoothed labels, and the spike penalty."""
-    source, shifted = (drop_tokens(tokens, options.token_dropout) for tokens in (batch.source, batch.shifted))
-    real = batch.target != PAD
-    return training.cross_entropy(model, (source, shifted, real), batch.target[real], options, taught=batch.taught)
+    source, shifted, target = batch
+    source, shifted = (drop_tokens(tokens, options.token_dropout) for tokens in (source, shifted))
+    real = target != PAD
+    return training.cross_entropy(model, (source, shifted, real), target[real], options)
 
 
 def bleu(hypotheses: list[str], references: list[str], lowercase: bool) -> tuple[float, str]:
@@ -221,7 +172,7 @@ def spike_rate(model: Translator, pairs: list[Pair]) -> float | None:
     """Share of non-zero spikes of all neurons over the pairs, one at a time; None for a network without spikes."""
     examples = encode(model.tokenizer, pairs)
     batches = (tensors([example], model.embedding.weight.device) for example in examples)
-    return training.spike_rate(model, ((source, shifted, target != PAD) for source, shifted, target, _ in batches))
+    return training.spike_rate(model, ((source, shifted, target != PAD) for source, shifted, target in batches))
 
 
 def fine_tune(
@@ -234,7 +185,7 @@ def fine_tune(
     if not pairs:
         raise ValueError("there are no pairs to fine-tune on")
     examples = encode(model.tokenizer, pairs)
-    for i, (german, english, _) in enumerate(examples):
+    for i, (german, english) in enumerate(examples):
         if min(len(german), len(english)) < 2 or max(len(german), len(english)) > model.settings.longest:
             raise ValueError(f"pair {i} has an empty side, or one of more than {model.settings.longest} tokens")
     options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed)
@@ -261,21 +212,10 @@ class Trainer(training.Trainer):
         options: Training,
         initial: str | None = None,
         backend: str = "auto",
-        teachers: tuple[Path, ...] = (),
     ):
         self.pairs, self.validation = read_split(data, "train"), read_split(data, "val")
-        super().__init__(run, lambda: self.new_network(config), options, initial, backend, teachers)
+        super().__init__(run, lambda: self.new_network(config), options, initial, backend)
         self.examples = encode(self.network.tokenizer, self.pairs)
-        if teachers:
-            self.examples = teach(self.load_teachers(teachers), self.examples, options.teacher_weight)
-
-    def load_teachers(self, runs: tuple[Path, ...]) -> list[Translator]:
-        """The best models of the runs; ValueError unless their tokens are this network's."""
-        teachers = [zoo.load(run / "best", device=self.accelerator.device) for run in runs]
-        for run, teacher in zip(runs, teachers):
-            if teacher.assets() != self.network.assets():
-                raise ValueError(f"the teacher in {run} has another tokenizer than the network that learns from it")
-        return teachers
 
     def new_network(self, config: TranslatorConfig) -> Translator:
         """A network with its tokenizer, whose vocabulary may be smaller than the config's where text is scarce."""
@@ -339,15 +279,6 @@ def command_of(run: Path) -> str:
     return training.command_of("multi30k", run, asdict(CONFIG) | asdict(Training()))
 
 
-def commands_of(runs: list[Path]) -> list[str]:
-    """The commands that train the runs, each after those of its teachers."""
-    commands = []
-    for run in runs:
-        teachers = [Path(teacher) for teacher in read_settings(run).get("teachers", ())]
-        commands += [*commands_of(teachers), command_of(run)]
-    return list(dict.fromkeys(commands))
-
-
 def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, summary: str) -> None:
     """Save the best model of ``run`` to ``folder`` with a card of what :func:`measure` found for it and the others."""
 
@@ -388,11 +319,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
             "low": round(scores["bleu_val_first_100"] - 0.5, 2),
             "high": round(scores["bleu_val_first_100"] + 0.5, 2),
         },
-        "commands": [
-            *commands_of([run, *twins, *sparsity]),
-            measuring + search,
-            *costing,
-        ],
+        "commands": [*map(command_of, [run, *twins, *sparsity]), measuring + search, *costing],
         "seeds": [read_settings(run)["training"]["seed"]],
         "checkpoint_split": "val, by the BLEU of greedy search",
         "data": {
@@ -458,11 +385,10 @@ def command_line():
         config: TranslatorConfig,
         options: Training,
         initial: Annotated[str | None, typer.Option(help="fine-tune this model")] = None,
-        teacher: Annotated[list[Path] | None, typer.Option(help="run to learn from; may be given again")] = None,
         backend: str = "auto",
     ):
         """Train a translator; the best on val is in RUN/best."""
-        Trainer(data, run, config, options, initial, backend, tuple(teacher or ())).train()
+        Trainer(data, run, config, options, initial, backend).train()
 
     @app.command("evaluate")
     def evaluate_command(

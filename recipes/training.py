@@ -89,23 +89,11 @@ def spike_rate(model: nn.Module, inputs: Iterable[tuple]) -> float | None:
 
 
 def cross_entropy(
-    model: nn.Module,
-    inputs: tuple,
-    targets: Tensor,
-    options: Training,
-    count: float | None = None,
-    taught: tuple[Tensor, Tensor] | None = None,
+    model: nn.Module, inputs: tuple, targets: Tensor, options: Training, count: float | None = None
 ) -> Tensor:
-    """Cross-entropy of the model's logits with smoothed labels, over ``count`` targets (all), and the spike penalty.
-
-    ``taught`` are labels ``[N, K]`` that share the N targets' probability, with the part ``[N, K]`` that each takes.
-    """
+    """Cross-entropy of the model's logits with smoothed labels, over ``count`` targets (all), and the spike penalty."""
     with SpikeMeter(model) as meter, torch.autocast(targets.device.type, torch.bfloat16, options.bfloat16):
         logits = model(*inputs)
-    if taught is not None:
-        labels, parts = taught
-        shared = torch.zeros(logits.shape, device=logits.device).scatter_(1, labels, parts)
-        targets = shared.scatter_add_(1, targets.unsqueeze(1), 1 - parts.sum(1, keepdim=True))
     loss = F.cross_entropy(logits.float(), targets, label_smoothing=options.label_smoothing, reduction="sum")
     loss = loss / (count or len(targets))
     if options.spike_penalty and meter.outputs:
@@ -191,9 +179,8 @@ class Trainer:
 
     The folder holds ``state.pt`` (the last finished epoch, replaced as a whole), ``log.jsonl`` (a line an epoch),
     ``training.png`` and ``best`` (the model with the best score on the validation data so far, as ``zoo.load`` reads
-    it). ``teachers`` are runs whose models the recipe's trainer learns from. A recipe's trainer has ``plan(seed)``, the
-    batches of an epoch in their order; ``loss_of(batch)``; and ``score(model)``, higher is better, which the log calls
-    ``metric`` and the plot ``metric_label``.
+    it). A recipe's trainer has ``plan(seed)``, the batches of an epoch in their order; ``loss_of(batch)``; and
+    ``score(model)``, higher is better, which the log calls ``metric`` and the plot ``metric_label``.
     """
 
     metric: str
@@ -206,7 +193,6 @@ class Trainer:
         options: Training,
         initial: str | None = None,
         backend: str = "auto",
-        teachers: tuple[Path, ...] = (),
     ):
         from accelerate import Accelerator
 
@@ -226,8 +212,6 @@ class Trainer:
         self.settings = {"model": self.network.config, "training": asdict(options)}
         if initial:
             self.settings["initial"] = initial
-        if teachers:
-            self.settings["teachers"] = [str(run) for run in teachers]
         self.resume()
         (run / "settings.json").write_text(json.dumps(self.settings, indent=2) + "\n")
 
@@ -361,7 +345,7 @@ def options(*hidden: str, **defaults: Any) -> Callable:
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """The settings of a run: ``model`` config, ``training`` options, ``initial`` and ``teachers`` if it had them."""
+    """The settings of a run: ``model`` config, ``training`` options, and ``initial`` if it had one."""
     return json.loads((run / "settings.json").read_text())
 
 
@@ -441,5 +425,4 @@ def command_of(recipe: str, run: Path, default: dict[str, Any]) -> str:
         f" --{'no-' if value is False else ''}{name.replace('_', '-')}{'' if isinstance(value, bool) else f' {value}'}"
         for name, value in changed.items()
     )
-    options += "".join(f" --teacher {teacher}" for teacher in settings.get("teachers", ()))
     return f"python -m recipes.{recipe} train --data DATA --run {run}{options}"

@@ -59,10 +59,10 @@ def test_the_tokenizer_gives_lowercased_text_back():
 @given(lengths=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=60))
 @settings(max_examples=40, deadline=None)
 def test_batches_hold_every_example_once_within_the_token_limit(lengths):
-    examples = [multi30k.Example([5] * source, [6] * target) for source, target in lengths]
+    examples = [([5] * source, [6] * target) for source, target in lengths]
     plan = multi30k.batches(examples, 40, random.Random(0))
     assert sorted(example for batch in plan for example in batch) == sorted(examples)
-    assert all(len(batch) * max(len(side) for pair in batch for side in pair[:2]) <= 40 for batch in plan)
+    assert all(len(batch) * max(len(side) for pair in batch for side in pair) <= 40 for batch in plan)
 
 
 def test_dropped_tokens_are_unknown_and_marks_are_never_dropped():
@@ -155,61 +155,6 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
     for picture in ("costs.png", "sparsity.png"):
         assert f"]({picture})" in card and (tmp_path / "tiny" / picture).stat().st_size > 5000
     assert f"train --data DATA --run {runs['spiking']}" in card and f"costs {runs['spiking']} --name tiny" in card
-
-
-def a_teacher(corpus, run, **options):
-    trainer(corpus, run, epochs=8, learning_rate=1e-2, dropout=0.0, average=0.9, **options).train()
-    return zoo.load(run / "best")
-
-
-def test_teachers_share_out_a_part_of_each_token_s_probability(corpus, tmp_path):
-    teachers = [a_teacher(corpus, tmp_path / "one"), a_teacher(corpus, tmp_path / "two", seed=1)]
-    examples = multi30k.encode(teachers[0].tokenizer, PAIRS)
-    taught = multi30k.teach(teachers, examples, weight=0.4, tokens=200)
-    assert [example[:2] for example in taught] == [example[:2] for example in examples]
-    for example in taught[::7]:
-        source, shifted, target, (labels, parts) = multi30k.tensors([example], torch.device("cpu"))
-        with torch.inference_mode():
-            found = sum(teacher(source, shifted, target > 0).softmax(-1) for teacher in teachers) / 2
-        assert labels.shape == parts.shape == (len(example.english), multi30k.LIKELY)
-        likely, _ = found.topk(multi30k.LIKELY)
-        torch.testing.assert_close(found.gather(1, labels), likely)  # the likeliest there are
-        torch.testing.assert_close(parts, 0.4 * likely / likely.sum(-1, keepdim=True))
-
-
-def test_the_loss_of_what_is_taught_is_the_cross_entropy_with_all_of_its_probabilities(corpus, tmp_path):
-    teacher = a_teacher(corpus, tmp_path / "teacher")
-    examples = multi30k.encode(teacher.tokenizer, PAIRS)[:9]
-    options = Training(label_smoothing=0.0, bfloat16=False)
-    losses = {}
-    for weight in (0.0, 0.3, 1.0):
-        batch = multi30k.tensors(multi30k.teach([teacher], examples, weight), torch.device("cpu"))
-        losses[weight] = multi30k.loss_of(teacher, batch, options).item()
-        real = batch.target > 0
-        scores = teacher(batch.source, batch.shifted, real).log_softmax(-1)
-        own = scores.gather(1, batch.target[real].unsqueeze(1)).mean()
-        labels, parts = batch.taught
-        expected = (1 - weight) * own + (parts * scores.gather(1, labels)).sum(1).mean()
-        assert losses[weight] == pytest.approx(-expected.item(), rel=1e-5)
-    plain = multi30k.tensors(examples, torch.device("cpu"))
-    assert losses[0.0] == pytest.approx(multi30k.loss_of(teacher, plain, options).item(), rel=1e-6)
-
-
-def test_a_run_with_teachers_is_resumed_and_names_them(corpus, tmp_path):
-    teacher = tmp_path / "teacher"
-    a_teacher(corpus, teacher)
-    options = Training(epochs=2, tokens=200, token_dropout=0.1)
-    ends_as_if_never_interrupted(lambda run: Trainer(corpus, run, SMALL, options, teachers=(teacher,)), tmp_path)
-    run = tmp_path / "taught"
-    Trainer(corpus, run, SMALL, options, teachers=(teacher,))
-    assert multi30k.command_of(run).endswith(f"--teacher {teacher}")
-    assert multi30k.commands_of([run, teacher]) == [multi30k.command_of(teacher), multi30k.command_of(run)]
-
-
-def test_a_teacher_with_another_tokenizer_is_refused(corpus, tmp_path):
-    a_teacher(corpus, tmp_path / "teacher", vocabulary=90)
-    with pytest.raises(ValueError, match=r"teacher in .*teacher has another tokenizer"):
-        Trainer(corpus, tmp_path / "run", SMALL, Training(epochs=1), teachers=(tmp_path / "teacher",))
 
 
 def test_a_network_without_spikes_has_no_spike_rate():
