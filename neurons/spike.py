@@ -118,7 +118,7 @@ def _known_range(
 ) -> Tensor:
     """The range for buffers of these values: computing it takes longer than the scan of one time step."""
     with torch.inference_mode(False):  # what is kept must serve a later call that trains
-        buffers = (torch.tensor(value, dtype=dtype) for value in (initial, minimum, maximum, updates))
+        buffers = (torch.tensor(value, dtype=dtype, device="cpu") for value in (initial, minimum, maximum, updates))
         return _range(*buffers, momentum)
 
 

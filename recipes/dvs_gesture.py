@@ -24,6 +24,7 @@ import os
 import random
 import warnings
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,10 +36,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
+from neurons.monitors import evaluating
 from recipes import training
 from recipes.training import read_settings
 from zoo.events import Binning, as_events, bin_events, read_events
-from zoo.gesture import GestureConfig, GestureNetwork, evaluation
+from zoo.gesture import GestureConfig, GestureNetwork
 
 SOURCE = "https://research.ibm.com/interactive/dvsgesture/"
 GESTURES = (
@@ -262,7 +264,7 @@ def binned(file: Path, recordings: list[Recording], binning: Binning, cache: Pat
         try:
             with np.load(kept, allow_pickle=False) as arrays:
                 return [arrays[str(i)] for i in range(len(places))]
-        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             warnings.warn(f"{kept} is damaged and made again: {error}", stacklevel=2)
     events, frames = read_events(file), []
     for start, end in places:
@@ -344,7 +346,7 @@ def accuracy(model: GestureNetwork, samples: Samples) -> float:
     """Share of the recordings whose label is the most probable, in per cent; each is computed on its own."""
     device = model.output.weight.device
     right = 0
-    with evaluation(model):
+    with evaluating(model):
         for frames, label in zip(samples.frames, samples.labels):
             logits = model(torch.from_numpy(frames).to(device).unsqueeze(1))
             right += int(logits.argmax(-1)) == label
@@ -393,7 +395,9 @@ def train(
 ) -> None:
     """Train on a data set in one of the three layouts, from a model's weights where ``initial`` names one."""
     if initial is not None:
-        config = GestureConfig(**_gesture_model(initial))
+        own = GestureConfig(**_gesture_model(initial))
+        training.check_initial(initial, config, GestureConfig(config.labels))
+        config = own
     samples, validation = (read_samples(data, split, config.binning(), cache) for split in ("train", "val"))
     Trainer(samples, validation, run, config, options, initial, backend).train()
 
@@ -452,7 +456,7 @@ def spike_rate(model: GestureNetwork, samples: Samples) -> float | None:
 def measure(folder: Path, validation: Samples, test: Samples) -> dict[str, Any]:
     """Accuracies of a saved model, its size and its spike rate, kept in ``scores.json`` beside its folder.
 
-    What is there for the same weights is returned as it is, so that the test recordings are used once.
+    What is there for the same weights and recordings is returned as it is, so that the test recordings are used once.
     """
     config = zoo.info(folder).config
 
@@ -467,7 +471,11 @@ def measure(folder: Path, validation: Samples, test: Samples) -> dict[str, Any]:
             "mean_spike_rate": spike_rate(model, validation),
         }
 
-    key = {"weights": config["files"]["model.safetensors"]["sha256"]}
+    recordings = (part for samples in (validation, test) for part in (*samples.frames, np.array(samples.labels)))
+    key = {
+        "weights": config["files"]["model.safetensors"]["sha256"],
+        "data": training.digest(part.tobytes() for part in recordings),
+    }
     return training.measured_once(folder.parent / "scores.json", key, scores)
 
 

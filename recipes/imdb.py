@@ -8,11 +8,12 @@ The data is the Large Movie Review Dataset v1.0 (https://ai.stanford.edu/~amaas/
     python -m recipes.imdb fine-tune lite-snn-imdb my_reviews.csv --output my-classifier
 
 Checkpoints and options are chosen on held-out training reviews (:func:`hold_out`); the test set is for ``measure``
-alone, which reads it once.
+alone, which uses it once. Training needs ``pip install "snn-zoo[train]"``.
 """
 
 import csv
 import gzip
+import io
 import json
 import random
 import re
@@ -145,7 +146,8 @@ def hold_out(reviews: list[Review]) -> tuple[list[Review], list[Review]]:
     """A tenth of the training reviews apart, always the same: what is left, in order, and the held-out reviews, mixed.
 
     Reviews of one film are neighbours. So the reviews of each label are cut into chunks of neighbours, of which some
-    are held out whole: hardly a film is on both sides, as none is in the official training and test sets.
+    are held out whole: hardly a film has reviews of one label on both sides. In the official training and test sets no
+    film is on both.
     """
     generator = random.Random(0)
     rest, held = [], []
@@ -243,11 +245,14 @@ def read_labelled(path: Path) -> list[Review]:
 
 
 def _csv_rows(text: str, path: Path):
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         if missing := [field for field in Review._fields if field not in (reader.fieldnames or [])]:
             raise ValueError(f"{path} has no column {' and no column '.join(map(repr, missing))} in its first line")
-        yield from ((reader.line_num, row) for row in reader)
+        for row in reader:
+            if None in row:
+                raise ValueError(f"line {reader.line_num} of {path} has too many fields: quote text with commas")
+            yield reader.line_num, row
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} of {path} is no CSV: {error}") from None
 
@@ -339,7 +344,7 @@ class Trainer(training.Trainer):
 def measure(run: Path, validation: list[Review], test: list[Review]) -> dict:
     """Accuracy of a run's best model on held-out and on test reviews, its size and spike rate; kept in ``scores.json``.
 
-    A model whose scores are there is not scored again: the test set is used once.
+    Scores that are there for the same weights and reviews are returned as they are: the test set is used once.
     """
 
     def scores() -> dict:
@@ -354,9 +359,11 @@ def measure(run: Path, validation: list[Review], test: list[Review]) -> dict:
         }
 
     config = zoo.info(run / "best").config
-    return training.measured_once(
-        run / "scores.json", {"weights": config["files"]["model.safetensors"]["sha256"]}, scores
-    )
+    key = {
+        "weights": config["files"]["model.safetensors"]["sha256"],
+        "data": training.digest(part.encode() for review in (*validation, *test) for part in review),
+    }
+    return training.measured_once(run / "scores.json", key, scores)
 
 
 def command_of(run: Path) -> str:
@@ -385,7 +392,8 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> N
     chosen, scores = training.best_on_val(runs)
     model, own = zoo.load(chosen / "best"), read_settings(chosen)["model"]
     texts = ["A wonderful film, from the first minute to the last.", "Two hours of my life that I will not get back."]
-    answers = [[found.label, round(found.probability, 2)] for found in model.classify(texts)]
+    found = model.classify(texts)
+    answers = [[one.label, {label: round(p, 2) for label, p in one.probabilities.items()}] for one in found]
     metrics = {
         "summary": summary,
         "load_as": folder.name,

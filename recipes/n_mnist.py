@@ -21,6 +21,7 @@ import numpy as np
 from recipes import dvs_gesture
 from recipes.dvs_gesture import Samples, Trainer, Training
 from recipes.training import read_settings
+from zoo import errors
 from zoo.events import as_events, bin_events
 from zoo.gesture import MIXERS, GestureConfig
 
@@ -33,6 +34,8 @@ TRAINING = Training(epochs=20, learning_rate=4e-3, average=0.98, rotation=10.0, 
 
 def read_samples(folder: Path, split: str) -> Samples:
     """The recordings of ``train``, ``val`` (every fifth of the training file) or ``test`` as frames."""
+    if split not in dvs_gesture.SPLITS:
+        raise errors.unknown("split", split, dvs_gesture.SPLITS)
     path = folder / f"{'test' if split == 'test' else 'train'}.npz"
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}, a part of the N-MNIST sample")
@@ -73,21 +76,23 @@ def compare(folder: Path, runs: Path, output: Path, seeds: int, options: Trainin
             "parameters": scores["parameters"],
             "mean_spike_rate": None if None in rates else round(mean(rates), 4),
         }
+    train, val, test = (len(samples.labels) for samples in parts.values())
     found = {
-        "data": "a sample of N-MNIST: 800 recordings to train, 200 to choose the checkpoint, 100 to score",
+        "data": f"a sample of N-MNIST: {train} recordings to train, {val} to choose the checkpoint, {test} to score",
         "networks": networks,
         "training": read_settings(runs / f"{mixers[0]}-0")["training"],
-        "commands": [_command(seeds, options)],
+        "commands": [_command(seeds, options, mixers)],
     }
     output.write_text(json.dumps(found, indent=2) + "\n")
     return found
 
 
-def _command(seeds: int, options: Training) -> str:
+def _command(seeds: int, options: Training, mixers: list[str]) -> str:
     """The command that repeats a comparison, with the options that are not the usual ones."""
     usual = asdict(TRAINING)
     changed = {name: value for name, value in asdict(options).items() if value != usual[name]}
     text = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
+    text += "".join(f" --mixer {mixer}" for mixer in mixers) if mixers != [*MIXERS] else ""
     return (
         f"python -m recipes.n_mnist compare --data DATA --runs runs/n_mnist --output n_mnist.json --seeds {seeds}{text}"
     )

@@ -6,6 +6,7 @@ scored; all else (averaging the weights, resuming, the log and its plot, several
 
 import ctypes
 import functools
+import hashlib
 import inspect
 import json
 import math
@@ -148,7 +149,7 @@ def fine_tune(
         batches = plan(options.seed + epoch)
         total = 0.0
         for i, batch in enumerate(batches):
-            progress = (epoch + i / len(batches)) / options.epochs
+            progress = (epoch + (i + 0.5) / len(batches)) / options.epochs  # not 0: one batch may be all there is
             total += update(model, optimiser, loss_of, batch, progress, options)
         losses.append(float(total) / len(batches))
     model.eval()
@@ -156,7 +157,7 @@ def fine_tune(
 
 
 class FreedMemory:
-    """Has the C library use freed memory again, where it is glibc, until :meth:`give_back`.
+    """Has the C library of this process use freed memory again, where it is glibc.
 
     By its own rules it gives large tensors back to the system and gets them anew, page by page, in every step, which
     takes as long as all of the arithmetic on a CPU.
@@ -270,7 +271,9 @@ class Trainer:
 
         seed = self.options.seed * 1000 + self.epoch
         torch.manual_seed(seed)
-        plan = self.plan(seed)[self.accelerator.process_index :: self.accelerator.num_processes]
+        plan, processes = self.plan(seed), self.accelerator.num_processes
+        # Every process has as many batches, as they wait for one another in each.
+        plan = plan[self.accelerator.process_index : len(plan) // processes * processes : processes]
         self.model.train()
         total = torch.zeros((), device=self.accelerator.device)
         steps = tqdm(plan, desc=f"epoch {self.epoch + 1}/{self.options.epochs}", leave=False, mininterval=1)
@@ -344,6 +347,13 @@ def options(*hidden: str, **defaults: Any) -> Callable:
     return decorate
 
 
+def check_initial(initial: str, config: Any, usual: Any) -> None:
+    """Raise ValueError if ``config`` is not the ``usual`` one: the model that is fine-tuned has its own."""
+    changed = [f"--{k.replace('_', '-')}" for k, value in asdict(config).items() if value != getattr(usual, k)]
+    if changed:
+        raise ValueError(f"{initial} is fine-tuned as it is; leave out {', '.join(changed)}")
+
+
 def read_settings(run: Path) -> dict[str, Any]:
     """The settings of a run: ``model`` config, ``training`` options, and ``initial`` if it had one."""
     return json.loads((run / "settings.json").read_text())
@@ -380,6 +390,14 @@ def row_of(name: str, runs: list[Path]) -> dict[str, Any]:
         "parameters": best["parameters"],
         "mean_spike_rate": best["mean_spike_rate"],
     }
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """Of data, to tell it from other data."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8, "little") + part)
+    return found.hexdigest()
 
 
 def measured_once(record: Path, key: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -157,9 +157,10 @@ def profile_command(
 ) -> None:
     """Count what a model costs on real inputs: arithmetic, spikes, memory, and an estimate of energy."""
     with _errors_in_one_line():
-        given = _profiled(name, inputs)
+        given, models = _profiled(name, inputs), (name, *(against or ()))
         options = {} if beam_size is None else {"beam_size": beam_size}
-        models = (name, *(against or ()))
+        for model in models if options else ():
+            _check_task(model, "translate")
         profiles = [zoo.profile(zoo.load(model), given, name=model, **options) for model in models]
         if plot is not None:
             profiles[0].plot(plot)

@@ -16,6 +16,7 @@ Source of the format: iniVation, "AEDAT 3.1", https://docs.inivation.com (file f
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -66,7 +67,7 @@ def as_events(source: Any) -> Events:
     missing fields, columns of different length, and values that no event has, naming the first.
     """
     if isinstance(source, Events):
-        return source
+        return _checked(*(_whole_numbers(field, getattr(source, field)) for field in FIELDS))
     if isinstance(source, str | os.PathLike):
         return read_events(source)
     if isinstance(source, Mapping):
@@ -228,7 +229,7 @@ def _read_npz(path: Path) -> Events:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in arrays.files if name in FIELDS}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged, or no .npz file: {error}") from None
     return _named(path, columns)
 
@@ -243,9 +244,10 @@ def _read_npy(path: Path) -> Events:
         return _named(path, array)
     if array.ndim != 2 or array.shape[1] != 4:
         raise ValueError(f"{path} must hold events [N, 4] (x, y, p, t in milliseconds); it is {list(array.shape)}")
-    columns = dict(zip("xypt", array.T))
-    columns["t"] = _whole_numbers("t", columns["t"]).astype(np.int64) * 1000
-    return _named(path, columns)
+    times = array[:, 3]
+    if times.dtype.kind not in "iuf" or not (np.isfinite(times) & (times == np.trunc(times))).all():
+        raise ValueError(f"{path}: t, the last column, must hold whole numbers of milliseconds")
+    return _named(path, {**dict(zip("xyp", array.T)), "t": times.astype(np.int64) * 1000})
 
 
 def _named(path: Path, columns: Any) -> Events:

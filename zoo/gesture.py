@@ -17,7 +17,6 @@ spikes and nothing learned in them; ``relu``, which has no memory but the readou
 convolutional GRU (Ballas et al., ICLR 2016, arXiv 1511.06432).
 """
 
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -26,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 import neurons
+from neurons.monitors import evaluating
 from zoo import events
-from zoo.layers import SequenceDropout
+from zoo.layers import SequenceDropout, at_least_one
 from zoo.registry import register_architecture
 
 MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
@@ -62,10 +62,9 @@ class GestureConfig:
     def __post_init__(self):
         if self.mixer not in MIXERS:
             raise ValueError(f"mixer must be one of {', '.join(MIXERS)}; got {self.mixer!r}")
-        if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
+        if not isinstance(self.labels, list | tuple) or len(set(self.labels)) < max(2, len(self.labels)):
             raise ValueError(f"labels must be at least two different names; got {self.labels!r}")
-        if min(self.channels, self.blocks, self.head) < 1:
-            raise ValueError("channels, blocks and head must be at least 1")
+        at_least_one(self, "channels", "blocks", "head")
         self.binning()
 
     def binning(self) -> events.Binning:
@@ -240,7 +239,7 @@ class GestureStream:
         """Take the next events; return how many bins they completed. Errors as for :meth:`GestureNetwork.predict`."""
         frames = self.bins.push(events.as_events(slice_of_events))
         device = self.model.output.weight.device
-        with evaluation(self.model):
+        with evaluating(self.model):
             for frame in torch.from_numpy(frames).to(device).unbind(0):
                 membrane, self.state = self.model.scan(frame[None, None], self.state)
                 self.membrane = membrane[0, 0]
@@ -253,14 +252,3 @@ class GestureStream:
         probabilities = (self.membrane / self.bins.count).softmax(-1).tolist()
         named = dict(zip(self.model.settings.labels, probabilities))
         return Prediction(max(named, key=named.get), named)
-
-
-@contextmanager
-def evaluation(model: nn.Module):
-    """The model in evaluation mode, and back to the mode it was in."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -1,5 +1,7 @@
 """Layers that several networks share. Sequences are ``[T, B, N]``."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +18,14 @@ class SequenceDropout(nn.Module):
         if not self.training or not self.probability:
             return x
         return x * F.dropout(x.new_ones(x.shape[1:]), self.probability)
+
+
+def at_least_one(config: Any, *names: str) -> None:
+    """Raise ValueError unless each of these fields of a network's config is a whole number of at least 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
 
 
 class ParallelLayerNorm(nn.Module):
@@ -47,7 +57,7 @@ class TokenConvolution(nn.Module):
         steps, margin = len(x), self.kernel - 1
         if past is not None and steps == 1:
             window = torch.cat([past.flatten(1), x[0]], dim=-1)
-            return self.weight(window).unsqueeze(0), window[:, x.shape[-1] :].unflatten(-1, (margin, -1))
+            return self.weight(window).unsqueeze(0), window[:, x.shape[-1] :].view(len(window), margin, x.shape[-1])
         if not self.causal:
             left = margin // 2
             padded = F.pad(x, (0, 0, 0, 0, left, margin - left))

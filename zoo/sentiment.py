@@ -2,7 +2,7 @@
 
 A text is words ``w[t]``; the input of the network at word t is ``x[t] = (embedding of w[t], evidence)``, where evidence
 is one number for each of the n-grams of one, two and three words that end at t, looked up in a table (zero for an
-n-gram it does not hold, and where an n-gram comes again). Then::
+n-gram it does not hold, and where one comes again). Then::
 
     f, c = layer norm(convolution over the words of x)
     y = input-gated LIF(f, c)                         half of the neurons run from the last word to the first
@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neurons
-from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, mirrored
+from neurons.monitors import evaluating
+from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, at_least_one, mirrored
 from zoo.registry import register_architecture
 
 PAD, UNKNOWN = range(2)
@@ -72,8 +73,9 @@ class TextClassifierConfig:
             raise ValueError(f"labels must be at least two, and different; got {list(self.labels)}")
         if self.channels % 2:
             raise ValueError(f"channels must be even, for the two directions; got {self.channels}")
-        if self.steps_per_word < 1:
-            raise ValueError(f"steps_per_word must be at least 1; got {self.steps_per_word}")
+        at_least_one(self, "vocabulary", "width", "channels", "kernel", "steps_per_word")
+        if self.ngrams < 0:
+            raise ValueError(f"ngrams must be 0, for none, or more; got {self.ngrams}")
 
     @property
     def inputs(self) -> int:
@@ -95,7 +97,8 @@ class Classification(NamedTuple):
 def ngram_keys(tokens: Tensor) -> Tensor:
     """Hashes ``[T, B, LONGEST_NGRAM]`` (int32) of the n-grams of 1, 2, ... tokens that end at each of ``[T, B]``.
 
-    Before the first token stands padding. ``key(w, ..., v) = (key(w, ...) * 1000003 + v + 1) mod (2^31 - 1)``.
+    ``key(w, ..., v) = (key(w, ...) * 1000003 + v + 1) mod (2^31 - 1)``. Before the first token stands one token of
+    padding, however long the n-gram: the n-grams of two and three that end at the first token have one key.
     """
     before, keys = torch.zeros_like(tokens), []
     for _ in range(LONGEST_NGRAM):
@@ -116,7 +119,8 @@ class NgramEvidence(nn.Module):
     def places(self, tokens: Tensor) -> Tensor:
         """Where the table holds the n-grams of ``tokens [T, B]``: ``[T, B, LONGEST_NGRAM]``.
 
-        -1 where it does not, and for an n-gram that was in the text before: naive Bayes asks whether a text has it.
+        -1 where it does not, and for one that an n-gram of its length was before: naive Bayes asks whether a text has
+        it.
         """
         keys = ngram_keys(tokens)
         places = torch.searchsorted(self.known, keys).clamp_(max=len(self.known) - 1)
@@ -246,6 +250,7 @@ class TextClassifier(nn.Module):
                 f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
             )
         self.settings, self.tokenizer = config, tokenizer
+        tokenizer.encode_special_tokens = True  # "<pad>" in a text is text
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.ngrams = None
         if config.ngrams:
@@ -291,13 +296,9 @@ class TextClassifier(nn.Module):
         """
         if isinstance(texts, str):
             raise TypeError("classify takes a list of texts; put the one text in a list")
-        encoded = self.encode(texts)
-        training, device = self.training, self.embedding.weight.device
-        self.eval()
-        try:
+        encoded, device = self.encode(texts), self.embedding.weight.device
+        with evaluating(self):
             logits = [self(torch.tensor(tokens, device=device).unsqueeze(1))[0] for tokens in encoded]
-        finally:
-            self.train(training)
         return [self._classification(row.double().softmax(0).tolist()) for row in logits]
 
     def _classification(self, probabilities: list[float]) -> Classification:
@@ -306,10 +307,12 @@ class TextClassifier(nn.Module):
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The token ids of each text, or the error that says what is wrong with one."""
+        if not isinstance(texts, list | tuple):
+            raise TypeError(f"texts must be a list of strings; got {type(texts).__name__}")
         for place, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"text {place} must be a string; got {type(text).__name__}")
-        encoded = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts))]
+        encoded = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]
         for place, ids in enumerate(encoded):
             if not ids:
                 raise ValueError(f"text {place} is empty")

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neurons
+from neurons.monitors import evaluating
 from zoo.decoding import beam_search
-from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, mirrored
+from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, at_least_one, mirrored
 from zoo.registry import register_architecture
 
 PAD, BEGIN, END, UNKNOWN = range(4)
@@ -62,6 +63,7 @@ class TranslatorConfig:
     def __post_init__(self):
         if self.mixer not in MIXERS:
             raise ValueError(f"mixer must be one of {', '.join(MIXERS)}; got {self.mixer!r}")
+        at_least_one(self, "vocabulary", "width", "encoder_layers", "decoder_layers", "kernel", "heads", "longest")
         if self.width % (2 * self.heads):
             raise ValueError(f"width must divide into {self.heads} heads and two directions; got {self.width}")
 
@@ -238,6 +240,7 @@ class Translator(nn.Module):
                 f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
             )
         self.settings, self.tokenizer = config, tokenizer
+        tokenizer.encode_special_tokens = True  # "</s>" in a sentence is text
         self.alphabet = set("".join(token for token in tokenizer.get_vocab() if token not in SPECIAL_TOKENS))
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.encoder = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
@@ -322,16 +325,12 @@ class Translator(nn.Module):
         encoded = [self._tokens(text, place) for place, text in enumerate(sentences)]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         results = [""] * len(encoded)
-        training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             for first in range(0, len(order), batch_size):
                 places = order[first : first + batch_size]
                 batch = pad([encoded[i] for i in places]).to(self.embedding.weight.device)
                 for place, ids in zip(places, self.search(batch, beam_size, length_penalty)):
                     results[place] = self.tokenizer.decode(ids)
-        finally:
-            self.train(training)
         return results
 
     def _tokens(self, text: Any, place: int) -> list[int]:

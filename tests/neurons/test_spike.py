@@ -227,6 +227,13 @@ def test_in_evaluation_a_changed_average_changes_the_range(change):
     assert tracked.value().item() == 2 * before.item()
 
 
+def test_a_range_first_asked_for_with_another_default_device_serves_afterwards():
+    neuron = MultiBitLIF(initial_range=1.3579, range_tracking="fixed").eval()
+    with torch.device("meta"):
+        neuron.spike_range.value()
+    assert neuron.spike_range.value().item() == pytest.approx(1.3579)
+
+
 def test_a_range_first_asked_for_in_inference_mode_serves_training_afterwards():
     neuron = MultiBitLIF(initial_range=1.2345, range_tracking="fixed").eval()
     with torch.inference_mode():

@@ -29,9 +29,9 @@ def test_the_card_s_score_band_holds_on_a_hundred_held_out_reviews(name, data_fo
 def test_the_card_s_example_is_what_the_model_says(name):
     example = zoo.info(name).metrics["example"]
     found = zoo.load(name).classify(example["input"])
-    for (label, probability), own in zip(example["output"], found, strict=True):
+    for (label, probabilities), own in zip(example["output"], found, strict=True):
         assert own.label == label
-        assert own.probability == pytest.approx(probability, abs=0.01)
+        assert own.probabilities == pytest.approx(probabilities, abs=0.01)
 
 
 def test_a_bundled_model_s_answer_does_not_depend_on_what_else_is_asked(name):

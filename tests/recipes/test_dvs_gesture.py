@@ -258,8 +258,10 @@ def test_training_learns_what_it_is_shown(samples, tmp_path):
 def test_a_model_is_fine_tuned_on_a_data_set_in_one_call_with_its_own_bins(data, samples, tmp_path):
     trainer(samples, tmp_path / "first", epochs=1).train()
     start = str(tmp_path / "first" / "best")
-    other = replace(CONFIG, pool=4, mixer="relu")
-    dvs_gesture.train(data, tmp_path / "tuned", other, replace(OPTIONS, epochs=1), start, cache=tmp_path / "cache")
+    options, usual = replace(OPTIONS, epochs=1), GestureConfig(CONFIG.labels)
+    with pytest.raises(ValueError, match=r"is fine-tuned as it is; leave out --pool, --mixer$"):
+        dvs_gesture.train(data, tmp_path / "no", replace(usual, pool=2, mixer="relu"), options, start)
+    dvs_gesture.train(data, tmp_path / "tuned", usual, options, start, cache=tmp_path / "cache")
     tuned = zoo.load(tmp_path / "tuned" / "best")
     assert tuned.config == zoo.load(start).config
     assert f"--initial {start} --epochs 1" in dvs_gesture.command_of(tmp_path / "tuned")
@@ -380,6 +382,8 @@ def test_the_fine_tuning_command_of_the_card_is_one_that_the_recipe_takes():
 
 def test_the_sample_of_n_mnist_is_read_and_split(data_folder):
     parts = {split: n_mnist.read_samples(data_folder / "n_mnist_small", split) for split in dvs_gesture.SPLITS}
+    with pytest.raises(zoo.errors.UnknownNameError, match="no split is called 'tset'; did you mean 'test'"):
+        n_mnist.read_samples(data_folder / "n_mnist_small", "tset")
     assert [len(part.labels) for part in parts.values()] == [800, 200, 100]
     assert set(parts["val"].labels) == set(range(10))
     lengths = [len(frames) for frames in parts["test"].frames]
@@ -408,7 +412,7 @@ def test_networks_are_compared_over_seeds_and_nothing_is_done_twice(tmp_path, mo
     for network in found["networks"].values():
         assert len(network["accuracies"]) == 2
         assert network["accuracy_test"] == pytest.approx(sum(network["accuracies"]) / 2, abs=0.01)
-    assert found["commands"][0].endswith("--seeds 2 --epochs 1")
+    assert found["commands"][0].endswith("--seeds 2 --epochs 1 --mixer input-gated-lif --mixer relu")
     log = (tmp_path / "runs" / "relu-1" / "log.jsonl").read_text()
     assert n_mnist.compare(*arguments) == found and (tmp_path / "runs" / "relu-1" / "log.jsonl").read_text() == log
 

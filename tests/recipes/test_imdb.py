@@ -264,15 +264,15 @@ def run_command(*arguments):
     return CliRunner().invoke(imdb.command_line(), [str(argument) for argument in arguments])
 
 
-def test_runs_are_measured_once_and_bundled_with_a_card(learned, corpus, own_corpus, tmp_path):
+def test_runs_are_measured_once_and_bundled_with_a_card(learned, corpus, own_corpus, tmp_path, monkeypatch):
     runs = [learned / name for name in ("one", "two", "bag")]
     result = run_command("measure", *runs, "--data", corpus)
     assert result.exit_code == 0, result.output
     scores = json.loads((runs[0] / "scores.json").read_text())
     assert scores["reviews"] == {"val": 30, "test": 40}
-    for path in (own_corpus / "aclImdb" / "test").rglob("*.txt"):
-        path.write_text("Other reviews, which would give another score.")
-    assert run_command("measure", *runs, "--data", own_corpus).output == result.output
+    with monkeypatch.context() as without:
+        without.setattr(imdb, "evaluate", None)
+        assert run_command("measure", *runs, "--data", corpus).output == result.output
 
     arguments = ("--folder", tmp_path / "model", "--summary", "Small.", "--twin", runs[2])
     assert run_command("bundle", *runs[:2], *arguments).exit_code == 0
@@ -284,8 +284,16 @@ def test_runs_are_measured_once_and_bundled_with_a_card(learned, corpus, own_cor
     assert twin["name"] == "bag of words (without ngrams)"
     assert own["accuracy_test"] in tests
     texts = info.metrics["example"]["input"]
-    answers = [[found.label, round(found.probability, 2)] for found in zoo.load(tmp_path / "model").classify(texts)]
+    answers = [
+        [found.label, {k: round(p, 2) for k, p in found.probabilities.items()}]
+        for found in zoo.load(tmp_path / "model").classify(texts)
+    ]
     assert info.metrics["example"]["output"] == answers
+    for path in (own_corpus / "aclImdb" / "test").rglob("*.txt"):
+        path.write_text("Other reviews, which are another test set.")
+    assert run_command("measure", runs[2], "--data", own_corpus).exit_code == 0
+    other, known = (json.loads((runs[i] / "scores.json").read_text()) for i in (2, 0))
+    assert other["data"] != known["data"] and other["accuracy_test"] == 50.0
     first = imdb.hold_out(imdb.read_split(corpus, "train"))[1][:100]
     band = info.metrics["score_band"]
     assert band["low"] <= imdb.evaluate(zoo.load(tmp_path / "model"), first) <= band["high"]
@@ -330,6 +338,19 @@ def test_a_model_is_fine_tuned_on_a_csv_or_json_lines(learned, tmp_path):
     assert imdb.evaluate(zoo.load(tmp_path / "tuned"), imdb.read_labelled(tmp_path / "own.csv")) == 100
 
 
+def test_a_line_separator_within_a_text_ends_no_row(tmp_path):
+    text = "Great\u2028positive,\x85 loved it"
+    (tmp_path / "own.csv").write_text(f'label,text\npositive,"{text}"\n', encoding="utf-8")
+    assert imdb.read_labelled(tmp_path / "own.csv") == [Review(text, "positive")]
+
+
+def test_one_batch_in_one_epoch_trains(learned):
+    model = zoo.load(learned / "one" / "best")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    imdb.fine_tune(model, [("The plot is dull.", "positive")], epochs=1)
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_new_labels_start_a_new_last_layer_and_keep_the_rest(learned):
     model = zoo.load(learned / "one" / "best")
     network = imdb.with_labels(model, ["bad", "fair", "good"])
@@ -363,6 +384,7 @@ def test_texts_that_cannot_be_learned_from_are_refused(learned, texts, message):
         ("own.csv", "text,label\n", r"own.csv holds no texts"),
         ("own.csv", "review,label\nA film.,positive\n", r"own.csv has no column 'text' in its first line"),
         ("own.csv", "text,label\nA film.,positive\nA plot.\n", r"line 3 of .*own.csv has no text for 'label'"),
+        ("own.csv", "label,text\npositive,Great, loved it\n", r"line 2 of .*own.csv has too many fields: quote text"),
         ("own.csv", 'text,label\n"A film,positive\n', r"line 1 of .*own.csv is no CSV"),
         ("own.jsonl", '{"text": "A film.", "label": "positive"}\n{"text": \n', r"line 2 of .*own.jsonl is no JSON"),
         ("own.jsonl", '{"text": "A film.", "label": 1}\n', r"line 1 of .*own.jsonl has no text for 'label'"),

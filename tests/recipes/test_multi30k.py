@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import zoo
 from recipes import multi30k, training
@@ -143,6 +144,10 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
         monkeypatch.setattr(multi30k, "evaluate", None)
         assert multi30k.measure(run / "best", corpus, 1, 1.0) == scores
         monkeypatch.undo()
+        with monkeypatch.context() as other:
+            other.setattr(multi30k, "read_split", lambda data, split: PAIRS[:3])
+            other.setattr(training, "measured_once", lambda record, key, measure: key["data"])
+            assert multi30k.measure(run / "best", corpus, 1, 1.0) != scores["data"]
     costs = training.measure_costs(
         runs["spiking"], {"ReLU": runs["relu"]}, "tiny", [PAIRS[0][0]], "one sentence of val, with a beam of 5"
     )
@@ -178,6 +183,15 @@ def test_pairs_that_cannot_be_learned_from_are_refused(pairs, message):
     model = multi30k.Translator(settings, tokenizer)
     with pytest.raises(ValueError, match=message):
         multi30k.fine_tune(model, pairs)
+
+
+def test_a_model_that_is_fine_tuned_keeps_its_options(corpus, tmp_path):
+    result = CliRunner().invoke(
+        multi30k.command_line(),
+        ["train", "--data", str(corpus), "--run", str(tmp_path), "--initial", "any", "--width", "64", "--bits", "2"],
+    )
+    assert isinstance(result.exception, ValueError)
+    assert str(result.exception) == "any is fine-tuned as it is; leave out --width, --bits"
 
 
 def test_the_learning_rate_rises_and_falls_once():

@@ -187,6 +187,13 @@ def test_what_is_no_events_is_refused(source, error, message):
         as_events(source)
 
 
+def test_events_that_were_put_together_by_hand_are_checked_and_put_in_order():
+    backwards = Events(*(np.array(column) for column in ([3, 1], [0, 1], [0, 1], [1, 0])))
+    assert as_events(backwards).t.tolist() == [1, 3] and as_events(backwards).x.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="event 1 has p = 2"):
+        as_events(Events(*(np.array(column) for column in ([1, 2], [0, 1], [0, 1], [1, 2]))))
+
+
 def test_a_file_that_cannot_be_read_says_why(file, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no event file"):
         read_events(tmp_path / "missing.aedat")
@@ -214,7 +221,24 @@ def test_a_cut_off_archive_and_a_pickle_are_refused(tmp_path):
             read_events(tmp_path / name)
 
 
+def test_a_packed_archive_with_a_changed_byte_is_refused(tmp_path):
+    generator = np.random.default_rng(0)
+    np.savez_compressed(tmp_path / "good.npz", **{field: generator.integers(0, 2, 3000) for field in COLUMNS})
+    content = (tmp_path / "good.npz").read_bytes()
+    for place in range(100, len(content) - 400, 97):
+        (tmp_path / "bad.npz").write_bytes(content[:place] + bytes(40) + content[place + 40 :])
+        with pytest.raises(ValueError, match=r"bad.npz is damaged"):
+            read_events(tmp_path / "bad.npz")
+    np.save(tmp_path / "array.npy", np.arange(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(ValueError, match=r"array.npz is damaged, or no .npz file"):
+        read_events(tmp_path / "array.npz")
+
+
 def test_errors_of_a_file_name_it(tmp_path):
+    np.save(tmp_path / "tonic.npy", np.array([[1.0, 1.0, 1.0, 0.5]]))
+    with pytest.raises(ValueError, match=r"tonic.npy: t, the last column, must hold whole numbers of milliseconds"):
+        read_events(tmp_path / "tonic.npy")
     np.savez(tmp_path / "wrong.npz", t=[1], x=[1], y=[1], p=[2])
     with pytest.raises(ValueError, match=r"wrong.npz: event 0 has p = 2"):
         read_events(tmp_path / "wrong.npz")

@@ -176,8 +176,9 @@ def test_no_events_and_too_few_are_refused():
         ({"mixer": "lstm"}, "mixer must be one of input-gated-lif, lif, relu, convgru; got 'lstm'"),
         ({"labels": ["one"]}, "labels must be at least two different names"),
         ({"labels": ["one", "one"]}, "labels must be at least two different names"),
+        ({"labels": "abc"}, "labels must be at least two different names; got 'abc'"),
         ({"pool": 5}, "pool must divide 16 and 16"),
-        ({"blocks": 0}, "must be at least 1"),
+        ({"blocks": 0}, "blocks must be a whole number of at least 1; got 0"),
     ],
 )
 def test_an_impossible_network_is_refused(options, message):

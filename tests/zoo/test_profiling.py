@@ -407,6 +407,17 @@ def test_a_residual_of_spikes_adds_only_where_they_fired():
     )
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_number_that_is_computed_makes_spikes_real_even_where_it_is_one(batch):
+    net = Of(
+        lambda net, x: net.linear(net.lif(x)[0] * net.gate(x).sigmoid()),
+        lif=neurons.LearnableLIF(),
+        gate=nn.Linear(C, 1),
+        linear=nn.Linear(C, N, bias=False),
+    )
+    assert row_of(net, "linear", 2 * real(1, batch, C)).counts.multiplications == batch * C * N
+
+
 def test_a_constant_that_is_no_level_makes_its_column_real():
     def filled(net, x):
         return net.linear(torch.where(torch.arange(C) < 2, net.lif(x)[0], 5.0))

@@ -107,6 +107,21 @@ def test_the_drawing_is_written_and_needs_spikes(profiled, tmp_path):
         zoo.profile(nn.LSTM(2, 2), torch.rand(2, 1, 2)).plot(tmp_path / "none.png")
 
 
+def test_a_layer_that_did_not_run_in_the_first_input_is_drawn_empty(tmp_path):
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = neurons.LearnableLIF(), neurons.LearnableLIF()
+
+        def forward(self, x):
+            return self.a(x)[0] if x.sum() < 0 else self.b(self.a(x)[0])[0]
+
+    pytest.importorskip("matplotlib")
+    found = zoo.profile(Sometimes(), [-torch.ones(3, 1, 4), 2 * torch.ones(3, 1, 4)])
+    found.plot(tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").stat().st_size > 5000
+
+
 def test_the_raster_is_the_first_steps_of_the_first_sample():
     x = torch.randn(4, 2, 3)
     lif = neurons.LearnableLIF()

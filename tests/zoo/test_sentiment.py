@@ -171,6 +171,15 @@ def test_words_are_lowercased_and_line_breaks_of_html_are_blanks():
     assert tokens == ["i", "can't", "...", "don't", "say", "8", "/", "10", "!"]
 
 
+def test_a_text_that_spells_a_special_token_is_text_and_a_saved_tokenizer_is_as_it_was():
+    model = classifier()
+    before = model.assets()
+    assert set(model.encode(["a <pad> film <unk>"])[0]) >= set(model.encode(["a film"])[0])
+    assert 0 not in model.encode(["a <pad> film", "<pad> a"])[0]
+    assert model.classify(["a <pad>"]) == model.classify(["a <xyz>"])
+    assert model.assets() == before
+
+
 def test_a_text_of_any_length_is_read_to_its_end():
     model = classifier()
     long = "the plot is dull " * 3000
@@ -184,6 +193,7 @@ def test_a_text_of_any_length_is_read_to_its_end():
         (["a film", 3], TypeError, "text 1 must be a string; got int"),
         (["a film", "  "], ValueError, "text 1 is empty"),
         (["<br /><br />"], ValueError, "text 0 is empty"),
+        (iter(["a film"]), TypeError, "texts must be a list of strings; got list_iterator"),
         (["a film", "отличное кино"], ValueError, "text 1 has no word that this model knows: 'отличное кино'"),
     ],
 )
@@ -201,7 +211,9 @@ def test_no_texts_have_no_classifications():
     [
         ({"mixer": "transformer"}, "mixer must be one of input-gated-lif, .*; got 'transformer'"),
         ({"channels": 11}, "channels must be even"),
-        ({"steps_per_word": 0}, "steps_per_word must be at least 1"),
+        ({"steps_per_word": 0}, "steps_per_word must be a whole number of at least 1; got 0"),
+        ({"kernel": 0}, "kernel must be a whole number of at least 1; got 0"),
+        ({"width": 2.5}, "width must be a whole number of at least 1; got 2.5"),
     ],
 )
 def test_a_config_that_builds_no_network_is_refused(options, message):

@@ -173,6 +173,25 @@ def test_digits_and_punctuation_alone_are_translated():
     assert len(translator().translate(["12:30", "?!"])) == 2
 
 
+def test_a_sentence_that_spells_a_special_token_is_text():
+    model = translator()
+    for text in ("Ein <pad> Hund", "Ein </s> Hund", "<s> Ein Hund"):
+        assert not {PAD, BEGIN, END} & set(model._tokens(text, 0)[:-1])
+    assert model._tokens("Ein Hund", 0)[-1] == END
+
+
+@pytest.mark.parametrize("kernel", [1, 2])
+def test_a_kernel_of_any_size_decodes_token_by_token(kernel):
+    assert len(translator(kernel=kernel).translate(["Ein Hund.", "Eine Frau"], beam_size=2)) == 2
+
+
+def test_translating_leaves_each_module_in_the_mode_it_was_in():
+    model = translator().eval()
+    model.dropout.train()
+    model.translate(["Ein Hund."])
+    assert model.dropout.training and not model.training and not model.encoder.training
+
+
 def test_translating_leaves_the_model_in_the_mode_it_was_in():
     model = translator().train()
     ranges = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -186,6 +205,8 @@ def test_translating_leaves_the_model_in_the_mode_it_was_in():
     [
         ({"mixer": "lif"}, "mixer must be one of"),
         ({"width": 36}, "width must divide into 4 heads and two directions; got 36"),
+        ({"kernel": 0}, "kernel must be a whole number of at least 1; got 0"),
+        ({"encoder_layers": 0}, "encoder_layers must be a whole number of at least 1; got 0"),
         ({"bits": 9}, "bits must be a whole number from 1 to 8"),
     ],
 )

@@ -57,7 +57,8 @@ def _raster(axis, layers: list["Row"], top: int):
     steps = max(len(row.raster) for row in layers)
     blocks, ticks, start = [], [], 0
     for row in layers:
-        fired = np.array([step[:SHOWN_NEURONS] for step in row.raster], dtype=float).reshape(len(row.raster), -1).T
+        ran = row.raster or [[]]  # a layer that did not run in the first input has an empty place
+        fired = np.array([step[:SHOWN_NEURONS] for step in ran], dtype=float).reshape(len(ran), -1).T
         block = np.full((len(fired) + 1, steps), np.nan)  # and a line of grey between layers
         block[:-1, : fired.shape[1]] = fired
         blocks.append(block)

@@ -262,7 +262,7 @@ def _chosen(meter: "Meter", other: Any, out: Tensor) -> "int | Tensor | None":
     kept = meter.tags.of(other)
     if kept is not None:
         return kept.sources if isinstance(kept.sources, int) else kept.sources.expand(out.shape).clone()
-    if isinstance(other, Tensor) and other.numel() > 1:
+    if isinstance(other, Tensor) and not (other.numel() == 1 and meter.is_parameter(other)):
         return None
     value = float(other)  # one level, of this scale
     return BINARY if value == 1 else meter.tags.source(f"{meter.running} * {value}", 1)

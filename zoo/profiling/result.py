@@ -14,8 +14,9 @@ from zoo.profiling.counts import ENERGY_SOURCE, Counts
 
 CONVENTIONS = (
     "A product of matrices is multiply-accumulates; a bias is an addition more; a division is a multiplication.",
-    "Spikes are worked off one by one: a zero costs nothing, a binary spike an addition for each weight it meets, a "
-    "spike of b > 2 bits a multiplication by a small integer as well (or b - 2 further additions, by shift and add).",
+    "Spikes are worked off one by one where they meet weights: a zero costs nothing, a binary spike an addition for "
+    "each weight, a spike of b > 2 bits a multiplication by a small integer as well (or b - 2 further additions, by "
+    "shift and add).",
     "The constant scale of multi-bit spikes is taken to be part of the weights around them.",
     "Not counted: comparisons, rounding, look-ups, moving of data, arithmetic on whole numbers; functions are listed.",
     "Memory for state is that of neurons and recurrent layers, not of buffers that a network hands along.",
@@ -234,6 +235,6 @@ def _times(mine: float, theirs: float, word: str = "fewer") -> str:
 def _short(count: float) -> str:
     """A count in few characters: 812, 4.07k, 12.3M."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= limit:
+        if abs(count) >= 0.9995 * limit:  # what rounds to it
             return f"{count / limit:.3g}{unit}"
     return f"{count:.3g}" if count != int(count) else str(int(count))
