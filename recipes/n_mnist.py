@@ -5,7 +5,7 @@ The data is ``train.npz`` and ``test.npz`` with arrays ``x, y, p, t_us, label`` 
 MNIST's digits on a screen (Orchard et al., Frontiers in Neuroscience, 2015,
 https://www.garrickorchard.com/datasets/n-mnist).
 
-    python -m recipes.n_mnist compare --data DATA --runs runs/n_mnist --output n_mnist.json
+    python -m recipes.n_mnist compare --data N_MNIST --runs runs/n_mnist --output n_mnist.json
 
 Every fifth of the training recordings is held out to choose the checkpoint; the test recordings are scored once a run.
 """
@@ -94,7 +94,7 @@ def _command(seeds: int, options: Training, mixers: list[str]) -> str:
     text = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
     text += "".join(f" --mixer {mixer}" for mixer in mixers) if mixers != [*MIXERS] else ""
     return (
-        f"python -m recipes.n_mnist compare --data DATA --runs runs/n_mnist --output n_mnist.json --seeds {seeds}{text}"
+        f"python -m recipes.n_mnist compare --data N_MNIST --runs runs/n_mnist --output n_mnist.json --seeds {seeds}{text}"
     )
 
 
