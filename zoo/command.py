@@ -64,7 +64,8 @@ def list_command(
         table.add_column(heading, no_wrap=True)
     table.add_column("summary")
     for model in models:
-        table.add_row(model.name, model.task, f"{model.parameters:,}", _size(model.bytes), model.summary)
+        first, more, _ = model.summary.partition(". ")  # the card and ``info`` have the rest
+        table.add_row(model.name, model.task, f"{model.parameters:,}", _size(model.bytes), first + more.strip())
     Console(markup=False, highlight=False, emoji=False).print(table)
 
 

@@ -72,10 +72,11 @@ def test_list_takes_a_pattern_and_a_task(bundled):
     assert_one_line_error(run("list", "--task", "translating"), "did you mean 'translation'?")
 
 
-def test_list_shows_square_brackets_as_they_are(bundled):
-    metrics = {**tiny_network.METRICS, "summary": "Says [bold]one[/bold] word."}
+def test_list_shows_the_first_sentence_with_square_brackets_as_they_are(bundled):
+    metrics = {**tiny_network.METRICS, "summary": "Says [bold]one[/bold] word. No more."}
     (bundled / files.METRICS).write_text(json.dumps(metrics))
-    assert "[bold]one[/bold]" in run("list").stdout
+    shown = run("list").stdout
+    assert "[bold]one[/bold]" in shown and "word." in shown and "No more" not in shown
 
 
 def test_info_shows_scores_and_licence(bundled):
