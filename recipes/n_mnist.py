@@ -93,7 +93,8 @@ def _command(seeds: int, options: Training, mixers: list[str]) -> str:
     changed = {name: value for name, value in asdict(options).items() if value != usual[name]}
     text = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
     text += "".join(f" --mixer {mixer}" for mixer in mixers) if mixers != [*MIXERS] else ""
-    return f"python -m recipes.n_mnist compare --data N_MNIST --runs runs/n_mnist --output n_mnist.json --seeds {seeds}{text}"
+    folders = "--data N_MNIST --runs runs/n_mnist --output n_mnist.json"
+    return f"python -m recipes.n_mnist compare {folders} --seeds {seeds}{text}"
 
 
 def command_line():
