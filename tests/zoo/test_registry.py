@@ -99,16 +99,18 @@ def test_a_bundled_model_is_what_its_folder_says(name):
     config, metrics = files.read_config(folder), files.read_metrics(folder)
     assert config["name"] == name
     assert (folder / files.CARD).read_text(encoding="utf-8") == card.render_card(config, metrics)
-    assert {path.name for path in folder.iterdir()} == {files.CARD, files.CONFIG, files.METRICS, *config["files"]}
+    written = {files.CARD, files.CONFIG, files.METRICS, *card.pictures(metrics), *config["files"]}
+    assert {path.name for path in folder.iterdir()} == written
     assert metrics["load_as"] == name
     assert metrics["results"] and metrics["limits"] and metrics["commands"] and metrics["seeds"]
 
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_a_bundled_model_loads_and_would_be_saved_as_it_is(name, tmp_path):
-    model = zoo.load(name)
-    again = zoo.save(model, tmp_path / name, json.loads((MODEL_CARDS / name / files.METRICS).read_text()))
-    for file in (files.WEIGHTS, files.METRICS, *model.assets()):
+    model, metrics = zoo.load(name), json.loads((MODEL_CARDS / name / files.METRICS).read_text())
+    pictures = {picture: (MODEL_CARDS / name / picture).read_bytes() for picture in card.pictures(metrics)}
+    again = zoo.save(model, tmp_path / name, metrics, pictures)
+    for file in (files.WEIGHTS, files.METRICS, *pictures, *model.assets()):
         assert (again / file).read_bytes() == (MODEL_CARDS / name / file).read_bytes()
 
 
