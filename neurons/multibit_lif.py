@@ -53,7 +53,8 @@ class MultiBitLIF(MultiBitNeuron):
 
     @property
     def channels(self) -> int | None:
-        return len(self.leak) if self.leak.dim() else None
+        leak = self.leak
+        return len(leak) if leak.dim() else None
 
     def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> MultiBitLIFParameters:
         return MultiBitLIFParameters(clip(self.leak, 0.0, 1.0), spike)

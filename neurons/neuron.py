@@ -166,10 +166,9 @@ class Neuron(nn.Module):
                 f"{who} takes {per} input channels a neuron, so their number must be a multiple of {per}; "
                 f"got {channels}"
             )
-        if self.channels is not None and channels != per * self.channels:
-            raise ValueError(
-                f"{who} has {self.channels} neurons and takes {per * self.channels} channels; got {channels}"
-            )
+        own = self.channels
+        if own is not None and channels != per * own:
+            raise ValueError(f"{who} has {own} neurons and takes {per * own} channels; got {channels}")
 
     def _device(self) -> torch.device | None:
         """The device of the first parameter or buffer; ``parameters()`` takes longer than many a step."""

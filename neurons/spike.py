@@ -19,6 +19,7 @@ Sequential Learning", AAAI 2022, arXiv 2109.01905 (PR22).
 """
 
 import functools
+from collections.abc import Sequence
 from numbers import Real
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ MARGIN = 1 - 1e-4
 SMALLEST_RANGE = 1e-12
 """Stands in for a tracked range of zero (a layer that has only seen silence)."""
 TRACKING = ("sequence", "step", "fixed")
+_AVERAGES = ("initial", "minimum", "maximum", "updates")
 
 
 def check_bits(bits: int, threshold_levels: int = 0) -> None:
@@ -122,11 +124,11 @@ def _known_range(
         return _range(*buffers, momentum)
 
 
-def _is_eager(tensors: tuple[Tensor, ...]) -> bool:
+def _is_eager(tensors: Sequence[Tensor]) -> bool:
     """Whether these are plain tensors of known values: no compiler, transform or fake tensor."""
     return (
         not torch.compiler.is_compiling()
-        and all(type(tensor) is Tensor for tensor in tensors)
+        and all([type(tensor) is Tensor for tensor in tensors])
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
     )
@@ -173,10 +175,10 @@ class TrackedRange(nn.Module):
 
     def value(self) -> Tensor:
         """The range r now, a tensor of one element, bias-corrected, in float32 at least, as the membrane is."""
-        buffers = self.initial, self.minimum, self.maximum, self.updates
-        if self.training or self.initial.device.type != "cpu" or not _is_eager(buffers):
+        buffers = [self._buffers[name] for name in _AVERAGES]  # as attributes they take longer
+        if self.training or buffers[0].device.type != "cpu" or not _is_eager(buffers):
             return _range(*buffers, self.momentum)
-        return _known_range(*(buffer.item() for buffer in buffers), self.momentum, self.minimum.dtype)
+        return _known_range(*[buffer.item() for buffer in buffers], self.momentum, buffers[1].dtype)
 
     @torch.no_grad()
     def update(self, minimum: Tensor, maximum: Tensor) -> None:

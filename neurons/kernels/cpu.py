@@ -119,7 +119,8 @@ def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _array(tensor: Tensor) -> np.ndarray:
     """The tensor's memory; half types as bare bits."""
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.dtype == torch.float16:
         return tensor.view(torch.uint16).numpy()
     if tensor.dtype == torch.bfloat16:
@@ -154,7 +155,7 @@ _KERNELS = {
 def checkpoint_shape(neuron: str, steps: int, state_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the checkpoints that the forward leaves for the backward."""
     if neuron == RECURRENT:  # the gate and candidate currents of every step
-        return (steps, state_shape[0], 2 * state_shape[1], state_shape[2])
+        return (steps, state_shape[0], 2 * state_shape[1], *state_shape[2:])
     return ((steps + STEPS - 1) // STEPS, _KERNELS[neuron].states, *state_shape)
 
 
@@ -162,7 +163,7 @@ _NUMBERS = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class _Layout:
-    """How the elements ``[B, C, S]`` of a step lie before a kernel: as rows, cut into blocks."""
+    """How the elements ``[B, C, ...]`` of a step lie before a kernel: as rows, cut into blocks."""
 
     def __init__(self, neuron: str, state: Sequence[Tensor]):
         # The two halves of an input are apart in every element of the batch, so each is a row then.
@@ -170,24 +171,32 @@ class _Layout:
         self.shape = state[0].shape
         self.blocks = self.rows * -(-state[0].numel() // (self.rows * WIDTH))
 
-    def array(self, tensor: Tensor) -> np.ndarray:
-        """The memory of a tensor ``[..., B, C, S]`` as ``[..., rows, elements of a row]``."""
-        return _array(tensor).reshape(*tensor.shape[:-3], self.rows, tensor.shape[-3:].numel() // self.rows)
+    def array(self, tensor: Tensor, leading: int = 0) -> np.ndarray:
+        """The memory of a tensor ``[..., B, C, ...]``, of so many ``leading`` dimensions before the batch.
 
-    def arrays(self, tensors: Sequence[Tensor]) -> list[np.ndarray]:
-        return [self.array(tensor) for tensor in tensors]
+        As ``[..., rows, elements of a row]``.
+        """
+        array = _array(tensor)
+        return array.reshape((*array.shape[:leading], self.rows, -1))
+
+    def arrays(self, tensors: Sequence[Tensor], leading: int = 0) -> list[np.ndarray]:
+        return [self.array(tensor, leading) for tensor in tensors]
+
+    def checkpoints(self, tensor: Tensor) -> np.ndarray:
+        """Checkpoints as a kernel takes them; there may be none, or nothing in them."""
+        return self.array(tensor, 2) if tensor.numel() else _array(tensor).reshape(0, 1, 1, 1)
 
     def spread(self, parameters: Sequence[Tensor]) -> list[np.ndarray]:
         """Parameters as rows: one a channel for every element of a step, one of a single element for a block."""
         return [
             _array(p.expand(1, WIDTH).contiguous())
             if len(p) == 1
-            else self.array(p.view(-1, 1).expand(self.shape).contiguous())
+            else self.array(p.view(-1, *[1] * (len(self.shape) - 2)).expand(self.shape).contiguous())
             for p in parameters
         ]
 
     def shares(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Room for their gradients: one an element ``[B, C, S]``, or one a block ``[blocks, 1]``."""
+        """Room for their gradients: one an element ``[B, C, ...]``, or one a block ``[blocks, 1]``."""
         return [p.new_empty((self.blocks, 1) if len(p) == 1 else self.shape) for p in parameters]
 
 
@@ -228,9 +237,9 @@ def scan_forward(
     keep: bool,
     track: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-    """Scan ``x [T, B, inputs * C, S]`` from ``state`` (tensors ``[B, C, S]``).
+    """Scan ``x [T, B, inputs * C, ...]`` from ``state`` (tensors ``[B, C, ...]``); there is at least one element.
 
-    Returns ``y [T, B, C, S]``, the final state, the checkpoints that the backward needs (none unless ``keep``) and
+    Returns ``y [T, B, C, ...]``, the final state, the checkpoints that the backward needs (none unless ``keep``) and
     the extremes of the membrane before the spike ``[minimum, maximum]`` (none unless ``track``).
     """
     if neuron == RECURRENT:
@@ -238,21 +247,21 @@ def scan_forward(
     layout, kernels, steps = _Layout(neuron, state), _KERNELS[neuron], len(x)
     y = _empty(x, (steps, *layout.shape))
     final_state = [torch.empty_like(part) for part in state]
-    checkpoints = _empty(state[0], checkpoint_shape(neuron, steps if keep else 0, layout.shape))
+    checkpoints = _empty(state[0], checkpoint_shape(neuron, steps, layout.shape) if keep else (0,))
     extremes = state[0].new_empty((2, layout.blocks)) if track else None
     arguments = (
-        layout.array(x),
+        layout.array(x, 1),
         *layout.arrays(state),
         *layout.spread(parameters[: kernels.learned]),
-        layout.array(y),
+        layout.array(y, 1),
         *layout.arrays(final_state),
-        layout.array(checkpoints),
+        layout.checkpoints(checkpoints),
         None if extremes is None else extremes.numpy(),
         _settings(neuron, parameters, settings),
     )
     _run(kernels.forward, arguments, layout.blocks, steps)
     extremes = torch.stack((extremes[0].amin(), extremes[1].amax())) if track else state[0].new_empty(0)
-    return y, final_state, checkpoints if keep else state[0].new_empty(0), extremes
+    return y, final_state, checkpoints, extremes
 
 
 def scan_backward(
@@ -273,17 +282,17 @@ def scan_backward(
     grad_x, grad_state = _empty(x, x.shape), [grad.clone() for grad in grad_final_state]
     shares = layout.shares(learned)
     arguments = (
-        layout.array(x),
+        layout.array(x, 1),
         *layout.spread(learned),
-        layout.array(checkpoints),
-        layout.array(grad_y),
-        layout.array(grad_x),
+        layout.checkpoints(checkpoints),
+        layout.array(grad_y, 1),
+        layout.array(grad_x, 1),
         *layout.arrays(grad_state),
-        *(_array(share) if share.dim() == 2 else layout.array(share) for share in shares),
+        *(_array(share) if len(p) == 1 else layout.array(share) for share, p in zip(shares, learned)),
         _settings(neuron, parameters, settings),
     )
     _run(kernels.backward, arguments, layout.blocks, len(x))
-    sums = [share.sum(0) if share.dim() == 2 else share.sum((0, 2)) for share in shares]
+    sums = [share.view(len(share), len(p), -1).sum((0, 2)) for share, p in zip(shares, learned)]
     return grad_x, grad_state, sums
 
 
@@ -305,10 +314,10 @@ def _recurrent_forward(
     sums = checkpoints if keep else torch.empty_like(x[:1], dtype=weight.dtype).expand(*x.shape)
     extremes = [torch.full_like(state[0], value) for value in (float("inf"), float("-inf"))] if track else None
     lowest, highest = layout.arrays(extremes) if track else (None, None)
-    spike, last_spikes = _settings(RECURRENT, [weight, spike_range], settings), final_state[2].squeeze(2)
-    in_, sums_, out = layout.array(x), layout.array(sums), layout.array(y)
+    spike, last_spikes = _settings(RECURRENT, [weight, spike_range], settings), final_state[2].flatten(1)
+    in_, sums_, out = layout.arrays((x, sums, y), 1)
     for t in range(steps):
-        torch.mm(last_spikes, weight, out=sums[t].squeeze(2))
+        torch.mm(last_spikes, weight, out=sums[t].flatten(1))
         arguments = in_[t], sums_[t], currents, membranes, spikes, out[t], lowest, highest, spike
         _run(cpu_kernels.recurrent_forward, arguments, layout.blocks, 1)
     found = torch.stack((extremes[0].amin(), extremes[1].amax())) if track else state[0].new_empty(0)
@@ -327,21 +336,21 @@ def _recurrent_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Back through the steps with a matrix product each; the weight's gradient is one product over all steps."""
     layout, steps = _Layout(RECURRENT, state), len(x)
-    spike, sums = _settings(RECURRENT, [weight, spike_range], settings), layout.array(checkpoints)
+    spike, sums = _settings(RECURRENT, [weight, spike_range], settings), layout.array(checkpoints, 1)
     *saved, spikes = _empty(state[0], (5, steps, *layout.shape))
     spikes[0] = state[2]
-    again = layout.arrays((*saved, spikes))
+    again = layout.arrays((*saved, spikes), 1)
     currents, membranes = layout.arrays([part.clone() for part in state[:2]])
     _run(cpu_kernels.recurrent_again, (sums, currents, membranes, *again, spike), layout.blocks, steps)
 
     grad_state = [grad.clone() for grad in grad_final_state]
     grad_currents, grad_membranes, grad_spikes = layout.arrays(grad_state)
-    grad_sums, grad_last = _empty(checkpoints, checkpoints.shape), grad_state[2].squeeze(2)
-    grads_in, grads_out = layout.array(grad_y), layout.array(grad_sums)
+    grad_sums, grad_last = _empty(checkpoints, checkpoints.shape), grad_state[2].flatten(1)
+    grads_in, grads_out = layout.arrays((grad_y, grad_sums), 1)
     for t in reversed(range(steps)):
         before = [array[t] for array in again[:-1]]
         arguments = *before, grads_in[t], grad_spikes, grad_currents, grad_membranes, grads_out[t], spike
         _run(cpu_kernels.recurrent_backward, arguments, layout.blocks, 1)
-        torch.mm(grad_sums[t].squeeze(2), weight.T, out=grad_last)
-    grad_weight = spikes.flatten(0, 1).squeeze(2).T @ grad_sums.flatten(0, 1).squeeze(2)
+        torch.mm(grad_sums[t].flatten(1), weight.T, out=grad_last)
+    grad_weight = spikes.view(-1, weight.shape[0]).T @ grad_sums.view(-1, weight.shape[1])
     return grad_sums.to(x.dtype), grad_state, [grad_weight]

@@ -43,6 +43,12 @@ def _blocks_and_threads(elements: int) -> tuple[int, int]:
     return min(-(-elements // threads), MOST_BLOCKS), threads
 
 
+def _channels_and_inner(state: Tensor) -> tuple[int, int]:
+    """How many channels a step ``[B, C, ...]`` has, and elements in each."""
+    channels = state.shape[1]
+    return channels, state.numel() // (len(state) * channels)
+
+
 def _definitions(kernels: _Kernels, x: Tensor) -> tuple[str, ...]:
     return f"NEURON={kernels.name}", f"SCALAR={SCALARS[x.dtype]}"
 
@@ -59,7 +65,7 @@ def _constants(parameters: Sequence[Tensor], learned: int, settings: Sequence[fl
 
 
 def checkpoint_shape(neuron: str, steps: int, state: Sequence[int]) -> tuple[int, ...]:
-    """The shape of what a forward keeps for the backward: the state ``[B, C, S]`` before every STEPS-th step."""
+    """The shape of what a forward keeps for the backward: the state ``[B, C, ...]`` before every STEPS-th step."""
     if neuron == _RECURRENT:
         return cuda_recurrent.checkpoint_shape(steps, state)
     return -(-steps // STEPS), _KERNELS[neuron].states, *state
@@ -74,17 +80,16 @@ def scan_forward(
     keep: bool,
     track: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-    """Scan ``x [T, B, inputs * C, S]`` from ``state`` (tensors ``[B, C, S]``); there is at least one element.
+    """Scan ``x [T, B, inputs * C, ...]`` from ``state`` (tensors ``[B, C, ...]``); there is at least one element.
 
-    Returns ``y [T, B, C, S]``, the final state, the checkpoints that the backward needs (none unless ``keep``) and
+    Returns ``y [T, B, C, ...]``, the final state, the checkpoints that the backward needs (none unless ``keep``) and
     the extremes of the membrane before the spike ``[minimum, maximum]`` (none unless ``track``).
     """
     if neuron == _RECURRENT:
         return cuda_recurrent.scan_forward(x, state, parameters, settings, keep, track)
     kernels = _KERNELS[neuron]
-    steps, (batch, channels, inner) = len(x), state[0].shape
-    elements = batch * channels * inner
-    y = x.new_empty((steps, batch, channels, inner))
+    steps, elements = len(x), state[0].numel()
+    y = x.new_empty((steps, *state[0].shape))
     final_state = [torch.empty_like(part) for part in state]
     checkpoints = state[0].new_empty(checkpoint_shape(neuron, steps, state[0].shape) if keep else (0,))
     blocks, threads = _blocks_and_threads(elements)
@@ -97,7 +102,7 @@ def scan_forward(
         y.data_ptr(),
         *pointers(final_state, 2),
         *pointers((checkpoints if keep else None, partial_extremes)),
-        *(steps, elements, channels, inner),
+        *(steps, elements, *_channels_and_inner(state[0])),
         *per_channel,
         *settings,
     )
@@ -125,11 +130,10 @@ def scan_backward(
     if neuron == _RECURRENT:
         return cuda_recurrent.scan_backward(x, state, parameters, settings, checkpoints, grad_y, grad_final_state)
     kernels = _KERNELS[neuron]
-    steps, (batch, channels, inner) = len(x), state[0].shape
-    elements = batch * channels * inner
+    steps, elements = len(x), state[0].numel()
     grad_x = torch.empty_like(x)
     grad_state = [torch.empty_like(part) for part in state]
-    shares = state[0].new_empty((kernels.learned, batch, channels, inner))
+    shares = state[0].new_empty((kernels.learned, *state[0].shape))
     blocks, threads = _blocks_and_threads(elements)
     addresses, per_channel, settings = _constants(parameters, kernels.learned, settings)
     values = (
@@ -140,13 +144,13 @@ def scan_backward(
         grad_x.data_ptr(),
         *pointers(grad_state, 2),
         shares.data_ptr(),
-        *(steps, elements, channels, inner),
+        *(steps, elements, *_channels_and_inner(state[0])),
         *per_channel,
         *settings,
     )
     launch(x.device, _definitions(kernels, x), "scan_backward", _BACKWARD, values, (blocks, 1), threads)
     grad_parameters = [
-        share.sum((0, 2)) if parameter.numel() > 1 else share.sum().view(1)
+        share.view(len(share), len(parameter), -1).sum((0, 2)) if parameter.numel() > 1 else share.sum().view(1)
         for share, parameter in zip(shares, parameters)
     ]
     return grad_x, grad_state, grad_parameters

@@ -100,16 +100,16 @@ def _launch(plan: _Plan, kernel: str, layout: struct.Struct, x: Tensor, addresse
 
 def checkpoint_shape(steps: int, state: Sequence[int]) -> tuple[int, ...]:
     """The shape of what a forward keeps for the backward."""
-    batch, neurons, inner = state
-    return steps, batch, 2 * neurons, inner
+    batch, neurons, *inner = state
+    return steps, batch, 2 * neurons, *inner
 
 
 def scan_forward(x: Tensor, state: Sequence[Tensor], parameters: Sequence[Tensor], settings, keep: bool, track: bool):
     """As :func:`neurons.kernels.cuda.scan_forward`."""
     weight, spike_range = parameters
-    steps, (batch, neurons, inner) = len(x), state[0].shape
+    steps, (batch, neurons, *_) = len(x), state[0].shape
     plan = _plan(x, batch, neurons, settings[0], backward=False)
-    y = x.new_empty((steps, batch, neurons, inner))
+    y = x.new_empty((steps, *state[0].shape))
     final_state = [torch.empty_like(part) for part in state]
     kept = state[0].new_empty(checkpoint_shape(steps, state[0].shape) if keep else (0,))
     partial_extremes = state[0].new_empty((plan.grid[0] * plan.grid[1] * WARPS, 2)) if track else None
@@ -128,7 +128,7 @@ def scan_forward(x: Tensor, state: Sequence[Tensor], parameters: Sequence[Tensor
 def scan_backward(x: Tensor, state, parameters, settings, kept: Tensor, grad_y: Tensor, grad_final_state):
     """As :func:`neurons.kernels.cuda.scan_backward`."""
     weight, spike_range = parameters
-    steps, (batch, neurons, _) = len(x), state[0].shape
+    steps, (batch, neurons, *_) = len(x), state[0].shape
     plan = _plan(x, batch, neurons, settings[0], backward=True)
     currents, membranes, spikes = state[0].new_empty((3, steps, batch, neurons))
     tensors = kept, *state, spike_range, currents, membranes, spikes

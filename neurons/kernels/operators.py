@@ -8,8 +8,8 @@ Every neuron with a kernel has two, built from one row of :data:`OPERATORS`::
         -> (grad_x, *grad_state, *grad_learned_parameters)
 
 Parameters and settings are the fields of what the neuron's ``constants()`` returns, in order. Shapes: x
-``[T, B, C, S]``, y and every part of the state ``[T, B, N, S]`` and ``[B, N, S]``, where S stands for all dimensions
-after the channels. Parameters have one element or one a channel and, like the state, are float32 at least.
+``[T, B, C, ...]``, y and every part of the state ``[T, B, N, ...]`` and ``[B, N, ...]``, all contiguous. Parameters
+have one element or one a channel and, like the state, are float32 at least.
 
 ``keep``: a backward will come, so the forward returns checkpoints for it. ``track``: the forward returns the minimum
 and maximum of the membrane, which the range of a multi-bit spike follows. What is not asked for is an empty tensor.
@@ -104,24 +104,23 @@ def scan(
     ``constants`` is what the neuron's ``constants()`` returns. Returns ``y_seq``, the final state and, where ``track``
     asks for them, the extremes ``[minimum, maximum]`` of the membrane before the spike.
     """
-    shape, dtype = state[0].shape, state[0].dtype
-    x, inner_state = _with_inner(x_seq, 3), [_with_inner(part, 2) for part in state]
+    x, state, dtype = x_seq.contiguous(), [part.contiguous() for part in state], state[0].dtype
     leaves = _flat(constants)
     parameters = [_parameter(leaf, dtype) for leaf in leaves if isinstance(leaf, Tensor)]
     settings = leaves[len(parameters) :]
     # Inside an operator gradients are always off, so this has to be known before.
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *inner_state, *parameters))
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *parameters))
     operator = OPERATORS[neuron]
     if not _nothing_watches():
-        inputs = x, *inner_state, *parameters
+        inputs = x, *state, *parameters
         _refuse_transforms(neuron, inputs)
         y, *final_state, _, extremes = operator.function(*inputs, *settings, keep, track)
     # The kernel at once: for a few time steps, the way through torch's dispatcher takes longer than all the rest.
     elif keep:
-        y, *final_state, extremes = _EagerScan.apply(operator, settings, track, x, *inner_state, *parameters)
+        y, *final_state, extremes = _EagerScan.apply(operator, settings, track, x, *state, *parameters)
     else:
-        y, *final_state, _, extremes = _forward(operator, x, inner_state, parameters, settings, False, track)
-    return y.view(x_seq.shape[0], *shape), [part.view(shape) for part in final_state], extremes
+        y, *final_state, _, extremes = _forward(operator, x, state, parameters, settings, False, track)
+    return y, final_state, extremes
 
 
 def _flat(constants: tuple) -> list:
@@ -132,11 +131,6 @@ def _flat(constants: tuple) -> list:
 def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:
     value = value.to(dtype)
     return (value.view(1) if value.dim() == 0 else value).contiguous()
-
-
-def _with_inner(tensor: Tensor, outer: int) -> Tensor:
-    """``tensor`` with everything after the first ``outer`` dimensions as one more, contiguous."""
-    return (tensor.flatten(outer) if tensor.dim() > outer else tensor.unsqueeze(-1)).contiguous()
 
 
 def _nothing_watches() -> bool:
