@@ -39,7 +39,6 @@ LIMITS = [
     "Text is lowercased on the way in, so what comes out is lower case; cased BLEU is lower for it.",
     "Characters it has never seen become unknown tokens; text mostly in another script is refused.",
     "Trained once, with one seed: differences of a few tenths of BLEU between rows are noise.",
-    "Its GRU, ReLU, one-bit and learnable-LIF twins and the cost of sparser spikes have not been measured yet.",
 ]
 SOURCES = [
     "Rathi and Roy, LITE-SNN, IEEE TCDS 2024, https://doi.org/10.1109/TCDS.2024.3396431",
@@ -298,7 +297,9 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
     search = f" --beam-size {scores['beam_size']} --length-penalty {scores['length_penalty']}"
     costing = []
     if (run / "costs.json").exists():
-        beside = "".join(f" --twin {twin}" for twin in twins)
+        counted = {row["name"] for row in json.loads((run / "costs.json").read_text())["rows"]}
+        compared = [twin for twin in twins if described(read_settings(twin), read_settings(run)) in counted]
+        beside = "".join(f" --twin {twin}" for twin in compared)
         costing = [f"python -m recipes.multi30k costs {run} --name {folder.name}{beside} --data DATA"]
     example = ["Ein Hund rennt durch den Schnee."]
     own = row(run, folder.name)

@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Everything that comes out of a scan forward and backward; ``sensitive [B, C, S]`` see :func:`reference`."""
+    """Everything that comes out of a scan forward and backward; ``sensitive [B, C, ...]`` see :func:`reference`."""
 
     y: Tensor
     final_state: list[Tensor]
@@ -48,7 +48,7 @@ class Result(NamedTuple):
 
 def random_case(
     neuron: str,
-    shape: tuple[int, int, int, int] = (21, 3, 5, 2),
+    shape: tuple[int, ...] = (21, 3, 5, 2),
     dtype: torch.dtype = torch.float32,
     bits: int = 4,
     threshold_levels: int = 0,
@@ -56,17 +56,17 @@ def random_case(
     seed: int = 0,
     spike_range: float = 1.7,
 ) -> Case:
-    """A case of ``[T, B, C, S]`` outputs with input strong enough that the neurons fire and clip."""
+    """A case of ``[T, B, C, ...]`` outputs with input strong enough that the neurons fire and clip."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, dtype=torch.float64)
 
     kind = neurons.neuron_class(neuron)
-    steps, batch, channels, inner = shape
+    steps, batch, channels, *inner = shape
     numbers = torch.promote_types(dtype, torch.float32)
-    x = (1.2 * normal(steps, batch, channels * kind.inputs_per_neuron, inner)).to(dtype)
-    state = [(0.5 * normal(batch, channels, inner)).to(numbers) for _ in kind.State._fields]
+    x = (1.2 * normal(steps, batch, channels * kind.inputs_per_neuron, *inner)).to(dtype)
+    state = [(0.5 * normal(batch, channels, *inner)).to(numbers) for _ in kind.State._fields]
     parameters, settings = parameters_of(neuron, channels if per_channel else 1, generator)
     if neuron == "recurrent-gated-lif":
         parameters = [normal(channels, 2 * channels) / channels**0.5]
@@ -227,12 +227,12 @@ def compare(provider, case: Case) -> None:
 
 
 def only(result: Result, sound: Tensor, neuron: type) -> Result:
-    """The result at the elements ``[B, C, S]`` that are ``sound``."""
+    """The result at the elements ``[B, C, ...]`` that are ``sound``."""
     return result._replace(
         y=result.y[:, sound],
         final_state=[part[sound] for part in result.final_state],
         extremes=result.extremes[:0],
-        grad_x=result.grad_x[:, sound.repeat(1, neuron.inputs_per_neuron, 1)],
+        grad_x=result.grad_x[:, torch.cat([sound] * neuron.inputs_per_neuron, dim=1)],
         grad_state=[grad[sound] for grad in result.grad_state],
     )
 

@@ -52,6 +52,13 @@ def test_the_kernels_equal_the_reference_scan(neuron, per_channel, dtype):
     compare(cpu, random_case(neuron, (cpu.STEPS + 5, 3, 7, 3), dtype, per_channel=per_channel))
 
 
+@pytest.mark.parametrize("neuron", POINTWISE)
+@pytest.mark.parametrize("shape", [(9, 2, 5), (9, 2, 5, 2, 3)], ids=str)
+@pytest.mark.parametrize("per_channel", [False, True], ids=["per-layer", "per-channel"])
+def test_any_number_of_dimensions_equals_the_reference(neuron, shape, per_channel):
+    compare(cpu, random_case(neuron, shape, per_channel=per_channel))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_recurrent_kernels_equal_the_reference_scan(dtype):
     compare(cpu, random_case(RECURRENT, (cpu.STEPS + 5, 3, 9, 1), dtype))

@@ -122,6 +122,13 @@ def test_any_number_of_steps_equals_the_reference(shimmed, neuron, steps):
     compare(shimmed, random_case(neuron, (steps, 2, 3, 1)))
 
 
+@pytest.mark.parametrize("neuron", POINTWISE)
+@pytest.mark.parametrize("shape", [(9, 2, 5), (9, 2, 5, 2, 3)], ids=str)
+@pytest.mark.parametrize("per_channel", [False, True], ids=["per-layer", "per-channel"])
+def test_any_number_of_dimensions_equals_the_reference(shimmed, neuron, shape, per_channel):
+    compare(shimmed, random_case(neuron, shape, per_channel=per_channel))
+
+
 @pytest.mark.parametrize("threshold", [-0.5, 0.0, float("inf"), float("nan"), 1e-40, 3e38])
 def test_any_threshold_equals_the_reference(shimmed, threshold):
     case = random_case("learnable-lif")
