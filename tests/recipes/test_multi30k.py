@@ -156,7 +156,7 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
         multi30k.bundle(runs["spiking"], [runs["relu"]], [runs["sparse"]], tmp_path / "tiny", "A tiny translator.")
     assert zoo.load(tmp_path / "tiny").translate(["Ein Hund."], beam_size=1)
     card = (tmp_path / "tiny" / "README.md").read_text()
-    assert "ReLU in place of neurons" in card and "spike penalty 5.0" in card
+    assert "ReLU in place of neurons" in card and "tuned, spike penalty 5" in card
     for picture in ("costs.png", "sparsity.png"):
         assert f"]({picture})" in card and (tmp_path / "tiny" / picture).stat().st_size > 5000
     assert f"train --data DATA --run {runs['spiking']}" in card and f"costs {runs['spiking']} --name tiny" in card
