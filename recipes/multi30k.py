@@ -358,11 +358,21 @@ def sparsity_plot(points: list[dict], name: str) -> bytes:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(5.5, 3.8), layout="constrained")
-    axis.plot([p["mean_spike_rate"] for p in points], [p["bleu_val"] for p in points], marker="o", color="tab:blue")
+    rates = [point["mean_spike_rate"] for point in points]
+    axis.plot(rates, [point["bleu_val"] for point in points], marker="o", color="tab:blue")
     for point in points:
         place = point["mean_spike_rate"], point["bleu_val"]
-        bold = "bold" if point["name"] == name else "normal"
-        axis.annotate(point["name"], place, (4, -12), textcoords="offset points", fontsize=8, weight=bold)
+        weight = "bold" if point["name"] == name else "normal"
+        side, gap = ("right", -6) if place[0] > (min(rates) + max(rates)) / 2 else ("left", 6)
+        axis.annotate(
+            point["name"],
+            place,
+            (gap, -3),
+            textcoords="offset points",
+            fontsize=8,
+            weight=weight,
+            horizontalalignment=side,
+        )
     axis.set(xlabel="spike rate (share of outputs not zero)", ylabel="BLEU on val (beam search)")
     axis.margins(x=0.2, y=0.2)
     axis.grid(alpha=0.3)

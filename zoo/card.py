@@ -232,7 +232,10 @@ def _costs(config: dict[str, Any], metrics: dict[str, Any]) -> str:
 def _sparsity(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     if not metrics.get("sparsity"):
         return ""
-    intro = "What sparser spikes cost; the model's own point is in bold."
+    intro = (
+        "What sparser spikes cost; the model's own point is in bold. Each point is the checkpoint that did best on the "
+        "validation data, which may be an early one."
+    )
     table = _table(metrics["sparsity"], metrics.get("scores", {}), bold=config["name"])
     picture = f"\n\n![Score against spike rate]({metrics['sparsity_plot']})" if "sparsity_plot" in metrics else ""
     return f"## Sparsity\n\n{intro}\n\n{table}{picture}"
