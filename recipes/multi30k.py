@@ -297,11 +297,11 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
     model = zoo.load(run / "best")
     measuring = f"python -m recipes.multi30k measure {' '.join(map(str, [run, *twins, *sparsity]))} --data DATA"
     search = f" --beam-size {scores['beam_size']} --length-penalty {scores['length_penalty']}"
+    names = {twin: described(read_settings(twin), read_settings(run)) for twin in twins}
     costing = []
     if (run / "costs.json").exists():
         counted = {row["name"] for row in json.loads((run / "costs.json").read_text())["rows"]}
-        compared = [twin for twin in twins if described(read_settings(twin), read_settings(run)) in counted]
-        beside = "".join(f" --twin {twin}" for twin in compared)
+        beside = "".join(f" --twin {twin}" for twin, name in names.items() if name in counted)
         costing = [f"python -m recipes.multi30k costs {run} --name {folder.name}{beside} --data DATA"]
     example = ["Ein Hund rennt durch den Schnee."]
     own = row(run, folder.name)
@@ -316,7 +316,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
             "bleu_test": score("BLEU, test 2016", TEST, scores["signature"]),
             "bleu_test_cased": score("BLEU, test 2016, cased", TEST, scores["signature_cased"]),
         },
-        "results": [own, *(row(twin, described(read_settings(twin), read_settings(run))) for twin in twins)],
+        "results": [own, *(row(twin, name) for twin, name in names.items())],
         "score_band": {
             "score": "bleu_val",
             "split": "val",

@@ -30,7 +30,7 @@ def test_the_front_matter_is_what_the_hub_reads(config, metrics):
     assert data.pipeline_tag == "translation"
     assert data.license == "apache-2.0"
     assert data.language == ["de", "en"]
-    assert data.library_name == "snn-zoo"
+    assert data.to_dict()["library_name"] == "snn-zoo"
     assert "spiking-neural-network" in data.tags
 
 

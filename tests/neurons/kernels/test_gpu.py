@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import library
 
 import neurons
 from neurons.kernels import OPERATORS, cuda
@@ -259,7 +260,7 @@ def test_the_operators_pass_torchs_own_checks(name):
         leaf.requires_grad_()
     operator = getattr(torch.ops.snn_zoo, f"{name.replace('-', '_')}_scan")
     arguments = case.x, *case.state, *case.parameters, *case.settings, True, name in MULTI_BIT
-    torch.library.opcheck(operator, arguments)
+    library.opcheck(operator, arguments)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from registered import EVERY, MULTI_BIT, build, currents
+from torch import library
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -191,7 +192,7 @@ def leaves(name: str, requires_grad: bool, dtype=torch.float32):
 def test_the_operators_pass_torchs_checks(name, keep, dtype):
     case = leaves(name, keep, dtype)
     arguments = case.x, *case.state, *case.parameters, *case.settings, keep, keep and name in MULTI_BIT
-    torch.library.opcheck(OPERATORS[name].function, arguments)
+    library.opcheck(OPERATORS[name].function, arguments)
 
 
 @pytest.mark.parametrize("name", list(OPERATORS))
@@ -200,7 +201,7 @@ def test_the_operators_pass_torchs_checks_on_nothing(name, size):
     case = random_case(name, (5, 2, 3, 1))
     x, state = case.x[: size[0], : size[1]], [part[: size[1]].contiguous() for part in case.state]
     arguments = x.contiguous(), *state, *case.parameters, *case.settings, True, name in MULTI_BIT
-    torch.library.opcheck(OPERATORS[name].function, arguments)
+    library.opcheck(OPERATORS[name].function, arguments)
 
 
 def test_every_neuron_of_the_package_has_an_operator():
