@@ -121,8 +121,8 @@ class Networks:
         options = multi30k.Training(learning_rate=1e-4)
         steps, losses = {}, []
         for name, model in self.models.items():
-            optimiser = training.optimiser_of(model, options)
-            steps[name] = functools.partial(self._steps, model.train(), optimiser, options)
+            optimisers = training.optimisers_of(model, options)
+            steps[name] = functools.partial(self._steps, model.train(), optimisers, options)
             torch.manual_seed(0)  # the same dropout for all
             losses.append(steps[name]()[0].item())
         fused, reference, _ = losses
@@ -130,10 +130,10 @@ class Networks:
             raise RuntimeError(f"the first loss is {fused} by the fused kernels and {reference} by the reference scan")
         return steps, sum(int((target != PAD).sum()) for _, _, target in self.batches)
 
-    def _steps(self, model: Translator, optimiser, options: multi30k.Training) -> tuple[Tensor, ...]:
+    def _steps(self, model: Translator, optimisers: list, options: multi30k.Training) -> tuple[Tensor, ...]:
         loss_of = functools.partial(multi30k.loss_of, model, options=options)
         return tuple(
-            training.update(model, optimiser, loss_of, batch, options.warmup, options) for batch in self.batches
+            training.update(model, optimisers, loss_of, batch, options.warmup, options) for batch in self.batches
         )
 
     def translating(self, sentences: list[str], batch_size: int) -> tuple[dict[str, Call], int]:

@@ -34,7 +34,8 @@ class Training:
 
     The learning rate rises over ``warmup`` of the training and falls to zero as a cosine; ``average`` is the decay, a
     step, of the moving average of the weights that is validated and kept; ``bfloat16`` runs the matrix products in
-    it; ``spike_penalty`` weighs the mean size of the spikes in the loss.
+    it; ``spike_penalty`` weighs the mean size of the spikes in the loss; ``muon`` has Muon train the weight
+    matrices (see :func:`optimisers_of`).
     """
 
     epochs: int
@@ -47,6 +48,7 @@ class Training:
     bfloat16: bool = True
     gradient_norm: float = 1.0
     seed: int = 0
+    muon: bool = False
 
 
 class SpikeMeter:
@@ -110,30 +112,51 @@ def learning_rate(progress: float, options: Training) -> float:
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
 
 
-def optimiser_of(network: nn.Module, options: Training) -> torch.optim.Optimizer:
-    """AdamW; weight matrices decay, biases, norms and the neurons' own parameters do not."""
-    matrices = [p for p in network.parameters() if p.dim() > 1]
-    others = [p for p in network.parameters() if p.dim() <= 1]
+def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters; or, with ``options.muon``, Muon for the weight matrices and AdamW for the rest.
+
+    Muon (https://kellerjordan.github.io/posts/muon) makes the momentum of a matrix orthogonal, so that a step moves
+    all its directions alike; its learning rate is ten times AdamW's. Embeddings are AdamW's, as a batch holds few of
+    their rows. Biases, norms and the neurons' own parameters do not decay. Raises ImportError where torch has no Muon.
+    """
+    embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
+    by_muon, matrices, others = [], [], []
+    for p in network.parameters():
+        if p.dim() < 2:
+            others.append(p)
+        else:
+            (by_muon if options.muon and p.dim() == 2 and id(p) not in embeddings else matrices).append(p)
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
+    ]
+    if by_muon:
+        if not hasattr(torch.optim, "Muon"):
+            raise ImportError(
+                f"Muon came with torch 2.9 and this is {torch.__version__}: pip install 'torch>=2.9,<2.14'"
+            )
+        group = {"params": by_muon, "weight_decay": options.weight_decay, "times": 10}
+        optimisers.append(torch.optim.Muon([group], lr=10 * options.learning_rate))
+    return optimisers
 
 
 def update(
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimisers: list[torch.optim.Optimizer],
     loss_of: Callable[[Any], Tensor],
     batch: Any,
     progress: float,
     options: Training,
 ) -> Tensor:
-    """One step of the optimiser at ``progress`` (0 to 1) of the training; returns the loss before it."""
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(progress, options)
+    """One step of the optimisers at ``progress`` (0 to 1) of the training; returns the loss before it."""
     value = loss_of(batch)
     value.backward()
     nn.utils.clip_grad_norm_(model.parameters(), options.gradient_norm)
-    optimiser.step()
-    optimiser.zero_grad()
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(progress, options) * group.get("times", 1)
+        optimiser.step()
+        optimiser.zero_grad()
     return value.detach()
 
 
@@ -141,7 +164,7 @@ def fine_tune(
     model: nn.Module, plan: Callable[[int], list], loss_of: Callable[[Any], Tensor], options: Training
 ) -> list[float]:
     """Train a loaded model further, in place, on the batches that ``plan(seed)`` gives; return each epoch's loss."""
-    optimiser = optimiser_of(model, options)
+    optimisers = optimisers_of(model, options)
     losses = []
     torch.manual_seed(options.seed)
     model.train()
@@ -150,7 +173,7 @@ def fine_tune(
         total = 0.0
         for i, batch in enumerate(batches):
             progress = (epoch + (i + 0.5) / len(batches)) / options.epochs  # not 0: one batch may be all there is
-            total += update(model, optimiser, loss_of, batch, progress, options)
+            total += update(model, optimisers, loss_of, batch, progress, options)
         losses.append(float(total) / len(batches))
     model.eval()
     return losses
@@ -206,7 +229,7 @@ class Trainer:
         for module in network.modules():
             if isinstance(module, neurons.Neuron):
                 module.backend = backend
-        self.model, self.optimiser = self.accelerator.prepare(network, optimiser_of(network, options))
+        self.model, *self.optimisers = self.accelerator.prepare(network, *optimisers_of(network, options))
         self.network: nn.Module = self.accelerator.unwrap_model(self.model)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(options.average))
         self.epoch, self.best, self.seconds = 0, -math.inf, 0.0
@@ -235,7 +258,8 @@ class Trainer:
             raise ValueError(f"{self.run} was started with other settings; use another folder, or the same options")
         self.network.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"]):
+            optimiser.load_state_dict(kept)
         self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
 
     def save_state(self) -> None:
@@ -243,7 +267,7 @@ class Trainer:
             "settings": json.dumps(self.settings),
             "model": self.network.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "epoch": self.epoch,
             "best": self.best,
             "seconds": self.seconds,
@@ -279,7 +303,7 @@ class Trainer:
         steps = tqdm(plan, desc=f"epoch {self.epoch + 1}/{self.options.epochs}", leave=False, mininterval=1)
         for i, batch in enumerate(steps):
             progress = (self.epoch + i / len(plan)) / self.options.epochs
-            total += update(self.model, self.optimiser, self.loss_of, batch, progress, self.options)
+            total += update(self.model, self.optimisers, self.loss_of, batch, progress, self.options)
             self.average.update_parameters(self.network)
         loss = total.item() / len(plan)
         if not math.isfinite(loss):

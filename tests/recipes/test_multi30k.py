@@ -14,7 +14,7 @@ import zoo
 from recipes import multi30k, training
 from recipes.multi30k import Trainer, Training
 from tests.recipes.resuming import ends_as_if_never_interrupted
-from zoo.translation import END, UNKNOWN, TranslatorConfig
+from zoo.translation import END, UNKNOWN, Translator, TranslatorConfig
 
 SUBJECTS = [("Ein Hund", "a dog"), ("Eine Frau", "a woman"), ("Der Mann", "the man"), ("Ein Kind", "a child")]
 VERBS = [("rennt", "runs"), ("schläft", "sleeps"), ("springt", "jumps"), ("lacht", "laughs")]
@@ -81,9 +81,30 @@ def trainer(corpus, run, epochs=2, **options) -> Trainer:
     return Trainer(corpus, run, config, Training(epochs=epochs, tokens=200, **options))
 
 
+@pytest.mark.parametrize("muon", [False, True])
 @pytest.mark.parametrize("mixer", ["input-gated-lif", "lstm"])
-def test_a_run_that_was_interrupted_ends_as_one_that_was_not(corpus, tmp_path, mixer):
-    ends_as_if_never_interrupted(lambda run: trainer(corpus, run, mixer=mixer, token_dropout=0.1), tmp_path)
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(corpus, tmp_path, mixer, muon):
+    ends_as_if_never_interrupted(lambda run: trainer(corpus, run, mixer=mixer, token_dropout=0.1, muon=muon), tmp_path)
+
+
+def test_muon_has_the_weight_matrices_and_nothing_else(corpus):
+    network = Translator(replace(SMALL, vocabulary=120), multi30k.train_tokenizer(PAIRS, 120))
+    (everything,) = training.optimisers_of(network, Training(muon=False))
+    adamw, muon = training.optimisers_of(network, Training(muon=True, learning_rate=3e-3))
+    named = {id(p): name for name, p in network.named_parameters()}
+    by_muon, by_adamw, all_names = (
+        {named[id(p)] for group in optimiser.param_groups for p in group["params"]}
+        for optimiser in (muon, adamw, everything)
+    )
+    assert by_muon | by_adamw == all_names == set(named.values()) and not by_muon & by_adamw
+    assert "embedding.weight" in by_adamw and "decoder.0.attention.query.weight" in by_muon
+    assert by_muon == {name for name, p in network.named_parameters() if p.dim() == 2} - {"embedding.weight"}
+
+
+def test_muon_that_torch_lacks_is_named(corpus, tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ImportError, match=r"Muon came with torch 2\.9 .* pip install 'torch>=2\.9,<2\.14'"):
+        trainer(corpus, tmp_path / "run", muon=True)
 
 
 def test_a_run_is_not_resumed_with_other_settings(corpus, tmp_path):
