@@ -42,7 +42,8 @@ class TranslatorConfig:
     """All that rebuilds a translator, apart from its tokenizer.
 
     ``width`` N is the channels of the stream, ``kernel`` the tokens a convolution sees, ``mixer`` what stands in a
-    layer; ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike;
+    layer; ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike,
+    ``gated_range`` is the initial range of the gated neurons, whose membrane sums up what it did not fire;
     ``longest`` is the most tokens a sentence may have.
     """
 
@@ -56,6 +57,7 @@ class TranslatorConfig:
     bits: int = 4
     threshold_levels: int = 0
     initial_range: float = 2.0
+    gated_range: float = 2.0
     range_tracking: str = "fixed"
     dropout: float = 0.1
     longest: int = 256
@@ -67,12 +69,12 @@ class TranslatorConfig:
         if self.width % (2 * self.heads):
             raise ValueError(f"width must divide into {self.heads} heads and two directions; got {self.width}")
 
-    def spike(self) -> dict[str, Any]:
-        """The options of the multi-bit neurons."""
+    def spike(self, initial_range: float) -> dict[str, Any]:
+        """The options of multi-bit neurons of this range."""
         return {
             "bits": self.bits,
             "threshold_levels": self.threshold_levels,
-            "initial_range": self.initial_range,
+            "initial_range": initial_range,
             "range_tracking": self.range_tracking,
         }
 
@@ -89,7 +91,8 @@ class StreamSpikes(nn.Module):
         self.neuron = None
         self.activation = nn.ReLU() if config.mixer == "relu" else nn.Identity()
         if config.mixer == "input-gated-lif":
-            self.neuron = neurons.MultiBitLIF(leak=torch.full((config.width,), 0.1), **config.spike())
+            spike = config.spike(config.initial_range)
+            self.neuron = neurons.MultiBitLIF(leak=torch.full((config.width,), 0.1), **spike)
         elif config.mixer == "learnable-lif":
             self.neuron = neurons.LearnableLIF()
 
@@ -115,7 +118,8 @@ class SpikingMixer(nn.Module):
         self.norm = ParallelLayerNorm(2 * config.width, self.directions * (2 if gated else 1))
         self.neurons = nn.ModuleList()
         for _ in range(0 if config.mixer == "relu" else self.directions):
-            self.neurons.append(neurons.InputGatedLIF(**config.spike()) if gated else neurons.LearnableLIF())
+            spike = config.spike(config.gated_range)
+            self.neurons.append(neurons.InputGatedLIF(**spike) if gated else neurons.LearnableLIF())
 
     def forward(self, s: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
         past, before = (None, None) if state is None else state

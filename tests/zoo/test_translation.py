@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import neurons
 from recipes.multi30k import train_tokenizer
 from zoo.decoding import beam_search
 from zoo.translation import BEGIN, END, MIXERS, PAD, Translator, TranslatorConfig, pad
@@ -77,6 +78,15 @@ def test_every_weight_layer_after_the_embedding_takes_spikes_of_few_levels(bits)
         neurons_in_front = 2 if "output" in name or "query" in name or "key" in name else 1
         assert x.unique().numel() <= neurons_in_front * one_neuron, name
         assert x.any(), name
+
+
+def test_gated_neurons_have_a_range_of_their_own():
+    model = translator(initial_range=1.5, gated_range=3.0)
+    ranges = {kind: set() for kind in (neurons.InputGatedLIF, neurons.MultiBitLIF)}
+    for module in model.modules():
+        if isinstance(module, neurons.MultiBitNeuron):
+            ranges[type(module)].add(module.spike_range.value().item())
+    assert ranges == {neurons.InputGatedLIF: {3.0}, neurons.MultiBitLIF: {1.5}}
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
