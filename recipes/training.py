@@ -116,7 +116,7 @@ def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Opt
     """AdamW for all parameters; or, with ``options.muon``, Muon for the weight matrices and AdamW for the rest.
 
     Muon (https://kellerjordan.github.io/posts/muon) makes the momentum of a matrix orthogonal, so that a step moves
-    all its directions alike; its learning rate is ten times AdamW's. Embeddings are AdamW's, as a batch holds few of
+    all its directions alike; its learning rate is five times AdamW's. Embeddings are AdamW's, as a batch holds few of
     their rows. Biases, norms and the neurons' own parameters do not decay. Raises ImportError where torch has no Muon.
     """
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
@@ -135,8 +135,8 @@ def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Opt
             raise ImportError(
                 f"Muon came with torch 2.9 and this is {torch.__version__}: pip install 'torch>=2.9,<2.14'"
             )
-        group = {"params": by_muon, "weight_decay": options.weight_decay, "times": 10}
-        optimisers.append(torch.optim.Muon([group], lr=10 * options.learning_rate))
+        group = {"params": by_muon, "weight_decay": options.weight_decay, "times": 5}
+        optimisers.append(torch.optim.Muon([group], lr=5 * options.learning_rate))
     return optimisers
 
 

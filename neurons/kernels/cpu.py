@@ -13,6 +13,7 @@ written, in the user's cache folder (``NUMBA_CACHE_DIR`` names another).
 
 import ctypes
 import functools
+import math
 import mmap
 import os
 import sys
@@ -187,13 +188,16 @@ class _Layout:
         return self.array(tensor, 2) if tensor.numel() else _array(tensor).reshape(0, 1, 1, 1)
 
     def spread(self, parameters: Sequence[Tensor]) -> list[np.ndarray]:
-        """Parameters as rows: one a channel for every element of a step, one of a single element for a block."""
-        return [
-            _array(p.expand(1, WIDTH).contiguous())
-            if len(p) == 1
-            else self.array(p.view(-1, *[1] * (len(self.shape) - 2)).expand(self.shape).contiguous())
-            for p in parameters
-        ]
+        """Parameters as rows of a value an element: of a step, or of a block where that serves all blocks alike."""
+        return [_array(self._of_elements(p).contiguous()).reshape(self.rows, -1) for p in parameters]
+
+    def _of_elements(self, parameter: Tensor) -> Tensor:
+        if len(parameter) == 1:
+            return parameter.expand(self.rows, WIDTH)
+        batch, channels, *rest = self.shape
+        if self.rows == 1 and WIDTH % math.prod((channels, *rest)) == 0:  # blocks begin with the first channel
+            batch = WIDTH // math.prod((channels, *rest))
+        return parameter.view(-1, *[1] * len(rest)).expand(batch, channels, *rest)
 
     def shares(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Room for their gradients: one an element ``[B, C, ...]``, or one a block ``[blocks, 1]``."""

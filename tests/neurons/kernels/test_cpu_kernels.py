@@ -83,6 +83,12 @@ def test_any_number_of_steps_equals_the_reference(neuron, steps):
     compare(cpu, random_case(neuron, (steps, 2, 3, 1), torch.float64))
 
 
+@pytest.mark.parametrize("shape", [(3, 9, 128), (3, 7, 16, 8), (2, 3, cpu.WIDTH)], ids=str)
+@pytest.mark.parametrize("neuron", POINTWISE)
+def test_channels_that_divide_a_block_equal_the_reference(neuron, shape):
+    compare(cpu, random_case(neuron, shape, per_channel=True))
+
+
 @pytest.mark.parametrize("elements", [1, cpu.WIDTH - 1, cpu.WIDTH, cpu.WIDTH + 1, 2 * cpu.WIDTH + 3])
 @pytest.mark.parametrize("per_channel", [False, True], ids=["per-layer", "per-channel"])
 @pytest.mark.parametrize("neuron", POINTWISE)
