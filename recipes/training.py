@@ -136,7 +136,7 @@ def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Opt
                 f"Muon came with torch 2.9 and this is {torch.__version__}: pip install 'torch>=2.9,<2.14'"
             )
         group = {"params": by_muon, "weight_decay": options.weight_decay, "times": 5}
-        optimisers.append(torch.optim.Muon([group], lr=5 * options.learning_rate))
+        optimisers.append(torch.optim.Muon([group]))  # every step sets the rate
     return optimisers
 
 

@@ -118,8 +118,8 @@ class SpikingMixer(nn.Module):
         self.norm = ParallelLayerNorm(2 * config.width, self.directions * (2 if gated else 1))
         self.neurons = nn.ModuleList()
         for _ in range(0 if config.mixer == "relu" else self.directions):
-            spike = config.spike(config.gated_range)
-            self.neurons.append(neurons.InputGatedLIF(**spike) if gated else neurons.LearnableLIF())
+            neuron = neurons.InputGatedLIF(**config.spike(config.gated_range)) if gated else neurons.LearnableLIF()
+            self.neurons.append(neuron)
 
     def forward(self, s: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
         past, before = (None, None) if state is None else state

@@ -194,10 +194,10 @@ class _Layout:
     def _of_elements(self, parameter: Tensor) -> Tensor:
         if len(parameter) == 1:
             return parameter.expand(self.rows, WIDTH)
-        batch, channels, *rest = self.shape
-        if self.rows == 1 and WIDTH % math.prod((channels, *rest)) == 0:  # blocks begin with the first channel
-            batch = WIDTH // math.prod((channels, *rest))
-        return parameter.view(-1, *[1] * len(rest)).expand(batch, channels, *rest)
+        batch, *shape = self.shape
+        if self.rows == 1 and WIDTH % math.prod(shape) == 0:  # every block begins with the first channel
+            batch = WIDTH // math.prod(shape)
+        return parameter.view(-1, *[1] * (len(shape) - 1)).expand(batch, *shape)
 
     def shares(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Room for their gradients: one an element ``[B, C, ...]``, or one a block ``[blocks, 1]``."""

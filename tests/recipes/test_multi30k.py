@@ -88,7 +88,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(corpus, tmp_path, m
 
 
 def test_muon_has_the_weight_matrices_and_nothing_else(corpus):
-    network = Translator(replace(SMALL, vocabulary=120), multi30k.train_tokenizer(PAIRS, 120))
+    network = Translator(SMALL, multi30k.train_tokenizer(PAIRS, SMALL.vocabulary))
     (everything,) = training.optimisers_of(network, Training(muon=False))
     adamw, muon = training.optimisers_of(network, Training(muon=True, learning_rate=3e-3))
     named = {id(p): name for name, p in network.named_parameters()}
