@@ -274,7 +274,8 @@ class MultiBitNeuron(Neuron):
         return StepTrackedSpike(self.spike_range, self.bits, self.threshold_levels)
 
     def finish_sequence(self) -> None:
-        self.spike_range.commit()
+        if self.spike_range.tracking == "sequence":
+            self.spike_range.commit()
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, threshold_levels={self.threshold_levels}"

@@ -178,6 +178,8 @@ class TrackedRange(nn.Module):
         buffers = [self._buffers[name] for name in _AVERAGES]  # as attributes they take longer
         if self.training or buffers[0].device.type != "cpu" or not _is_eager(buffers):
             return _range(*buffers, self.momentum)
+        if not buffers[3].item():
+            return buffers[0].to(torch.promote_types(buffers[1].dtype, torch.float32))
         return _known_range(*[buffer.item() for buffer in buffers], self.momentum, buffers[1].dtype)
 
     @torch.no_grad()

@@ -118,15 +118,15 @@ def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor
 
 
+_BITS = {torch.float16: torch.uint16, torch.bfloat16: torch.int16}
+
+
 def _array(tensor: Tensor) -> np.ndarray:
     """The tensor's memory; half types as bare bits."""
     if tensor.requires_grad:
         tensor = tensor.detach()
-    if tensor.dtype == torch.float16:
-        return tensor.view(torch.uint16).numpy()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy()
-    return tensor.numpy()
+    bits = _BITS.get(tensor.dtype)
+    return (tensor if bits is None else tensor.view(bits)).numpy()
 
 
 class _Kernels(NamedTuple):
@@ -168,8 +168,8 @@ class _Layout:
 
     def __init__(self, neuron: str, state: Sequence[Tensor]):
         # The two halves of an input are apart in every element of the batch, so each is a row then.
-        self.rows = len(state[0]) if neuron == RECURRENT or _KERNELS[neuron].halves else 1
         self.shape = state[0].shape
+        self.rows = self.shape[0] if neuron == RECURRENT or _KERNELS[neuron].halves else 1
         self.blocks = self.rows * -(-state[0].numel() // (self.rows * WIDTH))
 
     def array(self, tensor: Tensor, leading: int = 0) -> np.ndarray:
@@ -178,30 +178,38 @@ class _Layout:
         As ``[..., rows, elements of a row]``.
         """
         array = _array(tensor)
-        return array.reshape((*array.shape[:leading], self.rows, -1))
+        return array.reshape(*array.shape[:leading], self.rows, -1)
 
     def arrays(self, tensors: Sequence[Tensor], leading: int = 0) -> list[np.ndarray]:
         return [self.array(tensor, leading) for tensor in tensors]
 
     def checkpoints(self, tensor: Tensor) -> np.ndarray:
-        """Checkpoints as a kernel takes them; there may be none, or nothing in them."""
-        return self.array(tensor, 2) if tensor.numel() else _array(tensor).reshape(0, 1, 1, 1)
+        """Checkpoints as a kernel takes them; the integrator's hold nothing."""
+        return self.array(tensor, 2) if tensor.numel() else _no_checkpoints(tensor.dtype)
 
     def spread(self, parameters: Sequence[Tensor]) -> list[np.ndarray]:
         """Parameters as rows of a value an element: of a step, or of a block where that serves all blocks alike."""
-        return [_array(self._of_elements(p).contiguous()).reshape(self.rows, -1) for p in parameters]
+        return [self._of_elements(_array(p)).reshape(self.rows, -1) for p in parameters]
 
-    def _of_elements(self, parameter: Tensor) -> Tensor:
+    def _of_elements(self, parameter: np.ndarray) -> np.ndarray:
         if len(parameter) == 1:
-            return parameter.expand(self.rows, WIDTH)
-        batch, *shape = self.shape
-        if self.rows == 1 and WIDTH % math.prod(shape) == 0:  # every block begins with the first channel
-            batch = WIDTH // math.prod(shape)
-        return parameter.view(-1, *[1] * (len(shape) - 1)).expand(batch, *shape)
+            return parameter.repeat(self.rows * WIDTH)
+        batch, channels, *inner = self.shape
+        of_sample = math.prod(inner) * channels
+        if self.rows == 1 and WIDTH % of_sample == 0:  # every block begins with the first channel
+            batch = WIDTH // of_sample
+        if inner:
+            parameter = parameter.repeat(of_sample // channels)
+        return np.concatenate((parameter,) * batch)
 
     def shares(self, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Room for their gradients: one an element ``[B, C, ...]``, or one a block ``[blocks, 1]``."""
         return [p.new_empty((self.blocks, 1) if len(p) == 1 else self.shape) for p in parameters]
+
+
+@functools.cache
+def _no_checkpoints(dtype: torch.dtype) -> np.ndarray:
+    return torch.empty(0, 1, 1, 1, dtype=dtype, device="cpu").numpy()
 
 
 @functools.lru_cache
@@ -240,18 +248,18 @@ def scan_forward(
     settings: Sequence[float],
     keep: bool,
     track: bool,
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
     """Scan ``x [T, B, inputs * C, ...]`` from ``state`` (tensors ``[B, C, ...]``); there is at least one element.
 
-    Returns ``y [T, B, C, ...]``, the final state, the checkpoints that the backward needs (none unless ``keep``) and
-    the extremes of the membrane before the spike ``[minimum, maximum]`` (none unless ``track``).
+    Returns ``y [T, B, C, ...]``, the final state, the checkpoints that the backward needs (None unless ``keep``) and
+    the extremes of the membrane before the spike ``[minimum, maximum]`` (None unless ``track``).
     """
     if neuron == RECURRENT:
         return _recurrent_forward(x, state, *parameters, settings, keep, track)
-    layout, kernels, steps = _Layout(neuron, state), _KERNELS[neuron], len(x)
+    layout, kernels, steps = _Layout(neuron, state), _KERNELS[neuron], x.shape[0]  # len(x) takes longer
     y = _empty(x, (steps, *layout.shape))
     final_state = [torch.empty_like(part) for part in state]
-    checkpoints = _empty(state[0], checkpoint_shape(neuron, steps, layout.shape) if keep else (0,))
+    checkpoints = _empty(state[0], checkpoint_shape(neuron, steps, layout.shape)) if keep else None
     extremes = state[0].new_empty((2, layout.blocks)) if track else None
     arguments = (
         layout.array(x, 1),
@@ -259,12 +267,13 @@ def scan_forward(
         *layout.spread(parameters[: kernels.learned]),
         layout.array(y, 1),
         *layout.arrays(final_state),
-        layout.checkpoints(checkpoints),
+        layout.checkpoints(checkpoints) if keep else _no_checkpoints(state[0].dtype),
         None if extremes is None else extremes.numpy(),
         _settings(neuron, parameters, settings),
     )
     _run(kernels.forward, arguments, layout.blocks, steps)
-    extremes = torch.stack((extremes[0].amin(), extremes[1].amax())) if track else state[0].new_empty(0)
+    if track:
+        extremes = torch.stack((extremes[0].amin(), extremes[1].amax()))
     return y, final_state, checkpoints, extremes
 
 
@@ -308,13 +317,13 @@ def _recurrent_forward(
     settings: Sequence[float],
     keep: bool,
     track: bool,
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
     """The recurrent-gated LIF: a matrix product and a kernel a step."""
     layout, steps = _Layout(RECURRENT, state), len(x)
     y = _empty(x, (steps, *layout.shape))
     final_state = [part.clone() for part in state]
     currents, membranes, spikes = layout.arrays(final_state)
-    checkpoints = _empty(state[0], checkpoint_shape(RECURRENT, steps, layout.shape) if keep else (0,))
+    checkpoints = _empty(state[0], checkpoint_shape(RECURRENT, steps, layout.shape)) if keep else None
     sums = checkpoints if keep else torch.empty_like(x[:1], dtype=weight.dtype).expand(*x.shape)
     extremes = [torch.full_like(state[0], value) for value in (float("inf"), float("-inf"))] if track else None
     lowest, highest = layout.arrays(extremes) if track else (None, None)
@@ -324,7 +333,7 @@ def _recurrent_forward(
         torch.mm(last_spikes, weight, out=sums[t].flatten(1))
         arguments = in_[t], sums_[t], currents, membranes, spikes, out[t], lowest, highest, spike
         _run(cpu_kernels.recurrent_forward, arguments, layout.blocks, 1)
-    found = torch.stack((extremes[0].amin(), extremes[1].amax())) if track else state[0].new_empty(0)
+    found = torch.stack((extremes[0].amin(), extremes[1].amax())) if track else None
     return y, final_state, checkpoints, found
 
 

@@ -366,23 +366,23 @@ def lif_forward(x, membranes, leaks, thresholds, y, final, checkpoints, extremes
 
 
 @_kernel
-def _lif_again(x, membrane, leak, threshold, before, charged, settings):
+def _lif_again(x, membrane, leak, threshold, before, ratios, settings):
     for i in range(len(membrane)):
         new = leak[i] * membrane[i] + widen(x[i])
-        before[i], charged[i] = membrane[i], new
-        membrane[i] = new - threshold[i] * _lif_spike(new / threshold[i] - settings.one, settings)
+        before[i], ratios[i] = membrane[i], new / threshold[i]
+        membrane[i] = new - threshold[i] * _lif_spike(ratios[i] - settings.one, settings)
 
 
 @_kernel
-def _lif_step_backward(before, charged, leak, threshold, grad_y, grad_x, grad, to_leak, to_threshold, settings):
+def _lif_step_backward(before, ratios, leak, inverse, grad_y, grad_x, grad, to_leak, to_threshold, settings):
+    """Back through one step; ``inverse`` is 1 / threshold, as divisions would take most of the time."""
     for i in range(len(grad)):
-        share = charged[i] / threshold[i]
-        ratio = share - settings.one
-        surrogate = settings.one - abs(ratio)
+        over = ratios[i] - settings.one
+        surrogate = settings.one - abs(over)
         surrogate = settings.zero if surrogate < settings.zero else surrogate
-        to_ratio = widen(grad_y[i]) * settings.gamma * surrogate
-        to_threshold[i] -= grad[i] * _lif_spike(ratio, settings) + to_ratio * (share / threshold[i])
-        to_membrane = grad[i] + to_ratio / threshold[i]
+        charge = widen(grad_y[i]) * settings.gamma * surrogate * inverse[i]
+        to_threshold[i] -= grad[i] * _lif_spike(over, settings) + charge * ratios[i]
+        to_membrane = grad[i] + charge
         to_leak[i] += to_membrane * before[i]
         grad_x[i] = narrow(to_membrane, grad_x)
         grad[i] = to_membrane * leak[i]
@@ -396,18 +396,20 @@ def lif_backward(
     for block in range(start, stop):
         row, a, b = _block(block, grad_y.shape[2])
         leak, threshold, grad = _of_block(leaks, row, a, b), _of_block(thresholds, row, a, b), grads[row, a:b]
-        membrane, to_leak, to_threshold = saved[2, 0, : b - a], saved[2, 1, : b - a], saved[2, 2, : b - a]
+        membrane, inverse = saved[2, 0, : b - a], saved[2, 1, : b - a]
+        to_leak, to_threshold = saved[2, 2, : b - a], saved[2, 3, : b - a]
+        inverse[:] = settings.one / threshold
         to_leak[:], to_threshold[:] = 0, 0
         for part in range(len(checkpoints) - 1, -1, -1):
             membrane[:] = checkpoints[part, 0, row, a:b]
             first, last = part * STEPS, min(part * STEPS + STEPS, len(x))
             for t in range(first, last):
-                before, charged = saved[0, t - first], saved[1, t - first]
-                _lif_again(x[t, row, a:b], membrane, leak, threshold, before, charged, settings)
+                before, ratios = saved[0, t - first], saved[1, t - first]
+                _lif_again(x[t, row, a:b], membrane, leak, threshold, before, ratios, settings)
             for t in range(last - 1, first - 1, -1):
-                before, charged = saved[0, t - first], saved[1, t - first]
+                before, ratios = saved[0, t - first], saved[1, t - first]
                 g_y, g_x = grad_y[t, row, a:b], grad_x[t, row, a:b]
-                _lif_step_backward(before, charged, leak, threshold, g_y, g_x, grad, to_leak, to_threshold, settings)
+                _lif_step_backward(before, ratios, leak, inverse, g_y, g_x, grad, to_leak, to_threshold, settings)
         _give(to_leak, to_leaks, row, a, block)
         _give(to_threshold, to_thresholds, row, a, block)
 

@@ -79,11 +79,11 @@ def scan_forward(
     settings: Sequence[float],
     keep: bool,
     track: bool,
-) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
+) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
     """Scan ``x [T, B, inputs * C, ...]`` from ``state`` (tensors ``[B, C, ...]``); there is at least one element.
 
-    Returns ``y [T, B, C, ...]``, the final state, the checkpoints that the backward needs (none unless ``keep``) and
-    the extremes of the membrane before the spike ``[minimum, maximum]`` (none unless ``track``).
+    Returns ``y [T, B, C, ...]``, the final state, the checkpoints that the backward needs (None unless ``keep``) and
+    the extremes of the membrane before the spike ``[minimum, maximum]`` (None unless ``track``).
     """
     if neuron == _RECURRENT:
         return cuda_recurrent.scan_forward(x, state, parameters, settings, keep, track)
@@ -91,7 +91,7 @@ def scan_forward(
     steps, elements = len(x), state[0].numel()
     y = x.new_empty((steps, *state[0].shape))
     final_state = [torch.empty_like(part) for part in state]
-    checkpoints = state[0].new_empty(checkpoint_shape(neuron, steps, state[0].shape) if keep else (0,))
+    checkpoints = state[0].new_empty(checkpoint_shape(neuron, steps, state[0].shape)) if keep else None
     blocks, threads = _blocks_and_threads(elements)
     partial_extremes = state[0].new_empty((blocks * threads // WARP, 2)) if track else None
     addresses, per_channel, settings = _constants(parameters, kernels.learned, settings)
@@ -101,7 +101,7 @@ def scan_forward(
         *addresses,
         y.data_ptr(),
         *pointers(final_state, 2),
-        *pointers((checkpoints if keep else None, partial_extremes)),
+        *pointers((checkpoints, partial_extremes)),
         *(steps, elements, *_channels_and_inner(state[0])),
         *per_channel,
         *settings,
@@ -109,7 +109,7 @@ def scan_forward(
     definitions = _definitions(kernels, x)
     kernel = "scan_forward_tracking" if track else "scan_forward"
     launch(x.device, definitions, kernel, _FORWARD, values, (blocks, 1), threads)
-    extremes = gather_extremes(partial_extremes, definitions) if track else state[0].new_empty(0)
+    extremes = gather_extremes(partial_extremes, definitions) if track else None
     return y, final_state, checkpoints, extremes
 
 

@@ -111,17 +111,17 @@ def scan_forward(x: Tensor, state: Sequence[Tensor], parameters: Sequence[Tensor
     plan = _plan(x, batch, neurons, settings[0], backward=False)
     y = x.new_empty((steps, *state[0].shape))
     final_state = [torch.empty_like(part) for part in state]
-    kept = state[0].new_empty(checkpoint_shape(steps, state[0].shape) if keep else (0,))
+    kept = state[0].new_empty(checkpoint_shape(steps, state[0].shape)) if keep else None
     partial_extremes = state[0].new_empty((plan.grid[0] * plan.grid[1] * WARPS, 2)) if track else None
     first_product = state[2].view(batch, neurons) @ weight
     factor = _split(plan, "split_forward", weight)
     tensors = (
         *(x, *state[:2], first_product, factor, spike_range, y, *final_state),
-        *(kept if keep else None, partial_extremes),
+        *(kept, partial_extremes),
     )
     sizes = steps, batch, neurons
     _launch(plan, "recurrent_forward", _FORWARD, x, pointers(tensors), sizes, settings)
-    extremes = gather_extremes(partial_extremes, plan.definitions) if track else state[0].new_empty(0)
+    extremes = gather_extremes(partial_extremes, plan.definitions) if track else None
     return y, final_state, kept, extremes
 
 

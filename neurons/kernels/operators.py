@@ -28,6 +28,7 @@ from torch import Tensor, library
 from torch._functorch import pyfunctorch
 
 NAMESPACE = "snn_zoo"
+_NOTHING = contextlib.nullcontext()
 _MODULES = {"cpu": "neurons.kernels.cpu", "cuda": "neurons.kernels.cuda"}
 
 
@@ -98,7 +99,7 @@ OPERATORS = {
 
 def scan(
     neuron: str, x_seq: Tensor, state: tuple[Tensor, ...], constants: tuple, track: bool = False
-) -> tuple[Tensor, list[Tensor], Tensor]:
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
     """Scan ``x_seq [T, B, C, ...]`` with the fused operator of ``neuron``, from ``state``.
 
     ``constants`` is what the neuron's ``constants()`` returns. Returns ``y_seq``, the final state and, where ``track``
@@ -129,8 +130,9 @@ def _flat(constants: tuple) -> list:
 
 
 def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:
-    value = value.to(dtype)
-    return (value.view(1) if value.dim() == 0 else value).contiguous()
+    if value.dtype != dtype:
+        value = value.to(dtype)
+    return value.contiguous() if value.dim() else value.view(1)
 
 
 def _nothing_watches() -> bool:
@@ -176,15 +178,15 @@ def _checkpoint_shape(operator: Operator, x: Tensor, state: list[Tensor]) -> tup
     return _provider(x).checkpoint_shape(operator.neuron, x.shape[0], state[0].shape)
 
 
-def _empty_checkpoints(operator: Operator, x: Tensor, state: list[Tensor], keep: bool) -> Tensor:
+def _empty_checkpoints(operator: Operator, x: Tensor, state: list[Tensor]) -> Tensor:
     # In one dimension: a dimension that counts checkpoints would make torch.compile tell one from several.
-    return state[0].new_empty(math.prod(_checkpoint_shape(operator, x, state)) if keep else 0)
+    return state[0].new_empty(math.prod(_checkpoint_shape(operator, x, state)))
 
 
 def _full_precision(x: Tensor):
     """Inside an operator autocast has no say: the state stays in its own type."""
     device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
 
 
 def _forward(
@@ -195,15 +197,17 @@ def _forward(
     settings: list,
     keep: bool,
     track: bool,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor | None, ...]:
+    """y, the parts of the final state, checkpoints and extremes: None for these two where they are not asked for."""
     if x.numel():
         with _full_precision(x):
             provider, inputs = _provider(x), (x, state, parameters, settings, keep, track)
             y, final_state, checkpoints, extremes = provider.scan_forward(operator.neuron, *inputs)
-        return y, *final_state, checkpoints.view(-1), extremes
+        return y, *final_state, checkpoints.view(-1) if keep else None, extremes
     y = x.new_empty((x.shape[0], *state[0].shape))
-    extremes = state[0].new_tensor([float("inf"), float("-inf")] if track else [])
-    return y, *(part.clone() for part in state), _empty_checkpoints(operator, x, state, keep), extremes
+    checkpoints = _empty_checkpoints(operator, x, state) if keep else None
+    extremes = state[0].new_tensor([float("inf"), float("-inf")]) if track else None
+    return y, *(part.clone() for part in state), checkpoints, extremes
 
 
 def _backward(
@@ -239,7 +243,8 @@ class _EagerScan(torch.autograd.Function):
         *outputs, checkpoints, extremes = _forward(operator, *parts[:4], True, track)
         ctx.operator, ctx.settings = operator, settings
         ctx.save_for_backward(*inputs, checkpoints)
-        ctx.mark_non_differentiable(extremes)
+        if track:
+            ctx.mark_non_differentiable(extremes)
         return *outputs, extremes
 
     @staticmethod
@@ -254,14 +259,16 @@ def _define(operator: Operator) -> None:
     forward_name, backward_name = operator.name, f"{operator.name}_backward"
 
     def forward(*arguments):
-        *inputs, rest = operator.split(arguments)
-        return _forward(operator, *inputs, *rest)
+        *inputs, (keep, track) = operator.split(arguments)
+        outputs = _forward(operator, *inputs, keep, track)
+        return tuple(inputs[1][0].new_empty(0) if output is None else output for output in outputs)
 
     def forward_shapes(*arguments):
         x, state, _, _, (keep, track) = operator.split(arguments)
         y = x.new_empty((x.shape[0], *state[0].shape))
         final_state = [torch.empty_like(part) for part in state]
-        return y, *final_state, _empty_checkpoints(operator, x, state, keep), state[0].new_empty(2 if track else 0)
+        checkpoints = _empty_checkpoints(operator, x, state) if keep else state[0].new_empty(0)
+        return y, *final_state, checkpoints, state[0].new_empty(2 if track else 0)
 
     def backward(*arguments):
         return _backward(operator, *operator.split(arguments))
