@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import neurons
 import zoo
+from neurons.spike import FULL_PRECISION
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Training:
     The learning rate rises over ``warmup`` of the training and falls to zero as a cosine; ``average`` is the decay, a
     step, of the moving average of the weights that is validated and kept; ``bfloat16`` runs the matrix products in
     it; ``spike_penalty`` weighs the mean size of the spikes in the loss; ``muon`` has Muon train the weight
-    matrices (see :func:`optimisers_of`).
+    matrices (see :func:`optimisers_of`). For the first ``full_precision_epochs`` the multi-bit neurons that train fire
+    in full precision, and in their own bits from then on; those that are validated always fire in their own.
     """
 
     epochs: int
@@ -49,6 +51,7 @@ class Training:
     gradient_norm: float = 1.0
     seed: int = 0
     muon: bool = False
+    full_precision_epochs: int = 0
 
 
 class SpikeMeter:
@@ -116,8 +119,10 @@ def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Opt
     """AdamW for all parameters; or, with ``options.muon``, Muon for the weight matrices and AdamW for the rest.
 
     Muon (https://kellerjordan.github.io/posts/muon) makes the momentum of a matrix orthogonal, so that a step moves
-    all its directions alike; its learning rate is five times AdamW's. Embeddings are AdamW's, as a batch holds few of
-    their rows. Biases, norms and the neurons' own parameters do not decay. Raises ImportError where torch has no Muon.
+    all its directions alike. Its steps are scaled to the size of AdamW's, so that one learning rate serves both, and
+    its weight decay is 0.1 (Liu et al. 2025, https://arxiv.org/abs/2502.16982). Embeddings are AdamW's, as a batch
+    holds few of their rows. Biases, norms and the neurons' own parameters do not decay. Raises ImportError where torch
+    has no Muon.
     """
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
     by_muon, matrices, others = [], [], []
@@ -135,8 +140,9 @@ def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Opt
             raise ImportError(
                 f"Muon came with torch 2.9 and this is {torch.__version__}: pip install 'torch>=2.9,<2.14'"
             )
-        group = {"params": by_muon, "weight_decay": options.weight_decay, "times": 5}
-        optimisers.append(torch.optim.Muon([group]))  # every step sets the rate
+        optimisers.append(
+            torch.optim.Muon(by_muon, options.learning_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        )
     return optimisers
 
 
@@ -154,7 +160,7 @@ def update(
     nn.utils.clip_grad_norm_(model.parameters(), options.gradient_norm)
     for optimiser in optimisers:
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(progress, options) * group.get("times", 1)
+            group["lr"] = learning_rate(progress, options)
         optimiser.step()
         optimiser.zero_grad()
     return value.detach()
@@ -298,6 +304,7 @@ class Trainer:
         plan, processes = self.plan(seed), self.accelerator.num_processes
         # Every process has as many batches, as they wait for one another in each.
         plan = plan[self.accelerator.process_index : len(plan) // processes * processes : processes]
+        self.set_bits()
         self.model.train()
         total = torch.zeros((), device=self.accelerator.device)
         steps = tqdm(plan, desc=f"epoch {self.epoch + 1}/{self.options.epochs}", leave=False, mininterval=1)
@@ -309,6 +316,13 @@ class Trainer:
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {self.epoch + 1}; lower the learning rate")
         return loss
+
+    def set_bits(self) -> None:
+        """Have the multi-bit neurons that train fire in full precision or in their own bits, as the epoch has it."""
+        full_precision = self.epoch < self.options.full_precision_epochs
+        for trained, averaged in zip(self.network.modules(), self.average.module.modules()):
+            if isinstance(trained, neurons.MultiBitNeuron):
+                trained.bits = FULL_PRECISION if full_precision else averaged.bits
 
     def validate(self, loss: float) -> None:
         """Score the averaged weights on the validation data; keep them if they are the best so far."""

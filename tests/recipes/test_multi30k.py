@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import neurons
 import zoo
 from recipes import multi30k, training
 from recipes.multi30k import Trainer, Training
@@ -99,6 +100,25 @@ def test_muon_has_the_weight_matrices_and_nothing_else(corpus):
     assert by_muon | by_adamw == all_names == set(named.values()) and not by_muon & by_adamw
     assert "embedding.weight" in by_adamw and "decoder.0.attention.query.weight" in by_muon
     assert by_muon == {name for name, p in network.named_parameters() if p.dim() == 2} - {"embedding.weight"}
+
+
+def test_neurons_fire_in_full_precision_for_the_first_epochs_and_are_validated_in_their_bits(corpus, tmp_path):
+    def run(epochs: int) -> Trainer:
+        training = trainer(corpus, tmp_path, epochs=3, full_precision_epochs=2, learning_rate=1e-3)
+        while training.epoch < epochs:
+            training.train_epoch()
+            training.epoch += 1
+            training.save_state()
+        return training
+
+    def bits(network) -> set[int]:
+        return {module.bits for module in network.modules() if isinstance(module, neurons.MultiBitNeuron)}
+
+    for epochs, expected in ((1, 32), (2, 32), (3, SMALL.bits)):
+        training = run(epochs)
+        assert bits(training.network) == {expected} and bits(training.average.module) == {SMALL.bits}
+    training.validate(0.0)
+    assert bits(zoo.load(tmp_path / "best")) == {SMALL.bits}
 
 
 def test_muon_that_torch_lacks_is_named(corpus, tmp_path, monkeypatch):
