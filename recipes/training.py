@@ -226,6 +226,8 @@ class Trainer:
     ):
         from accelerate import Accelerator
 
+        # oneDNN keeps the code it made for 1024 shapes; an epoch has more, and to make it anew takes ever longer.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "50000")
         torch.backends.cuda.matmul.allow_tf32 = True
         self.accelerator = Accelerator()
         self.run, self.options = run, options
