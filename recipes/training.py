@@ -36,8 +36,9 @@ class Training:
     The learning rate rises over ``warmup`` of the training and falls to zero as a cosine; ``average`` is the decay, a
     step, of the moving average of the weights that is validated and kept; ``bfloat16`` runs the matrix products in
     it; ``spike_penalty`` weighs the mean size of the spikes in the loss; ``muon`` has Muon train the weight
-    matrices (see :func:`optimisers_of`). For the first ``full_precision_epochs`` the multi-bit neurons that train fire
-    in full precision, and in their own bits from then on; those that are validated always fire in their own.
+    matrices (see :func:`optimisers_of`). In the share ``full_precision`` of the epochs, from the first on, the
+    multi-bit neurons that train fire in full precision, and later in their own bits; the network that is validated
+    and kept always fires in its own.
     """
 
     epochs: int
@@ -51,7 +52,7 @@ class Training:
     gradient_norm: float = 1.0
     seed: int = 0
     muon: bool = False
-    full_precision_epochs: int = 0
+    full_precision: float = 0.0
 
 
 class SpikeMeter:
@@ -321,7 +322,7 @@ class Trainer:
 
     def set_bits(self) -> None:
         """Have the multi-bit neurons that train fire in full precision or in their own bits, as the epoch has it."""
-        full_precision = self.epoch < self.options.full_precision_epochs
+        full_precision = self.epoch < self.options.full_precision * self.options.epochs
         for trained, averaged in zip(self.network.modules(), self.average.module.modules()):
             if isinstance(trained, neurons.MultiBitNeuron):
                 trained.bits = FULL_PRECISION if full_precision else averaged.bits

@@ -104,7 +104,7 @@ def test_muon_has_the_weight_matrices_and_nothing_else(corpus):
 
 def test_neurons_fire_in_full_precision_for_the_first_epochs_and_are_validated_in_their_bits(corpus, tmp_path):
     def run(epochs: int) -> Trainer:
-        training = trainer(corpus, tmp_path, epochs=3, full_precision_epochs=2, learning_rate=1e-3)
+        training = trainer(corpus, tmp_path, epochs=3, full_precision=2 / 3, learning_rate=1e-3)
         while training.epoch < epochs:
             training.train_epoch()
             training.epoch += 1
