@@ -54,6 +54,10 @@ class Training:
     muon: bool = False
     full_precision: float = 0.0
 
+    def __post_init__(self):
+        if not 0 <= self.full_precision <= 1:
+            raise ValueError(f"full_precision is a share of the epochs, from 0 to 1; got {self.full_precision!r}")
+
 
 class SpikeMeter:
     """Collects the spikes of all neurons of a network while it is open; an integrator has none."""

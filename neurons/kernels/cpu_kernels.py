@@ -375,7 +375,7 @@ def _lif_again(x, membrane, leak, threshold, before, ratios, settings):
 
 @_kernel
 def _lif_step_backward(before, ratios, leak, inverse, grad_y, grad_x, grad, to_leak, to_threshold, settings):
-    """Back through one step; ``inverse`` is 1 / threshold, as divisions would take most of the time."""
+    """Back through one step; ``inverse`` is 1 / threshold, as a product takes less time than a division."""
     for i in range(len(grad)):
         over = ratios[i] - settings.one
         surrogate = settings.one - abs(over)

@@ -121,6 +121,12 @@ def test_neurons_fire_in_full_precision_for_the_first_epochs_and_are_validated_i
     assert bits(zoo.load(tmp_path / "best")) == {SMALL.bits}
 
 
+@pytest.mark.parametrize("share", [-0.1, 15, float("nan")])
+def test_a_share_in_full_precision_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="full_precision is a share of the epochs, from 0 to 1; got"):
+        Training(full_precision=share)
+
+
 def test_muon_that_torch_lacks_is_named(corpus, tmp_path, monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(ImportError, match=r"Muon came with torch 2\.9 .* pip install 'torch>=2\.9,<2\.14'"):
