@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contenders import BYTES_ALONE, OURS, Family, Unavailable
+from neurons.kernels import cpu_memory
 
 Call = Callable[[], tuple[Tensor, ...]]
 MODES = ("forward", "forward with backward")
@@ -201,7 +202,8 @@ def _resident(status: Path, which: str) -> int:
 
 
 def _give_back_free_memory() -> None:
-    """What the C library keeps of freed memory would hide as much of a call's needs. glibc has a call for it."""
+    """What the C library and our kernels keep of freed memory would hide as much of a call's needs."""
+    cpu_memory.give_back()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

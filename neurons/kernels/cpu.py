@@ -14,9 +14,7 @@ written, in the user's cache folder (``NUMBA_CACHE_DIR`` names another).
 import ctypes
 import functools
 import math
-import mmap
 import os
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -27,6 +25,7 @@ from torch import Tensor
 
 from neurons.kernels import cpu_kernels
 from neurons.kernels.cpu_kernels import STEPS, WIDTH, Spike, Surrogate
+from neurons.kernels.cpu_memory import empty
 from neurons.spike import FULL_PRECISION, MultiBitSpike
 
 GRAIN = 1 << 18
@@ -98,24 +97,6 @@ def _run(kernel, arguments: Sequence, blocks: int, steps: int) -> None:
     _in_threads(work, threads)
     if errors:
         raise errors[0]
-
-
-_LARGE = 1 << 22
-_MADV_HUGEPAGE = 14
-_madvise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
-
-
-def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """``like.new_empty(shape)``, in huge pages where it is large and Linux gives them.
-
-    Torch gets large memory from the system anew each time, and to map it in small pages takes longer than a scan.
-    """
-    tensor = like.new_empty(shape)
-    if _madvise is not None and tensor.nbytes >= _LARGE:
-        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        size = tensor.data_ptr() + tensor.nbytes - start
-        _madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_HUGEPAGE)
-    return tensor
 
 
 _BITS = {torch.float16: torch.uint16, torch.bfloat16: torch.int16}
@@ -257,9 +238,9 @@ def scan_forward(
     if neuron == RECURRENT:
         return _recurrent_forward(x, state, *parameters, settings, keep, track)
     layout, kernels, steps = _Layout(neuron, state), _KERNELS[neuron], x.shape[0]  # len(x) takes longer
-    y = _empty(x, (steps, *layout.shape))
+    y = empty(x, (steps, *layout.shape))
     final_state = [torch.empty_like(part) for part in state]
-    checkpoints = _empty(state[0], checkpoint_shape(neuron, steps, layout.shape)) if keep else None
+    checkpoints = empty(state[0], checkpoint_shape(neuron, steps, layout.shape)) if keep else None
     extremes = state[0].new_empty((2, layout.blocks)) if track else None
     arguments = (
         layout.array(x, 1),
@@ -292,7 +273,7 @@ def scan_backward(
         return _recurrent_backward(x, state, *parameters, settings, checkpoints, grad_y, grad_final_state)
     layout, kernels = _Layout(neuron, state), _KERNELS[neuron]
     learned = parameters[: kernels.learned]
-    grad_x, grad_state = _empty(x, x.shape), [grad.clone() for grad in grad_final_state]
+    grad_x, grad_state = empty(x, x.shape), [grad.clone() for grad in grad_final_state]
     shares = layout.shares(learned)
     arguments = (
         layout.array(x, 1),
@@ -320,10 +301,10 @@ def _recurrent_forward(
 ) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
     """The recurrent-gated LIF: a matrix product and a kernel a step."""
     layout, steps = _Layout(RECURRENT, state), len(x)
-    y = _empty(x, (steps, *layout.shape))
+    y = empty(x, (steps, *layout.shape))
     final_state = [part.clone() for part in state]
     currents, membranes, spikes = layout.arrays(final_state)
-    checkpoints = _empty(state[0], checkpoint_shape(RECURRENT, steps, layout.shape)) if keep else None
+    checkpoints = empty(state[0], checkpoint_shape(RECURRENT, steps, layout.shape)) if keep else None
     sums = checkpoints if keep else torch.empty_like(x[:1], dtype=weight.dtype).expand(*x.shape)
     extremes = [torch.full_like(state[0], value) for value in (float("inf"), float("-inf"))] if track else None
     lowest, highest = layout.arrays(extremes) if track else (None, None)
@@ -350,7 +331,7 @@ def _recurrent_backward(
     """Back through the steps with a matrix product each; the weight's gradient is one product over all steps."""
     layout, steps = _Layout(RECURRENT, state), len(x)
     spike, sums = _settings(RECURRENT, [weight, spike_range], settings), layout.array(checkpoints, 1)
-    *saved, spikes = _empty(state[0], (5, steps, *layout.shape))
+    *saved, spikes = empty(state[0], (5, steps, *layout.shape))
     spikes[0] = state[2]
     again = layout.arrays((*saved, spikes), 1)
     currents, membranes = layout.arrays([part.clone() for part in state[:2]])
@@ -358,7 +339,7 @@ def _recurrent_backward(
 
     grad_state = [grad.clone() for grad in grad_final_state]
     grad_currents, grad_membranes, grad_spikes = layout.arrays(grad_state)
-    grad_sums, grad_last = _empty(checkpoints, checkpoints.shape), grad_state[2].flatten(1)
+    grad_sums, grad_last = empty(checkpoints, checkpoints.shape), grad_state[2].flatten(1)
     grads_in, grads_out = layout.arrays((grad_y, grad_sums), 1)
     for t in reversed(range(steps)):
         before = [array[t] for array in again[:-1]]

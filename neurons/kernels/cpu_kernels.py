@@ -15,7 +15,7 @@ from numba.extending import overload
 
 STEPS = 16
 """Time steps from one checkpoint to the next."""
-WIDTH = 512
+WIDTH = 1024
 """Elements of a block."""
 
 
