@@ -13,7 +13,7 @@ from neurons.multibit_synaptic_lif import (
     MultiBitSynapticLIFParameters,
     multibit_synaptic_lif_step,
 )
-from neurons.neuron import MembraneState, MultiBitNeuron, Neuron, SynapticState, reference_scan
+from neurons.neuron import MembraneState, MultiBitNeuron, Neuron, SynapticState, reference_scan, unchanging
 from neurons.recurrent_gated_lif import (
     RecurrentGatedLIF,
     RecurrentGatedLIFParameters,
@@ -54,4 +54,5 @@ __all__ = [
     "recurrent_gated_lif_step",
     "reference_scan",
     "register",
+    "unchanging",
 ]

@@ -4,13 +4,15 @@ A neuron is a pure **step** ``(x, state, parameters) -> (y, state)`` and a :clas
 parameters. The step is the definition; :func:`reference_scan` runs it along a sequence.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from neurons import kernels
+from neurons.kernels.ready import ReadyScan
 from neurons.registry import neuron_class
 from neurons.spike import MultiBitSpike, ObservedSpike, StepTrackedSpike, TrackedRange, check_bits
 
@@ -72,6 +74,8 @@ class Neuron(nn.Module):
     last_backend: str | None = None
     """What ran the last call: "torch", "cpu" or "cupy"."""
     _asked_backend: str = "auto"
+    _ready: ReadyScan | None = None
+    """Within :func:`unchanging`."""
 
     @staticmethod
     def step(x: Tensor, state: Any, parameters: Any) -> tuple[Tensor, Any]:
@@ -105,11 +109,20 @@ class Neuron(nn.Module):
         """Output channels N where a parameter fixes them, else None (any number)."""
         return None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_ready"}  # not for copies
+
     def forward(self, x_seq: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Scan ``x_seq [T, B, C, ...]`` from ``state`` (None: all zero); return ``y_seq`` and the final state."""
+        ready = self._ready
+        if ready is not None and (result := ready.run(x_seq, state)) is not None:
+            return result
         self.check(x_seq, sequence=True)
         state = self.initial_state(x_seq, sequence=True) if state is None else self.checked_state(state, x_seq, True)
-        return self.scan(x_seq, state)
+        result = self.scan(x_seq, state)
+        if ready is not None:
+            ready.prepare(x_seq, state)
+        return result
 
     def scan(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any]:
         """The scan behind ``forward``, on checked input."""
@@ -202,6 +215,28 @@ class Neuron(nn.Module):
                     f"{who}: the state's {field} is {value.dtype}; {x.dtype} input keeps its state in {dtype}"
                 )
         return self.State(*state)
+
+
+@contextlib.contextmanager
+def unchanging(net: nn.Module) -> Iterator[None]:
+    """Within it the parameters, range and bits of the neurons of ``net`` must stay as they are.
+
+    They are then looked at once and not in every call, which takes many times as long as one time step: a network that
+    is called step by step, without gradients, runs faster. What is computed is the same::
+
+        with torch.inference_mode(), neurons.unchanging(net):
+            for x in steps:
+                y, state = net(x, state)
+    """
+    # A class that somebody derived from one of these may scan in a way of its own.
+    found = [m for m in net.modules() if isinstance(m, Neuron) and m.name and type(m) is neuron_class(m.name)]
+    try:
+        for neuron in found:
+            object.__setattr__(neuron, "_ready", ReadyScan(neuron))
+        yield
+    finally:
+        for neuron in found:  # another thread that is inside goes on without
+            object.__setattr__(neuron, "_ready", None)
 
 
 class MultiBitNeuron(Neuron):

@@ -311,7 +311,9 @@ class Translator(nn.Module):
             return logits.log_softmax(-1), state
 
         longest = (source != PAD).sum(0) * 3 // 2 + 10
-        return beam_search(next_token, self.encode(source), longest, beam_size, length_penalty, BEGIN, END)
+        memory = self.encode(source)
+        with neurons.unchanging(self):
+            return beam_search(next_token, memory, longest, beam_size, length_penalty, BEGIN, END)
 
     def translate(
         self, sentences: list[str], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64

@@ -26,6 +26,7 @@ from torch import Tensor
 from neurons.kernels import cpu_kernels
 from neurons.kernels.cpu_kernels import STEPS, WIDTH, Spike, Surrogate
 from neurons.kernels.cpu_memory import empty
+from neurons.kernels.operators import RECURRENT
 from neurons.spike import FULL_PRECISION, MultiBitSpike
 
 GRAIN = 1 << 18
@@ -124,7 +125,6 @@ class _Kernels(NamedTuple):
     """The input has two channels for a neuron, in two halves."""
 
 
-RECURRENT = "recurrent-gated-lif"
 _KERNELS = {
     "learnable-lif": _Kernels(cpu_kernels.lif_forward, cpu_kernels.lif_backward, states=1, learned=2),
     "integrator": _Kernels(cpu_kernels.integrator_forward, cpu_kernels.integrator_backward, states=0),
@@ -221,6 +221,44 @@ def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence[floa
     return _spike(parameters[-1].item(), parameters[-1].dtype, *settings)
 
 
+class Scan:
+    """The scan of any neuron but the recurrent one, with all that it takes ready but for the input and the state.
+
+    It serves all states of the shape and type of the ``state`` that it was made with, and the inputs that go with them.
+    """
+
+    def __init__(self, neuron: str, state: Sequence[Tensor], parameters: Sequence[Tensor], settings: Sequence[float]):
+        self.layout, self.kernels = _Layout(neuron, state), _KERNELS[neuron]
+        self.neuron, self.dtype = neuron, state[0].dtype
+        self.learned = self.layout.spread(parameters[: self.kernels.learned])
+        self.settings = _settings(neuron, parameters, settings)
+        self.no_checkpoints = _no_checkpoints(self.dtype)
+
+    def forward(
+        self, x: Tensor, state: Sequence[Tensor], keep: bool, track: bool
+    ) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
+        """What :func:`scan_forward` returns."""
+        layout, steps = self.layout, x.shape[0]  # len(x) takes longer
+        y = empty(x, (steps, *layout.shape))
+        final_state = [torch.empty_like(part) for part in state]
+        checkpoints = empty(state[0], checkpoint_shape(self.neuron, steps, layout.shape)) if keep else None
+        extremes = state[0].new_empty((2, layout.blocks)) if track else None
+        arguments = (
+            layout.array(x, 1),
+            *layout.arrays(state),
+            *self.learned,
+            layout.array(y, 1),
+            *layout.arrays(final_state),
+            layout.checkpoints(checkpoints) if keep else self.no_checkpoints,
+            None if extremes is None else extremes.numpy(),
+            self.settings,
+        )
+        _run(self.kernels.forward, arguments, layout.blocks, steps)
+        if track:
+            extremes = torch.stack((extremes[0].amin(), extremes[1].amax()))
+        return y, final_state, checkpoints, extremes
+
+
 def scan_forward(
     neuron: str,
     x: Tensor,
@@ -237,25 +275,7 @@ def scan_forward(
     """
     if neuron == RECURRENT:
         return _recurrent_forward(x, state, *parameters, settings, keep, track)
-    layout, kernels, steps = _Layout(neuron, state), _KERNELS[neuron], x.shape[0]  # len(x) takes longer
-    y = empty(x, (steps, *layout.shape))
-    final_state = [torch.empty_like(part) for part in state]
-    checkpoints = empty(state[0], checkpoint_shape(neuron, steps, layout.shape)) if keep else None
-    extremes = state[0].new_empty((2, layout.blocks)) if track else None
-    arguments = (
-        layout.array(x, 1),
-        *layout.arrays(state),
-        *layout.spread(parameters[: kernels.learned]),
-        layout.array(y, 1),
-        *layout.arrays(final_state),
-        layout.checkpoints(checkpoints) if keep else _no_checkpoints(state[0].dtype),
-        None if extremes is None else extremes.numpy(),
-        _settings(neuron, parameters, settings),
-    )
-    _run(kernels.forward, arguments, layout.blocks, steps)
-    if track:
-        extremes = torch.stack((extremes[0].amin(), extremes[1].amax()))
-    return y, final_state, checkpoints, extremes
+    return Scan(neuron, state, parameters, settings).forward(x, state, keep, track)
 
 
 def scan_backward(

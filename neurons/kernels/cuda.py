@@ -9,6 +9,7 @@ from torch import Tensor
 
 from neurons.kernels import cuda_recurrent
 from neurons.kernels.cuda_launch import SCALARS, STEPS, WARP, gather_extremes, launch, pointers
+from neurons.kernels.operators import RECURRENT
 
 MOST_BLOCKS = 8192
 """Larger tensors are walked through in turns. It bounds the partial extremes, one pair a warp."""
@@ -32,7 +33,6 @@ _KERNELS = {
     "multibit-synaptic-lif": _Kernels("MultiBitSynapticLIF", states=2, learned=1),
     "input-gated-lif": _Kernels("InputGatedLIF", states=2, inputs=2),
 }
-_RECURRENT = "recurrent-gated-lif"
 _FORWARD = struct.Struct("=17q2d")
 _BACKWARD = struct.Struct("=18q2d")
 
@@ -66,7 +66,7 @@ def _constants(parameters: Sequence[Tensor], learned: int, settings: Sequence[fl
 
 def checkpoint_shape(neuron: str, steps: int, state: Sequence[int]) -> tuple[int, ...]:
     """The shape of what a forward keeps for the backward: the state ``[B, C, ...]`` before every STEPS-th step."""
-    if neuron == _RECURRENT:
+    if neuron == RECURRENT:
         return cuda_recurrent.checkpoint_shape(steps, state)
     return -(-steps // STEPS), _KERNELS[neuron].states, *state
 
@@ -85,7 +85,7 @@ def scan_forward(
     Returns ``y [T, B, C, ...]``, the final state, the checkpoints that the backward needs (None unless ``keep``) and
     the extremes of the membrane before the spike ``[minimum, maximum]`` (None unless ``track``).
     """
-    if neuron == _RECURRENT:
+    if neuron == RECURRENT:
         return cuda_recurrent.scan_forward(x, state, parameters, settings, keep, track)
     kernels = _KERNELS[neuron]
     steps, elements = len(x), state[0].numel()
@@ -127,7 +127,7 @@ def scan_backward(
 
     None in ``grad_final_state`` stands for zeros. The parameters' sums run in a fixed order.
     """
-    if neuron == _RECURRENT:
+    if neuron == RECURRENT:
         return cuda_recurrent.scan_backward(x, state, parameters, settings, checkpoints, grad_y, grad_final_state)
     kernels = _KERNELS[neuron]
     steps, elements = len(x), state[0].numel()

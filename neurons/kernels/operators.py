@@ -28,6 +28,7 @@ from torch import Tensor, library
 from torch._functorch import pyfunctorch
 
 NAMESPACE = "snn_zoo"
+RECURRENT = "recurrent-gated-lif"
 _NOTHING = contextlib.nullcontext()
 _MODULES = {"cpu": "neurons.kernels.cpu", "cuda": "neurons.kernels.cuda"}
 
@@ -92,7 +93,7 @@ OPERATORS = {
         Operator("multibit-lif", ("membrane",), ("leak",)),
         Operator("multibit-synaptic-lif", ("synaptic_current", "membrane"), ("tau",)),
         Operator("input-gated-lif", ("synaptic_current", "membrane")),
-        Operator("recurrent-gated-lif", ("synaptic_current", "membrane", "spikes"), ("recurrent_weight",)),
+        Operator(RECURRENT, ("synaptic_current", "membrane", "spikes"), ("recurrent_weight",)),
     )
 }
 
@@ -106,13 +107,13 @@ def scan(
     asks for them, the extremes ``[minimum, maximum]`` of the membrane before the spike.
     """
     x, state, dtype = x_seq.contiguous(), [part.contiguous() for part in state], state[0].dtype
-    leaves = _flat(constants)
-    parameters = [_parameter(leaf, dtype) for leaf in leaves if isinstance(leaf, Tensor)]
+    leaves = flat(constants)
+    parameters = [parameter(leaf, dtype) for leaf in leaves if isinstance(leaf, Tensor)]
     settings = leaves[len(parameters) :]
     # Inside an operator gradients are always off, so this has to be known before.
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *parameters))
     operator = OPERATORS[neuron]
-    if not _nothing_watches():
+    if not nothing_watches():
         inputs = x, *state, *parameters
         _refuse_transforms(neuron, inputs)
         y, *final_state, _, extremes = operator.function(*inputs, *settings, keep, track)
@@ -124,18 +125,19 @@ def scan(
     return y, final_state, extremes
 
 
-def _flat(constants: tuple) -> list:
+def flat(constants: tuple) -> list:
     """The fields of ``constants``, with those of a spike function in it."""
-    return [leaf for value in constants for leaf in (_flat(value) if isinstance(value, tuple) else (value,))]
+    return [leaf for value in constants for leaf in (flat(value) if isinstance(value, tuple) else (value,))]
 
 
-def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:
+def parameter(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A parameter as the operators take it: of the state's type, contiguous and of one dimension."""
     if value.dtype != dtype:
         value = value.to(dtype)
     return value.contiguous() if value.dim() else value.view(1)
 
 
-def _nothing_watches() -> bool:
+def nothing_watches() -> bool:
     """Whether no compiler, transform, mode or profiler is there to see an operator, so that it can be spared."""
     return not (
         torch.compiler.is_compiling()
@@ -229,7 +231,7 @@ def _differentiate(operator: Operator, saved: tuple, settings: list, grads: tupl
     *inputs, checkpoints = saved
     gradients = [grad.contiguous() for grad in grads[: 1 + len(operator.state)]]
     arguments = *inputs, *settings, checkpoints, *gradients
-    if torch.is_grad_enabled() or not _nothing_watches():
+    if torch.is_grad_enabled() or not nothing_watches():
         return operator.backward_function(*arguments)
     return _backward(operator, *operator.split(arguments))
 

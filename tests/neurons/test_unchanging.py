@@ -1,0 +1,176 @@
+"""Neurons within ``neurons.unchanging``: faster when called step by step, and never different."""
+
+import copy
+import pickle
+from contextlib import ExitStack
+
+import pytest
+import torch
+from registered import EVERY, MULTI_BIT, build, currents
+from torch import nn
+
+import neurons
+from neurons import monitors
+from neurons.kernels import cpu
+
+every_neuron = pytest.mark.parametrize("name", EVERY)
+POINTWISE = [name for name in EVERY if name != "recurrent-gated-lif"]
+
+
+def steps_of(neuron: neurons.Neuron, x_seq: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs and states of a sequence taken one step at a time."""
+    state, found = None, []
+    for x in x_seq.split(1):
+        y, state = neuron(x, state)
+        found += [y, *state]
+    return found
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """The neurons whose scans were made ready, in order."""
+    names, prepare = [], cpu.Scan.__init__
+
+    def note(self, neuron, *arguments):
+        names.append(neuron)
+        prepare(self, neuron, *arguments)
+
+    monkeypatch.setattr(cpu.Scan, "__init__", note)
+    return names
+
+
+@every_neuron
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_steps_are_the_same_bit_for_bit(name, dtype):
+    neuron = build(name, 5, "cpu").eval()
+    x_seq = currents(neuron, 7, 3, 5, 0).to(dtype)
+    with torch.no_grad():
+        expected = steps_of(neuron, x_seq)
+        with neurons.unchanging(neuron):
+            found = steps_of(neuron, x_seq)
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_a_scan_is_made_ready_once_for_all_inputs_of_a_shape(name, prepared):
+    neuron = build(name, 5, "auto").eval()
+    with torch.no_grad():
+        with neurons.unchanging(neuron):
+            steps_of(neuron, currents(neuron, 6, 3, 5, 0))
+            assert len(prepared) == 2  # that of the first step itself, and the one that is ready after it
+            steps_of(neuron, currents(neuron, 6, 4, 5, 0))
+            assert len(prepared) == 4
+        steps_of(neuron, currents(neuron, 6, 3, 5, 0))
+        assert len(prepared) == 4 + 6
+
+
+@every_neuron
+def test_inputs_of_another_shape_layout_or_type_are_as_ever(name):
+    neuron = build(name, 4, "cpu").eval()
+    inputs = [currents(neuron, steps, batch, 4, 0) for steps, batch in ((1, 3), (1, 2), (3, 2), (1, 2))]
+    inputs += [inputs[0].double(), inputs[0].transpose(1, 2).contiguous().transpose(1, 2)]
+    with torch.no_grad():
+        expected = [neuron(x)[0] for x in inputs]
+        with neurons.unchanging(neuron):
+            assert all(torch.equal(neuron(x)[0], y) for x, y in zip(inputs, expected))
+            _, state = neuron(inputs[0])
+            apart = type(state)(*[part.T.contiguous().T for part in state])
+            assert torch.equal(neuron(inputs[0], apart)[0], neuron(inputs[0], state)[0])
+
+
+@every_neuron
+def test_bad_input_gets_the_same_error(name):
+    neuron = build(name, 4, "cpu").eval()
+    x = currents(neuron, 1, 3, 4, 0)
+    with torch.no_grad(), neurons.unchanging(neuron):
+        _, state = neuron(x)
+        with pytest.raises(ValueError, match="this input needs"):
+            neuron(x[:, :2], state)
+        with pytest.raises(ValueError, match="takes a state of"):
+            neuron(x, (*state, state[0]))
+        with pytest.raises(TypeError, match="takes a tensor"):
+            neuron(x.tolist(), state)
+        with pytest.raises(TypeError, match="keeps its state in"):
+            neuron(x, type(state)(*[part.double() for part in state]))
+
+
+@every_neuron
+def test_gradients_flow_as_ever(name):
+    neuron = build(name, 4, "cpu").eval()
+    x = currents(neuron, 1, 3, 4, 0).requires_grad_()
+    with neurons.unchanging(neuron):
+        with torch.no_grad():
+            _, state = neuron(x)
+            neuron(x, state)
+        y, after = neuron(x, state)
+        (y.sum() + sum(part.sum() for part in after)).backward()
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", MULTI_BIT)
+def test_a_range_that_is_tracked_moves_as_ever(name):
+    original, ranges = build(name, 4, "cpu").eval(), []
+    x = currents(original, 1, 3, 4, 0)
+    for within in (False, True):
+        neuron = copy.deepcopy(original)
+        with torch.no_grad(), ExitStack() as stack:
+            if within:
+                stack.enter_context(neurons.unchanging(neuron))
+            _, state = neuron(x)
+            neuron.train()
+            neuron(x, state)
+        ranges.append(neuron.spike_range.value().item())
+    assert ranges[0] == ranges[1] != original.spike_range.value().item()
+
+
+@every_neuron
+def test_another_backend_and_monitors_are_heeded(name):
+    neuron = build(name, 4, "auto").eval()
+    x = currents(neuron, 1, 3, 4, 0)
+    with torch.no_grad(), neurons.unchanging(neuron):
+        _, state = neuron(x)
+        with monitors.record(neuron) as traces:
+            neuron(x, state)
+        assert traces
+        neuron.backend = "torch"
+        neuron(x, state)
+        assert neuron.last_backend == "torch"
+
+
+@every_neuron
+def test_afterwards_parameters_may_change(name):
+    neuron = build(name, 4, "cpu").eval()
+    x_seq = currents(neuron, 5, 3, 4, 0)
+    with torch.no_grad():
+        with neurons.unchanging(neuron):
+            steps_of(neuron, x_seq)
+            copies = copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))
+        for changed in (neuron, *copies):
+            for parameter in changed.parameters():
+                parameter.mul_(0.5)
+            reference = copy.deepcopy(changed)
+            reference.backend = "torch"
+            for got, expected in zip(steps_of(changed, x_seq), steps_of(reference, x_seq), strict=True):
+                torch.testing.assert_close(got, expected)
+
+
+def test_two_at_once_leave_nothing_behind():
+    net = nn.Sequential(build("multibit-lif", 4, "cpu").eval())
+    first, second = neurons.unchanging(net), neurons.unchanging(net)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert net[0]._ready is None
+
+
+def test_a_class_with_a_scan_of_its_own_keeps_it():
+    class Doubled(neurons.LearnableLIF):
+        def scan(self, x_seq, state):
+            y_seq, state = super().scan(x_seq, state)
+            return 2 * y_seq, state
+
+    neuron = Doubled().eval()
+    x_seq = 3 * torch.ones(4, 2, 3)
+    with torch.no_grad(), neurons.unchanging(neuron):
+        assert all((y == 2).all() for y in steps_of(neuron, x_seq)[::2])
