@@ -119,10 +119,11 @@ class Neuron(nn.Module):
             return result
         self.check(x_seq, sequence=True)
         state = self.initial_state(x_seq, sequence=True) if state is None else self.checked_state(state, x_seq, True)
-        result = self.scan(x_seq, state)
         if ready is not None:
             ready.prepare(x_seq, state)
-        return result
+            if (result := ready.run(x_seq, state)) is not None:
+                return result
+        return self.scan(x_seq, state)
 
     def scan(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any]:
         """The scan behind ``forward``, on checked input."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from neurons.kernels import choose
 from neurons.kernels.operators import RECURRENT, flat, nothing_watches, parameter
 
 if TYPE_CHECKING:
@@ -25,13 +26,15 @@ class _Ready(NamedTuple):
 
 
 class ReadyScan:
-    """The scan of ``neuron`` on the CPU, without gradients, over inputs like the one that it was last called with."""
+    """The scan of ``neuron`` on the CPU, without gradients, over inputs like the one that it was last prepared for."""
 
     def __init__(self, neuron: "Neuron"):
         self.neuron, self.ready = neuron, None
+        self.constants: dict[torch.dtype, tuple[list[Tensor], list]] = {}
+        """Parameters, in the type of the state, and settings."""
 
     def run(self, x_seq: Any, state: Any) -> tuple[Tensor, Any] | None:
-        """``y_seq`` and the final state; None unless it is ready for just this, and the neuron has to look at it."""
+        """``y_seq`` and the final state; None where it is not ready for just this."""
         ready = self.ready  # another thread may replace it
         if (
             ready is None
@@ -45,18 +48,22 @@ class ReadyScan:
         return y_seq, self.neuron.State(*final_state)
 
     def prepare(self, x_seq: Tensor, state: tuple[Tensor, ...]) -> None:
-        """Be ready for inputs and states like these, which the neuron has just scanned."""
-        neuron, self.ready = self.neuron, None
-        if neuron.last_backend != "cpu" or neuron.name == RECURRENT or not x_seq.numel() or not self._may_run():
+        """Be ready for inputs and states like these, which the neuron has checked, where a kernel can be."""
+        self.ready, kinds = None, [_kind(tensor) for tensor in (x_seq, *state)]
+        if not all(kind and kind[-1] for kind in kinds) or not x_seq.numel() or not self._may_run():
             return
-        if not (x_seq.is_contiguous() and all(part.is_contiguous() for part in state)):
+        neuron = self.neuron
+        if neuron.name == RECURRENT or choose(neuron, x_seq) != "cpu":
             return
         from neurons.kernels.cpu import Scan  # which imports Numba
 
-        leaves = flat(neuron.constants())
-        parameters = [parameter(leaf, state[0].dtype) for leaf in leaves if isinstance(leaf, Tensor)]
-        scan = Scan(neuron.name, state, parameters, leaves[len(parameters) :])
-        self.ready = _Ready(scan, _kind(x_seq), [_kind(part) for part in state])
+        dtype = state[0].dtype
+        if dtype not in self.constants:
+            leaves = flat(neuron.constants())
+            parameters = [parameter(leaf, dtype) for leaf in leaves if isinstance(leaf, Tensor)]
+            self.constants[dtype] = parameters, leaves[len(parameters) :]
+        neuron.last_backend = "cpu"
+        self.ready = _Ready(Scan(neuron.name, state, *self.constants[dtype]), kinds[0], kinds[1:])
 
     def _may_run(self) -> bool:
         """Whether nothing but the outputs is asked for: no gradient, no range to track, no other backend."""
