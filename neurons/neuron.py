@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from neurons import kernels
+from neurons.kernels.operators import RECURRENT
 from neurons.kernels.ready import ReadyScan
 from neurons.registry import neuron_class
 from neurons.spike import MultiBitSpike, ObservedSpike, StepTrackedSpike, TrackedRange, check_bits
@@ -108,9 +109,6 @@ class Neuron(nn.Module):
     def channels(self) -> int | None:
         """Output channels N where a parameter fixes them, else None (any number)."""
         return None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_ready"}  # not for copies
 
     def forward(self, x_seq: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Scan ``x_seq [T, B, C, ...]`` from ``state`` (None: all zero); return ``y_seq`` and the final state."""
@@ -220,24 +218,31 @@ class Neuron(nn.Module):
 
 @contextlib.contextmanager
 def unchanging(net: nn.Module) -> Iterator[None]:
-    """Within it the parameters, range and bits of the neurons of ``net`` must stay as they are.
+    """Within it the parameters, ranges and settings of the neurons of ``net`` must stay as they are.
 
     They are then looked at once and not in every call, which takes many times as long as one time step: a network that
-    is called step by step, without gradients, runs faster. What is computed is the same::
+    is called step by step on the CPU, without gradients, runs faster. What is computed is the same::
 
         with torch.inference_mode(), neurons.unchanging(net):
             for x in steps:
                 y, state = net(x, state)
+
+    The recurrent-gated neuron and the layers of the two plug-ins gain nothing by it.
     """
-    # A class that somebody derived from one of these may scan in a way of its own.
-    found = [m for m in net.modules() if isinstance(m, Neuron) and m.name and type(m) is neuron_class(m.name)]
+    found = [m for m in net.modules() if isinstance(m, Neuron) and m._ready is None and _scans_as_registered(m)]
     try:
         for neuron in found:
             object.__setattr__(neuron, "_ready", ReadyScan(neuron))
         yield
     finally:
-        for neuron in found:  # another thread that is inside goes on without
+        for neuron in found:
             object.__setattr__(neuron, "_ready", None)
+
+
+def _scans_as_registered(neuron: Neuron) -> bool:
+    """Whether a kernel is all there is to the neuron's scan: neither its class nor anybody else changed it."""
+    known = neuron.name in kernels.OPERATORS and type(neuron) is neuron_class(neuron.name)
+    return known and neuron.name != RECURRENT and not {"scan", "step"} & neuron.__dict__.keys()
 
 
 class MultiBitNeuron(Neuron):

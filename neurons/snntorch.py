@@ -227,7 +227,7 @@ class PluggedNeuron:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle has the state and not the graph behind it, which neither can hold."""
-        return self.__dict__ | {"_state": self.State(*[value.detach() for value in self._state])}
+        return super().__getstate__() | {"_state": self.State(*[value.detach() for value in self._state])}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -229,10 +229,9 @@ class Scan:
 
     def __init__(self, neuron: str, state: Sequence[Tensor], parameters: Sequence[Tensor], settings: Sequence[float]):
         self.layout, self.kernels = _Layout(neuron, state), _KERNELS[neuron]
-        self.neuron, self.dtype = neuron, state[0].dtype
+        self.neuron, self.no_checkpoints = neuron, _no_checkpoints(state[0].dtype)
         self.learned = self.layout.spread(parameters[: self.kernels.learned])
         self.settings = _settings(neuron, parameters, settings)
-        self.no_checkpoints = _no_checkpoints(self.dtype)
 
     def forward(
         self, x: Tensor, state: Sequence[Tensor], keep: bool, track: bool

@@ -1,10 +1,11 @@
 """Memory for large tensors of the CPU's kernels, which is used again when a tensor is gone.
 
-Torch gets large memory from the system anew for each tensor, and the system fills it with zeros page by page as it is
-first written, which takes as long as a scan. Memory from here goes back to a store in place of the system, as memory
-of a GPU does in torch. The store keeps :data:`MOST_KEPT` bytes at most, and nothing until a tensor is large.
+Large memory that comes fresh from the system is filled with zeros, page by page as it is first written, which takes as
+long as a scan; and the C library gives it back to the system often. Memory from here goes back to a store, as memory of
+a GPU does in torch. The store keeps :data:`MOST_KEPT` bytes at most.
 """
 
+import contextlib
 import ctypes
 import math
 import mmap
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 LARGE = 1 << 22
-"""Bytes from which on a tensor's memory is kept; the C library itself keeps smaller pieces."""
+"""Bytes from which on a tensor's memory is kept."""
 MOST_KEPT = 1 << 29
 """Bytes that are kept for tensors to come; what was given back first goes first."""
 # A process that forks from this one must not write into the memory of its tensors; Windows has no fork.
@@ -25,70 +26,88 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 
 
 class _Store:
-    """Pieces of memory that no tensor has at the moment, from the one given back first to the last."""
+    """Pieces of memory that no tensor has at the moment, from the one put in first to the last."""
 
     def __init__(self):
         self.pieces: list[mmap.mmap] = []
-        # Python may collect garbage, and so give back another piece, while a thread is in here.
+        # Python may collect garbage, and so put in another piece, while this very thread is in here.
         self.lock = threading.RLock()
 
-    def take(self, size: int) -> mmap.mmap:
-        """The smallest piece of at least ``size`` bytes and not twice as many, or a new one."""
+    def take(self, size: int) -> mmap.mmap | None:
+        """The smallest piece of at least ``size`` bytes and at most half as many more, or a new one.
+
+        None where the system has no more.
+        """
         with self.lock:
-            fitting = [piece for piece in self.pieces if size <= len(piece) < 2 * size]
+            fitting = [piece for piece in self.pieces if 2 * size <= 2 * len(piece) <= 3 * size]
             if fitting:
                 piece = min(fitting, key=len)
-                self.pieces.remove(piece)
-                return piece
-        piece = mmap.mmap(-1, size, **_PRIVATE)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            piece.madvise(mmap.MADV_HUGEPAGE)
+                with contextlib.suppress(ValueError):  # a piece that came meanwhile may have pushed it out
+                    self.pieces.remove(piece)
+                    return piece
+        piece = _new(size)
+        if piece is None:
+            self.clear()
+            piece = _new(size)
         return piece
 
-    def give_back(self, piece: mmap.mmap) -> None:
+    def put(self, piece: mmap.mmap) -> None:
+        if len(piece) > MOST_KEPT:
+            return
         with self.lock:
             self.pieces.append(piece)
             while sum(map(len, self.pieces)) > MOST_KEPT:
-                self.pieces.pop(0)
+                del self.pieces[:1]
 
-    def empty(self) -> None:
+    def clear(self) -> None:
         with self.lock:
             self.pieces.clear()
+
+
+def _new(size: int) -> mmap.mmap | None:
+    try:
+        piece = mmap.mmap(-1, size, **_PRIVATE)
+    except OSError:
+        return None
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            piece.madvise(mmap.MADV_HUGEPAGE)
+    return piece
 
 
 _store = _Store()
 
 
 def _after_fork() -> None:
-    global _store
-    _store = _Store()  # the lock may have been another thread's
+    _store.lock = threading.RLock()  # another thread, which is not here, may have held it
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class _Piece:
+class _Lent:
     """A piece of memory as numpy takes it; it goes back to the store with the last array or tensor upon it."""
 
-    def __init__(self, size: int):
-        self.store = _store
-        self.memory = self.store.take(size)
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
-        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
+    def __init__(self, piece: mmap.mmap):
+        self.store, self.piece = _store, piece
+        address = ctypes.addressof(ctypes.c_char.from_buffer(piece))
+        self.__array_interface__ = {"shape": (len(piece),), "typestr": "|u1", "data": (address, False), "version": 3}
 
     def __del__(self):
-        self.store.give_back(self.memory)
+        self.store.put(self.piece)
 
 
 def empty(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """``like.new_empty(shape)``, in memory that is used again where it is large."""
+    """``like.new_empty(shape)``, in memory that is used again where it is large. Its storage cannot be resized."""
     size = math.prod(shape) * like.element_size()
-    if size < LARGE:
+    piece = _store.take(size) if size >= LARGE else None
+    if piece is None:
         return like.new_empty(shape)
-    return torch.from_numpy(np.asarray(_Piece(size))).view(like.dtype).view(shape)
+    storage = torch.from_numpy(np.asarray(_Lent(piece))).untyped_storage()
+    return like.new_empty(0).set_(storage, 0, tuple(shape))  # autograd would take .view(shape) for a view
 
 
 def give_back() -> None:
     """What is kept for tensors to come goes back to the system."""
-    _store.empty()
+    _store.clear()

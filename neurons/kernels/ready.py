@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neurons.kernels import choose
-from neurons.kernels.operators import RECURRENT, flat, nothing_watches, parameter
+from neurons.kernels.operators import flat, nothing_watches, parameter
 
 if TYPE_CHECKING:
     from neurons.kernels.cpu import Scan
@@ -33,27 +33,33 @@ class ReadyScan:
         self.constants: dict[torch.dtype, tuple[list[Tensor], list]] = {}
         """Parameters, in the type of the state, and settings."""
 
+    def __reduce__(self):
+        return type(None), ()  # not for copies of the neuron, which may change
+
     def run(self, x_seq: Any, state: Any) -> tuple[Tensor, Any] | None:
         """``y_seq`` and the final state; None where it is not ready for just this."""
         ready = self.ready  # another thread may replace it
         if (
             ready is None
-            or type(state) is not self.neuron.State
+            or not isinstance(state, tuple)
             or _kind(x_seq) != ready.x_seq
             or [_kind(part) for part in state] != ready.state
             or not self._may_run()
         ):
             return None
+        self.neuron._ran("cpu")
         y_seq, final_state, _, _ = ready.scan.forward(x_seq, state, keep=False, track=False)
         return y_seq, self.neuron.State(*final_state)
 
     def prepare(self, x_seq: Tensor, state: tuple[Tensor, ...]) -> None:
         """Be ready for inputs and states like these, which the neuron has checked, where a kernel can be."""
-        self.ready, kinds = None, [_kind(tensor) for tensor in (x_seq, *state)]
-        if not all(kind and kind[-1] for kind in kinds) or not x_seq.numel() or not self._may_run():
+        neuron, kinds = self.neuron, [_kind(tensor) for tensor in (x_seq, *state)]
+        if neuron.training:  # its range may move
+            self.ready, self.constants = None, {}
+        if self.ready is not None and kinds == [self.ready.x_seq, *self.ready.state]:
             return
-        neuron = self.neuron
-        if neuron.name == RECURRENT or choose(neuron, x_seq) != "cpu":
+        plain = x_seq.numel() and all(kind and kind[-1] for kind in kinds)
+        if not plain or not self._may_run() or choose(neuron, x_seq) != "cpu":
             return
         from neurons.kernels.cpu import Scan  # which imports Numba
 
@@ -62,13 +68,13 @@ class ReadyScan:
             leaves = flat(neuron.constants())
             parameters = [parameter(leaf, dtype) for leaf in leaves if isinstance(leaf, Tensor)]
             self.constants[dtype] = parameters, leaves[len(parameters) :]
-        neuron.last_backend = "cpu"
         self.ready = _Ready(Scan(neuron.name, state, *self.constants[dtype]), kinds[0], kinds[1:])
 
     def _may_run(self) -> bool:
         """Whether nothing but the outputs is asked for: no gradient, no range to track, no other backend."""
         neuron = self.neuron
-        return not (neuron.training or neuron.backend == "torch" or torch.is_grad_enabled()) and nothing_watches()
+        off = neuron.training or torch.is_grad_enabled() or neuron.backend not in ("auto", "cpu")
+        return not off and nothing_watches()
 
 
 def _kind(tensor: Any) -> tuple:

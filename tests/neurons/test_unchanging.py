@@ -26,6 +26,11 @@ def steps_of(neuron: neurons.Neuron, x_seq: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
+def equal(one: tuple, other: tuple) -> bool:
+    """Whether two results, each an output and a state, are the same."""
+    return all(torch.equal(a, b) for a, b in zip((one[0], *one[1]), (other[0], *other[1]), strict=True))
+
+
 @pytest.fixture
 def prepared(monkeypatch):
     """The neurons whose scans were made ready, in order."""
@@ -70,12 +75,13 @@ def test_inputs_of_another_shape_layout_or_type_are_as_ever(name):
     inputs = [currents(neuron, steps, batch, 4, 0) for steps, batch in ((1, 3), (1, 2), (3, 2), (1, 2))]
     inputs += [inputs[0].double(), inputs[0].transpose(1, 2).contiguous().transpose(1, 2)]
     with torch.no_grad():
-        expected = [neuron(x)[0] for x in inputs]
+        expected = [neuron(x) for x in inputs]
         with neurons.unchanging(neuron):
-            assert all(torch.equal(neuron(x)[0], y) for x, y in zip(inputs, expected))
+            assert all(equal(neuron(x), result) for x, result in zip(inputs, expected))
             _, state = neuron(inputs[0])
             apart = type(state)(*[part.T.contiguous().T for part in state])
-            assert torch.equal(neuron(inputs[0], apart)[0], neuron(inputs[0], state)[0])
+            assert equal(neuron(inputs[0], apart), neuron(inputs[0], state))
+            assert equal(neuron(inputs[0], tuple(state)), neuron(inputs[0], state))
 
 
 @every_neuron
@@ -109,7 +115,7 @@ def test_gradients_flow_as_ever(name):
 
 @pytest.mark.parametrize("name", MULTI_BIT)
 def test_a_range_that_is_tracked_moves_as_ever(name):
-    original, ranges = build(name, 4, "cpu").eval(), []
+    original, ranges, outputs = build(name, 4, "cpu").eval(), [], []
     x = currents(original, 1, 3, 4, 0)
     for within in (False, True):
         neuron = copy.deepcopy(original)
@@ -119,8 +125,11 @@ def test_a_range_that_is_tracked_moves_as_ever(name):
             _, state = neuron(x)
             neuron.train()
             neuron(x, state)
+            neuron.eval()
+            outputs.append(neuron(x, state)[0])
         ranges.append(neuron.spike_range.value().item())
     assert ranges[0] == ranges[1] != original.spike_range.value().item()
+    assert torch.equal(*outputs)
 
 
 @every_neuron
@@ -162,6 +171,75 @@ def test_two_at_once_leave_nothing_behind():
     first.__exit__(None, None, None)
     second.__exit__(None, None, None)
     assert net[0]._ready is None
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_one_inside_another_ends_neither(name, prepared):
+    neuron = build(name, 4, "cpu").eval()
+    x_seq = currents(neuron, 5, 3, 4, 0)
+    with torch.no_grad(), neurons.unchanging(neuron):
+        with neurons.unchanging(neuron):
+            steps_of(neuron, x_seq)
+        steps_of(neuron, x_seq)
+    assert len(prepared) == 1
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_a_profiler_sees_the_operator(name):
+    neuron = build(name, 4, "cpu").eval()
+    x = currents(neuron, 1, 3, 4, 0)
+    with torch.no_grad(), neurons.unchanging(neuron):
+        _, state = neuron(x)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            neuron(x, state)
+    assert any(event.key.startswith("snn_zoo::") for event in profile.key_averages())
+
+
+def test_a_tensor_of_another_class_goes_the_usual_way():
+    class Noted(torch.Tensor):
+        called = 0
+
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            cls.called += 1
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    neuron = build("multibit-lif", 4, "cpu").eval()
+    x = currents(neuron, 1, 3, 4, 0)
+    with torch.no_grad(), neurons.unchanging(neuron):
+        _, state = neuron(x)
+        noted, before = x.as_subclass(Noted), Noted.called
+        y, _ = neuron(noted, state)
+        assert Noted.called > before + 5 and torch.equal(y.as_subclass(torch.Tensor), neuron(x, state)[0])
+
+
+def test_what_ran_can_be_read_back():
+    neuron = build("multibit-lif", 4, "auto").eval()
+    x = currents(neuron, 1, 3, 4, 0)
+    with torch.no_grad(), neurons.unchanging(neuron):
+        _, state = neuron(x)
+        neuron.single_step(x[0], state)
+        assert neuron.last_backend == "torch"
+        neuron(x, state)
+        assert neuron.last_backend == "cpu"
+
+
+@every_neuron
+def test_a_compiled_neuron_can_be_copied(name):
+    neuron = build(name, 4, "cpu").eval()
+    neuron.compile(backend="eager")
+    for copied in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
+        assert copied._compiled_call_impl is None
+
+
+@pytest.mark.parametrize("attribute", ["scan", "step"])
+def test_what_somebody_put_in_the_place_of_a_scan_or_step_is_called(attribute):
+    neuron, called = build("multibit-lif", 4, "auto").eval(), []
+    own = getattr(neuron, attribute)
+    setattr(neuron, attribute, lambda *arguments: called.append(1) or own(*arguments))
+    with torch.no_grad(), neurons.unchanging(neuron):
+        steps_of(neuron, currents(neuron, 4, 3, 4, 0))
+    assert len(called) == 4
 
 
 def test_a_class_with_a_scan_of_its_own_keeps_it():
