@@ -87,12 +87,12 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Lent:
-    """A piece of memory as numpy takes it; it goes back to the store with the last array or tensor upon it."""
+    """The first ``size`` bytes of a piece of memory as numpy takes them; it goes back to the store with the last array or tensor upon it."""
 
-    def __init__(self, piece: mmap.mmap):
+    def __init__(self, piece: mmap.mmap, size: int):
         self.store, self.piece = _store, piece
         address = ctypes.addressof(ctypes.c_char.from_buffer(piece))
-        self.__array_interface__ = {"shape": (len(piece),), "typestr": "|u1", "data": (address, False), "version": 3}
+        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
 
     def __del__(self):
         self.store.put(self.piece)
@@ -104,7 +104,7 @@ def empty(like: Tensor, shape: Sequence[int]) -> Tensor:
     piece = _store.take(size) if size >= LARGE else None
     if piece is None:
         return like.new_empty(shape)
-    storage = torch.from_numpy(np.asarray(_Lent(piece))).untyped_storage()
+    storage = torch.from_numpy(np.asarray(_Lent(piece, size))).untyped_storage()
     return like.new_empty(0).set_(storage, 0, tuple(shape))  # autograd would take .view(shape) for a view
 
 
