@@ -87,7 +87,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Lent:
-    """The first ``size`` bytes of a piece, as numpy takes them; it goes back to the store with the last tensor upon it."""
+    """The first ``size`` bytes of a piece, for numpy; it goes back to the store with the last tensor that uses it."""
 
     def __init__(self, piece: mmap.mmap, size: int):
         self.store, self.piece = _store, piece
