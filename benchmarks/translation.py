@@ -34,8 +34,8 @@ AGREEMENT = 1e-2
 NOTES = """\
 All networks train on the same batches and translate the same sentences, in turn, in a new random order each round.
 "times fused" is the median time over that of the fused kernels: 2 means that the fused kernels are twice as fast.
-Tokens are those of the target, padding left out. The training step is forward, backward, clipping and AdamW. Beam
-search keeps 5 hypotheses; as the weights are random, every one runs to the limit on its length."""
+Tokens are those of the target, padding left out. The training step is the recipe's: forward, backward, clipping, Muon
+and AdamW. Beam search keeps 5 hypotheses; as the weights are random, every one runs to the limit on its length."""
 
 
 class Size(NamedTuple):

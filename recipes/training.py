@@ -143,7 +143,8 @@ def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Opt
     if by_muon:
         if not hasattr(torch.optim, "Muon"):
             raise ImportError(
-                f"Muon came with torch 2.9 and this is {torch.__version__}: pip install 'torch>=2.9,<2.14'"
+                f"Muon came with torch 2.9 and this is {torch.__version__}: pip install 'torch>=2.9,<2.14', or train "
+                "all with AdamW (--no-muon)"
             )
         optimisers.append(
             torch.optim.Muon(by_muon, options.learning_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")

@@ -171,6 +171,7 @@ def test_a_spike_penalty_makes_spikes_rarer(corpus, tmp_path):
             spike_penalty=penalty,
             average=0.5,
             range_tracking="fixed",
+            full_precision=0.0,
         )
         run.train()
         rates.append(multi30k.spike_rate(run.average.module.eval(), PAIRS[:8]))
