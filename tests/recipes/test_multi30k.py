@@ -167,7 +167,7 @@ def test_a_spike_penalty_makes_spikes_rarer(corpus, tmp_path):
             corpus,
             tmp_path / f"penalty{penalty}",
             epochs=6,
-            learning_rate=5e-3,
+            learning_rate=2e-2,
             spike_penalty=penalty,
             average=0.5,
             range_tracking="fixed",
