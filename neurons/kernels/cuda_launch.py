@@ -63,14 +63,19 @@ class _Arguments(threading.local):
 _arguments = _Arguments()
 
 
+def options(definitions: tuple[str, ...]) -> tuple[str, ...]:
+    """What the compiler is told."""
+    # Without contraction to fused multiply-adds the spikes equal the reference's bit for bit.
+    return "--fmad=false", f"-DSTEPS={STEPS}", *(f"-D{definition}" for definition in definitions)
+
+
 @functools.cache
 def _module(device: torch.device, definitions: tuple[str, ...]):
     """The kernels compiled for and loaded on the current device."""
     import cupy
 
-    # Without contraction to fused multiply-adds the spikes equal the reference's bit for bit.
-    options = ("--fmad=false", f"-DSTEPS={STEPS}", *(f"-D{definition}" for definition in definitions))
-    return cupy.RawModule(code="\n".join(source.read_text() for source in SOURCES), options=options).module
+    code = "\n".join(source.read_text() for source in SOURCES)
+    return cupy.RawModule(code=code, options=options(definitions)).module
 
 
 @functools.cache

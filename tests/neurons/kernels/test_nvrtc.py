@@ -1,0 +1,65 @@
+"""The CUDA source goes through NVIDIA's own compiler, which needs no GPU: every variant that a device may ask for."""
+
+import ctypes
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from neurons.kernels import cuda, cuda_launch
+
+RECURRENT_VARIANTS = [
+    (architecture, scalar, row_tiles, whole, tensor_cores)
+    for architecture, tensor_cores in (("sm_75", "false"), ("sm_90", "true"))
+    for scalar in cuda_launch.SCALARS.values()
+    for row_tiles in (1, 2)
+    for whole in ("true", "false")
+    if (tensor_cores == "true" and scalar != "double") or tensor_cores == whole == "false"
+]
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    """NVIDIA's library for compiling at run time, the one that CuPy calls."""
+    try:
+        (folder,) = importlib.util.find_spec("nvidia.cuda_nvrtc").submodule_search_locations
+        return ctypes.CDLL(str(next(Path(folder, "lib").glob("libnvrtc.so.*"))))
+    except (ModuleNotFoundError, AttributeError, StopIteration, OSError):
+        pytest.skip("NVIDIA's compiler is not there: pip install nvidia-cuda-nvrtc-cu12 (Linux)")
+
+
+def compile_for(nvrtc: ctypes.CDLL, architecture: str, definitions: tuple[str, ...]) -> int:
+    """Bytes of the machine code; AssertionError with the compiler's messages where it refuses the source."""
+    source = "\n".join(path.read_text() for path in cuda_launch.SOURCES).encode()
+    options = [f"--gpu-architecture={architecture}", *cuda_launch.options(definitions)]
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"scan.cu", 0, None, None) == 0
+    try:
+        failed = nvrtc.nvrtcCompileProgram(
+            program, len(options), (ctypes.c_char_p * len(options))(*map(str.encode, options))
+        )
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        assert not failed, log.value.decode()
+        nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+        return size.value
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+@pytest.mark.parametrize("scalar", cuda_launch.SCALARS.values())
+@pytest.mark.parametrize("neuron", [kernels.name for kernels in cuda._KERNELS.values()])
+def test_the_scan_of_a_neuron_compiles(nvrtc, neuron, scalar):
+    assert compile_for(nvrtc, "sm_80", (f"NEURON={neuron}", f"SCALAR={scalar}")) > 1000
+
+
+@pytest.mark.parametrize("architecture, scalar, row_tiles, whole, tensor_cores", RECURRENT_VARIANTS)
+def test_the_scan_of_the_recurrent_gated_neuron_compiles(nvrtc, architecture, scalar, row_tiles, whole, tensor_cores):
+    definitions = f"SCALAR={scalar}", f"ROW_TILES={row_tiles}", f"WHOLE_LEVELS={whole}", f"TENSOR_CORES={tensor_cores}"
+    assert compile_for(nvrtc, architecture, definitions) > 1000
+
+
+def test_source_that_does_not_compile_is_refused(nvrtc):
+    with pytest.raises(AssertionError, match="NoSuchNeuron"):
+        compile_for(nvrtc, "sm_80", ("NEURON=NoSuchNeuron", "SCALAR=float"))
