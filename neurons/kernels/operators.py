@@ -106,10 +106,8 @@ def scan(
     ``constants`` is what the neuron's ``constants()`` returns. Returns ``y_seq``, the final state and, where ``track``
     asks for them, the extremes ``[minimum, maximum]`` of the membrane before the spike.
     """
-    x, state, dtype = x_seq.contiguous(), [part.contiguous() for part in state], state[0].dtype
-    leaves = flat(constants)
-    parameters = [parameter(leaf, dtype) for leaf in leaves if isinstance(leaf, Tensor)]
-    settings = leaves[len(parameters) :]
+    x, state = x_seq.contiguous(), [part.contiguous() for part in state]
+    parameters, settings = parameters_and_settings(constants, state[0].dtype)
     # Inside an operator gradients are always off, so this has to be known before.
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *parameters))
     operator = OPERATORS[neuron]
@@ -125,13 +123,19 @@ def scan(
     return y, final_state, extremes
 
 
-def flat(constants: tuple) -> list:
+def parameters_and_settings(constants: tuple, dtype: torch.dtype) -> tuple[list[Tensor], list]:
+    """What an operator takes of a neuron's ``constants()``, for a state of type ``dtype``."""
+    leaves = _flat(constants)
+    parameters = [_parameter(leaf, dtype) for leaf in leaves if isinstance(leaf, Tensor)]
+    return parameters, leaves[len(parameters) :]
+
+
+def _flat(constants: tuple) -> list:
     """The fields of ``constants``, with those of a spike function in it."""
-    return [leaf for value in constants for leaf in (flat(value) if isinstance(value, tuple) else (value,))]
+    return [leaf for value in constants for leaf in (_flat(value) if isinstance(value, tuple) else (value,))]
 
 
-def parameter(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A parameter as the operators take it: of the state's type, contiguous and of one dimension."""
+def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:
     if value.dtype != dtype:
         value = value.to(dtype)
     return value.contiguous() if value.dim() else value.view(1)

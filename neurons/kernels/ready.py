@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neurons.kernels import choose
-from neurons.kernels.operators import flat, nothing_watches, parameter
+from neurons.kernels.operators import nothing_watches, parameters_and_settings
 
 if TYPE_CHECKING:
     from neurons.kernels.cpu import Scan
@@ -65,9 +65,7 @@ class ReadyScan:
 
         dtype = state[0].dtype
         if dtype not in self.constants:
-            leaves = flat(neuron.constants())
-            parameters = [parameter(leaf, dtype) for leaf in leaves if isinstance(leaf, Tensor)]
-            self.constants[dtype] = parameters, leaves[len(parameters) :]
+            self.constants[dtype] = parameters_and_settings(neuron.constants(), dtype)
         self.ready = _Ready(Scan(neuron.name, state, *self.constants[dtype]), kinds[0], kinds[1:])
 
     def _may_run(self) -> bool:

@@ -12,9 +12,9 @@ from torch import nn
 import neurons
 from neurons import monitors
 from neurons.kernels import cpu
+from tests.neurons.kernels.comparison import POINTWISE
 
 every_neuron = pytest.mark.parametrize("name", EVERY)
-POINTWISE = [name for name in EVERY if name != "recurrent-gated-lif"]
 
 
 def steps_of(neuron: neurons.Neuron, x_seq: torch.Tensor) -> list[torch.Tensor]:
