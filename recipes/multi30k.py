@@ -39,12 +39,15 @@ LIMITS = [
     "Text is lowercased on the way in, so what comes out is lower case; cased BLEU is lower for it.",
     "Characters it has never seen become unknown tokens; text mostly in another script is refused.",
     "Trained once, with one seed: differences of a few tenths of BLEU between rows are noise.",
-    "Nothing was tuned for the twins.",
+    "Nothing was tuned for the twins but what stands beside their names; full precision is the share of the epochs in "
+    "which spikes were not quantised.",
 ]
 SOURCES = [
     "Rathi and Roy, LITE-SNN, IEEE TCDS 2024, https://doi.org/10.1109/TCDS.2024.3396431",
     "Ponghiran and Roy, AAAI 2022, https://arxiv.org/abs/2109.01905",
 ]
+TUNED = ("dropout", "full_precision")
+"""Options that may be chosen for a twin; a table says so."""
 CONFIG = TranslatorConfig(vocabulary=6000, dropout=0.15, gated_range=4.0)
 Pair = tuple[str, str]
 Example = tuple[list[int], list[int]]
@@ -270,13 +273,15 @@ def measure(folder: Path, data: Path, beam_size: int, length_penalty: float) -> 
 
 
 def described(settings: dict, beside: dict) -> str:
-    """What a run's network is, for a row of a table, and where its dropout is not that of the run ``beside``."""
-    model, dropout = settings["model"], settings["model"]["dropout"]
+    """What a run's network is, for a row of a table, and its ``TUNED`` options that are not those of ``beside``."""
+    model = settings["model"]
     if model["mixer"] in TWINS:
         name = TWINS[model["mixer"]]
     else:
         name = f"input-gated LIF, {'binary' if model['bits'] == 1 else str(model['bits']) + '-bit'} spikes"
-    return name if dropout == beside["model"]["dropout"] else f"{name} (dropout {dropout})"
+    own, others = (run["model"] | run["training"] for run in (settings, beside))
+    differs = [f"{option.replace('_', ' ')} {own[option]}" for option in TUNED if own[option] != others[option]]
+    return f"{name} ({', '.join(differs)})" if differs else name
 
 
 def command_of(run: Path) -> str:

@@ -210,6 +210,18 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
     assert f"train --data DATA --run {runs['spiking']}" in card and f"costs {runs['spiking']} --name tiny" in card
 
 
+def test_a_row_says_what_was_chosen_for_a_twin():
+    def settings(mixer="input-gated-lif", bits=4, dropout=0.1, full_precision=1.0):
+        model = {"mixer": mixer, "bits": bits, "dropout": dropout}
+        return {"model": model, "training": {"full_precision": full_precision}}
+
+    own = settings()
+    assert multi30k.described(settings("gru"), own) == "GRU with attention"
+    assert multi30k.described(settings("relu", dropout=0.2), own) == "ReLU in place of neurons (dropout 0.2)"
+    binary = "input-gated LIF, binary spikes (full precision 0.5)"
+    assert multi30k.described(settings(bits=1, full_precision=0.5), own) == binary
+
+
 def test_a_network_without_spikes_has_no_spike_rate():
     tokenizer = multi30k.train_tokenizer(PAIRS, 120)
     settings = replace(SMALL, vocabulary=tokenizer.get_vocab_size(), mixer="gru")
