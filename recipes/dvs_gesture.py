@@ -578,7 +578,9 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, n_mnist: Path | No
             *real["commands"],
         ],
         "seeds": [read_settings(run)["training"]["seed"] for run in runs],
-        "checkpoint_split": "val, people held out from the training part, by accuracy; the seed likewise",
+        "checkpoint_split": training.checkpoint_split(
+            chosen, "val, people held out from the training part, by accuracy; the seed likewise"
+        ),
         "data": data_of(bool(n_mnist)),
         "limits": LIMITS,
         "sources": SOURCES,
@@ -607,7 +609,7 @@ def command_line():
         backend: str = "auto",
         cache: Cache = None,
     ):
-        """Train a classifier, or fine-tune one; the best on val is in RUN/best."""
+        """Train a classifier, or fine-tune one; the best on val, or with a spike penalty the last epoch, is in RUN/best."""
         train(data, run, config, options, initial, backend, cache)
 
     @app.command()

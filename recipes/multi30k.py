@@ -332,7 +332,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
         },
         "commands": [*map(command_of, [run, *twins, *sparsity]), measuring + search, *costing],
         "seeds": [read_settings(run)["training"]["seed"]],
-        "checkpoint_split": "val, by the BLEU of greedy search",
+        "checkpoint_split": training.checkpoint_split(run, "val, by the BLEU of greedy search"),
         "data": {
             "name": "Multi30k, task 1",
             "type": "multi30k",
@@ -407,7 +407,7 @@ def command_line():
         initial: Annotated[str | None, typer.Option(help="fine-tune this model")] = None,
         backend: str = "auto",
     ):
-        """Train a translator; the best on val is in RUN/best."""
+        """Train a translator; the best on val, or with a spike penalty the last epoch, is in RUN/best."""
         if initial:
             training.check_initial(initial, config, CONFIG)
         Trainer(data, run, config, options, initial, backend).train()

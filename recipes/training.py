@@ -215,8 +215,9 @@ class Trainer:
 
     The folder holds ``state.pt`` (the last finished epoch, replaced as a whole), ``log.jsonl`` (a line an epoch),
     ``training.png`` and ``best`` (the model with the best score on the validation data so far, as ``zoo.load`` reads
-    it). A recipe's trainer has ``plan(seed)``, the batches of an epoch in their order; ``loss_of(batch)``; and
-    ``score(model)``, higher is better, which the log calls ``metric`` and the plot ``metric_label``.
+    it; with a spike penalty the latest, as the best would be from before the penalty had its effect). A recipe's
+    trainer has ``plan(seed)``, the batches of an epoch in their order; ``loss_of(batch)``; and ``score(model)``, higher
+    is better, which the log calls ``metric`` and the plot ``metric_label``.
     """
 
     metric: str
@@ -333,14 +334,14 @@ class Trainer:
                 trained.bits = FULL_PRECISION if full_precision else averaged.bits
 
     def validate(self, loss: float) -> None:
-        """Score the averaged weights on the validation data; keep them if they are the best so far."""
+        """Score the averaged weights on the validation data; keep them if they are what ``best`` is to hold."""
         score = self.score(self.average.module)
         row = {"epoch": self.epoch, "loss": loss, self.metric: score, "seconds": round(self.seconds, 1)}
         print(json.dumps({k: round(v, 3) for k, v in row.items()}), flush=True)
         with (self.run / "log.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
         self.plot_log()
-        if score >= self.best:  # of equals the latest, at the lowest learning rate
+        if score >= self.best or self.options.spike_penalty:  # of equals the latest, at the lowest learning rate
             self.best = score
             zoo.save(self.average.module, self.run / "best")
 
@@ -403,6 +404,11 @@ def check_initial(initial: str, config: Any, usual: Any) -> None:
 def read_settings(run: Path) -> dict[str, Any]:
     """The settings of a run: ``model`` config, ``training`` options, and ``initial`` if it had one."""
     return json.loads((run / "settings.json").read_text())
+
+
+def checkpoint_split(run: Path, split: str) -> str:
+    """What a card says chose the checkpoint of ``run``: ``split``, unless a spike penalty had it be the last."""
+    return "nothing, it is that of the last epoch" if read_settings(run)["training"]["spike_penalty"] else split
 
 
 def by_network(runs: list[Path]) -> list[list[Path]]:

@@ -233,8 +233,8 @@ def _sparsity(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     if not metrics.get("sparsity"):
         return ""
     intro = (
-        "What sparser spikes cost; the model's own point is in bold. Each point is the checkpoint that did best on the "
-        "validation data, which may be an early one."
+        "What sparser spikes cost; the model's own point is in bold. Where a penalty on spikes made them sparser, the "
+        "point is the last epoch of its run; the others did best on the validation data."
     )
     table = _table(metrics["sparsity"], metrics.get("scores", {}), bold=config["name"])
     picture = f"\n\n![Score against spike rate]({metrics['sparsity_plot']})" if "sparsity_plot" in metrics else ""

@@ -176,6 +176,10 @@ def test_a_spike_penalty_makes_spikes_rarer(corpus, tmp_path):
         run.train()
         rates.append(multi30k.spike_rate(run.average.module.eval(), PAIRS[:8]))
     assert rates[1] < 0.9 * rates[0]
+    saved = zoo.load(tmp_path / "penalty30.0" / "best")  # the last epoch, whatever the epochs before it scored
+    assert multi30k.spike_rate(saved, PAIRS[:8]) == pytest.approx(rates[1], abs=0.02)
+    assert training.checkpoint_split(tmp_path / "penalty30.0", "val") == "nothing, it is that of the last epoch"
+    assert training.checkpoint_split(tmp_path / "penalty0.0", "val") == "val"
 
 
 def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_path, monkeypatch):
