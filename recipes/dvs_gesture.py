@@ -609,7 +609,7 @@ def command_line():
         backend: str = "auto",
         cache: Cache = None,
     ):
-        """Train a classifier, or fine-tune one; the best on val, or with a spike penalty the last epoch, is in RUN/best."""
+        """Train a classifier, or fine-tune one; RUN/best is the best on val, or with a spike penalty the last epoch."""
         train(data, run, config, options, initial, backend, cache)
 
     @app.command()
