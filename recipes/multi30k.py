@@ -351,6 +351,8 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
         penalties = [read_settings(point)["training"]["spike_penalty"] for point in sparsity]
         points = [row(point, f"tuned, spike penalty {penalty:g}") for point, penalty in zip(sparsity, penalties)]
         metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
+        if own["bleu_val"] == max(point["bleu_val"] for point in metrics["sparsity"]):
+            metrics["limits"] = [*LIMITS, "Its spikes are dense: it is the point of the curve with the best BLEU on val."]
         metrics["sparsity_plot"] = "sparsity.png"
         pictures["sparsity.png"] = sparsity_plot(metrics["sparsity"], folder.name)
     zoo.save(model, folder, metrics, pictures)
@@ -367,20 +369,18 @@ def sparsity_plot(points: list[dict], name: str) -> bytes:
     rates = [point["mean_spike_rate"] for point in points]
     axis.plot(rates, [point["bleu_val"] for point in points], marker="o", color="tab:blue")
     for point in points:
-        place = point["mean_spike_rate"], point["bleu_val"]
-        weight = "bold" if point["name"] == name else "normal"
-        side, gap = ("right", -6) if place[0] > (min(rates) + max(rates)) / 2 else ("left", 6)
+        own = point["name"] == name
         axis.annotate(
-            point["name"],
-            place,
-            (gap, -3),
+            point["name"].removeprefix("tuned, "),
+            (point["mean_spike_rate"], point["bleu_val"]),
+            (0, 8) if own else (6, -10),
             textcoords="offset points",
             fontsize=8,
-            weight=weight,
-            horizontalalignment=side,
+            weight="bold" if own else "normal",
+            horizontalalignment="right" if own else "left",
         )
     axis.set(xlabel="spike rate (share of outputs not zero)", ylabel="BLEU on val (beam search)")
-    axis.margins(x=0.2, y=0.2)
+    axis.margins(x=0.3, y=0.2)
     axis.grid(alpha=0.3)
     file = io.BytesIO()
     figure.savefig(file, dpi=110, format="png")
