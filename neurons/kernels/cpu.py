@@ -329,9 +329,12 @@ def _recurrent_forward(
     lowest, highest = layout.arrays(extremes) if track else (None, None)
     spike, last_spikes = _settings(RECURRENT, [weight, spike_range], settings), final_state[2].flatten(1)
     in_, sums_, out = layout.arrays((x, sums, y), 1)
+    # A product's roundings depend on where in memory it goes: the same place at every step, whatever is kept.
+    product = weight.new_empty(x.shape[1:])
+    product_ = layout.array(product)
     for t in range(steps):
-        torch.mm(last_spikes, weight, out=sums[t].flatten(1))
-        arguments = in_[t], sums_[t], currents, membranes, spikes, out[t], lowest, highest, spike
+        torch.mm(last_spikes, weight, out=product.flatten(1))
+        arguments = in_[t], product_, sums_[t], currents, membranes, spikes, out[t], lowest, highest, spike
         _run(cpu_kernels.recurrent_forward, arguments, layout.blocks, 1)
     found = torch.stack((extremes[0].amin(), extremes[1].amax())) if track else None
     return y, final_state, checkpoints, found

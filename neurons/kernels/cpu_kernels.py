@@ -586,6 +586,12 @@ def synaptic_backward(x, taus, checkpoints, grad_y, grad_x, grad_currents, grad_
 
 
 @_kernel
+def _sum(values, products, sums):
+    for i in range(len(sums)):
+        sums[i] = widen(values[i]) + products[i]
+
+
+@_kernel
 def _add(values, sums):
     for i in range(len(sums)):
         sums[i] = widen(values[i]) + sums[i]
@@ -598,14 +604,14 @@ def _store(values, stored):
 
 
 @_kernel
-def recurrent_forward(x, sums, currents, membranes, spikes, y, lowest, highest, spike, start, stop):
-    """One step, in place: ``sums [B, 2N]`` holds the recurrent product and then the gate and candidate currents."""
+def recurrent_forward(x, products, sums, currents, membranes, spikes, y, lowest, highest, spike, start, stop):
+    """One step, the state in place: ``sums [B, 2N]`` of x and the recurrent product are gate and candidate currents."""
     size = y.shape[1]
     for block in range(start, stop):
         row, a, b = _block(block, size)
         f, c = sums[row, a:b], sums[row, size + a : size + b]
-        _add(x[row, a:b], f)
-        _add(x[row, size + a : size + b], c)
+        _sum(x[row, a:b], products[row, a:b], f)
+        _sum(x[row, size + a : size + b], products[row, size + a : size + b], c)
         low = None if lowest is None else lowest[row, a:b]
         high = None if highest is None else highest[row, a:b]
         _gated_step(f, c, spikes[row, a:b], currents[row, a:b], membranes[row, a:b], low, high, spike)
