@@ -318,7 +318,11 @@ class Translator(nn.Module):
     def translate(
         self, sentences: list[str], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
     ) -> list[str]:
-        """Translate each sentence; the result does not depend on what else is in the list.
+        """Translate each sentence for itself: no other in the list has a part in it.
+
+        A matrix product may round a sum otherwise with another number of rows, though, which can move a spike by a
+        level: on a two-core CPU, of the 1,014 sentences of Multi30k's val, greedy search wrote 3 otherwise one by one
+        than in batches of 64, and beam search none.
 
         ``beam_size`` 1 is greedy search; ``length_penalty`` is the power of the length that a hypothesis' score
         is divided by. Raises TypeError for anything but a list of strings, and ValueError, with the sentence's
