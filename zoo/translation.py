@@ -320,9 +320,8 @@ class Translator(nn.Module):
     ) -> list[str]:
         """Translate each sentence for itself: no other in the list has a part in it.
 
-        A matrix product may round a sum otherwise with another number of rows, though, which can move a spike by a
-        level: on a two-core CPU, of the 1,014 sentences of Multi30k's val, greedy search wrote 3 otherwise one by one
-        than in batches of 64, and beam search none.
+        A matrix product may round a sum otherwise with another number of rows, though. That can move a spike by a
+        level and so, rarely, a word, above all in greedy search of one sentence alone.
 
         ``beam_size`` 1 is greedy search; ``length_penalty`` is the power of the length that a hypothesis' score
         is divided by. Raises TypeError for anything but a list of strings, and ValueError, with the sentence's

@@ -585,6 +585,7 @@ def synaptic_backward(x, taus, checkpoints, grad_y, grad_x, grad_currents, grad_
 # ---- Recurrent-gated LIF: the input-gated step on x plus the recurrent product, which torch computes ----
 
 
+# A sum of its own and one in place, as the compiler is told that arrays never overlap.
 @_kernel
 def _sum(values, products, sums):
     for i in range(len(sums)):
