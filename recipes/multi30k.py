@@ -352,7 +352,8 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
         points = [row(point, f"tuned, spike penalty {penalty:g}") for point, penalty in zip(sparsity, penalties)]
         metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
         if own["bleu_val"] == max(point["bleu_val"] for point in metrics["sparsity"]):
-            metrics["limits"] = [*LIMITS, "Its spikes are dense: it is the point of the curve with the best BLEU on val."]
+            dense = "Its spikes are dense: it is the point of the curve with the best BLEU on val."
+            metrics["limits"] = [*LIMITS, dense]
         metrics["sparsity_plot"] = "sparsity.png"
         pictures["sparsity.png"] = sparsity_plot(metrics["sparsity"], folder.name)
     zoo.save(model, folder, metrics, pictures)

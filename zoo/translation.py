@@ -27,7 +27,17 @@ from torch.nn import functional as F
 import neurons
 from neurons.monitors import evaluating
 from zoo.decoding import beam_search
-from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, at_least_one, mirrored
+from zoo.layers import (
+    Linear,
+    ParallelLayerNorm,
+    SequenceDropout,
+    TokenConvolution,
+    at_least_one,
+    first_rows,
+    linear,
+    mirrored,
+    whole_row_groups,
+)
 from zoo.registry import register_architecture
 
 PAD, BEGIN, END, UNKNOWN = range(4)
@@ -150,16 +160,20 @@ class RecurrentMixer(nn.Module):
         self.networks = nn.ModuleList([kind(config.width, config.width // directions) for _ in range(directions)])
 
     def forward(self, s: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
-        network = self.networks[0]
         if mask is not None:
-            left = mirrored(self.networks[1](mirrored(s, mask))[0], mask)
-            return torch.cat([network(s)[0], left], dim=-1), None
-        if state is not None:  # kept with the batch first, as all state is
-            state = tuple(part.unsqueeze(0).contiguous() for part in state)
+            (right, _), (left, _) = self._run(0, s), self._run(1, mirrored(s, mask))
+            return torch.cat([right, mirrored(left, mask)], dim=-1), None
+        return self._run(0, s, state)
+
+    def _run(self, direction: int, s: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """One of the networks, in whole groups of rows; its state is kept with the batch first, as all state is."""
+        network, batch = self.networks[direction], s.shape[1]
+        if state is not None:
+            state = tuple(whole_row_groups(part.unsqueeze(0).contiguous(), dim=1) for part in state)
             state = state if isinstance(network, nn.LSTM) else state[0]
-        y, state = network(s, state)
+        y, state = network(whole_row_groups(s, dim=1), state)
         parts = state if isinstance(state, tuple) else (state,)
-        return y, tuple(part.squeeze(0) for part in parts)
+        return first_rows(y, batch, dim=1), tuple(first_rows(part.squeeze(0), batch) for part in parts)
 
 
 def mixer(config: TranslatorConfig, causal: bool) -> nn.Module:
@@ -171,7 +185,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.spikes = StreamSpikes(config)
         self.mixer = mixer(config, causal=False)
-        self.output = nn.Linear(self.mixer.outputs, config.width, bias=False)
+        self.output = Linear(self.mixer.outputs, config.width, bias=False)
         self.dropout = SequenceDropout(config.dropout)
 
     def forward(self, h: Tensor, mask: Tensor) -> Tensor:
@@ -186,8 +200,8 @@ class Attention(nn.Module):
     def __init__(self, config: TranslatorConfig, queries: int):
         super().__init__()
         self.heads, self.dropout = config.heads, config.dropout
-        self.query = nn.Linear(queries, config.width, bias=False)
-        self.key_value = nn.Linear(config.width, 2 * config.width, bias=False)
+        self.query = Linear(queries, config.width, bias=False)
+        self.key_value = Linear(config.width, 2 * config.width, bias=False)
 
     def memory(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the encoder's spikes ``[S, B, N]``, each ``[B, heads, S, N / heads]``."""
@@ -215,7 +229,7 @@ class DecoderLayer(nn.Module):
         self.mixer = mixer(config, causal=True)
         self.attention = Attention(config, self.mixer.outputs)
         self.context_spikes = StreamSpikes(config)
-        self.output = nn.Linear(self.mixer.outputs + config.width, config.width, bias=False)
+        self.output = Linear(self.mixer.outputs + config.width, config.width, bias=False)
         self.dropout = SequenceDropout(config.dropout)
 
     def forward(self, h: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -295,7 +309,7 @@ class Translator(nn.Module):
 
     def logits(self, s: Tensor) -> Tensor:
         """Scores of the next token from the decoder's last spikes; the weights are the embedding's."""
-        return F.linear(s, self.embedding.weight, self.output_bias)
+        return linear(s, self.embedding.weight, self.output_bias)
 
     def forward(self, source: Tensor, target: Tensor, where: Tensor) -> Tensor:
         return self.logits(self.decode(target, *self.encode(source))[0][where])
@@ -318,10 +332,7 @@ class Translator(nn.Module):
     def translate(
         self, sentences: list[str], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
     ) -> list[str]:
-        """Translate each sentence for itself: no other in the list has a part in it.
-
-        A matrix product may round a sum otherwise with another number of rows, though. That can move a spike by a
-        level and so, rarely, a word, above all in greedy search of one sentence alone.
+        """Translate each sentence; the result does not depend on what else is in the list, nor on ``batch_size``.
 
         ``beam_size`` 1 is greedy search; ``length_penalty`` is the power of the length that a hypothesis' score
         is divided by. Raises TypeError for anything but a list of strings, and ValueError, with the sentence's

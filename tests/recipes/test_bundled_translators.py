@@ -1,9 +1,11 @@
 """Bundled translators give what their cards state, on real validation sentences."""
 
 import pytest
+import torch
 
 import zoo
 from recipes import multi30k
+from zoo.translation import BEGIN, pad
 
 GERMAN = [
     "Ein Hund rennt durch den Schnee.",
@@ -38,6 +40,20 @@ def test_a_bundled_model_s_translation_does_not_depend_on_the_batch(name, beam_s
     model = zoo.load(name)
     together = model.translate(GERMAN, beam_size=beam_size)
     assert together == [model.translate([text], beam_size=beam_size)[0] for text in GERMAN]
+
+
+@torch.inference_mode()
+def test_a_sentence_s_scores_are_the_same_bits_alone_and_in_a_batch(name, data_folder):
+    model = zoo.load(name)
+    pairs = multi30k.read_split(data_folder / "multi30k", "val")[:50]
+    source, target = ([model.tokenizer.encode(text).ids for text in side] for side in zip(*pairs))
+    target = [[BEGIN, *ids] for ids in target]
+    together = model.logits(model.decode(pad(target), *model.encode(pad(source)))[0])
+    for i, ids in enumerate(target):
+        memory, state = model.encode(pad([source[i]])), None
+        for step, token in enumerate(ids):
+            spikes, state = model.decode(torch.tensor([[token]]), *memory, state)
+            assert torch.equal(model.logits(spikes)[0, 0], together[step, i])
 
 
 def test_a_bundled_model_stays_within_its_limits_of_size_and_bits(name):

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import neurons
 from neurons.monitors import around_steps
+from zoo.layers import without_row_groups
 from zoo.profiling import operations
 from zoo.profiling.counts import Counts
 from zoo.profiling.layers import Call, counter_of
@@ -103,6 +104,7 @@ class Meter(TorchDispatchMode):
             stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
             torch.backends.mha.set_fastpath_enabled(False)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(without_row_groups())
             stack.enter_context(around_steps(self.model, self._around_step))
             stack.enter_context(self)
             yield

@@ -1,0 +1,54 @@
+"""Products in whole groups of rows: a row's result has nothing to do with the other rows."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from zoo.layers import ROW_GROUP, Linear, TokenConvolution, linear, whole_row_groups, without_row_groups
+
+sizes = st.sampled_from([16, 64, 256, 768])
+
+
+@given(st.integers(1, 70), st.integers(0, 60), sizes, sizes, st.booleans())
+@torch.no_grad()
+def test_some_rows_of_a_product_are_the_same_bits_as_in_all_of_them(rows, first, inputs, outputs, with_bias):
+    x, weight = torch.randn(130, inputs), torch.randn(outputs, inputs)
+    bias = torch.randn(outputs) if with_bias else None
+    here = slice(first, first + rows)
+    assert torch.equal(linear(x[here], weight, bias), linear(x, weight, bias)[here])
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (16, 5), (2, 3, 5), (0, 5), (2, 0, 5)])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_linear_layer_in_groups_of_rows_is_torch_s(shape, gradients):
+    layer, x = Linear(5, 4), torch.randn(shape)
+    with torch.set_grad_enabled(gradients):
+        y, expected = layer(x), F.linear(x, layer.weight, layer.bias)
+    assert y.shape == expected.shape
+    torch.testing.assert_close(y, expected)
+
+
+def test_rows_are_added_without_gradients_only():
+    x = torch.ones(ROW_GROUP + 1, 3)
+    assert whole_row_groups(x) is x
+    with torch.no_grad():
+        grouped = whole_row_groups(x)
+        assert torch.equal(grouped[: len(x)], x)
+        assert torch.equal(grouped[len(x) :], torch.zeros(ROW_GROUP - 1, 3))
+        assert whole_row_groups(x.T, dim=1).shape == (3, 2 * ROW_GROUP)
+        assert whole_row_groups(grouped) is grouped
+        with without_row_groups():
+            assert whole_row_groups(x) is x
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+@torch.no_grad()
+def test_a_sentence_s_convolution_is_the_same_bits_in_any_batch(steps):
+    convolution = TokenConvolution(64, 128, kernel=3, causal=True)
+    x, past = torch.randn(steps, 13, 64), torch.randn(13, 2, 64)
+    together, _ = convolution(x, past)
+    for i in range(13):
+        alone, _ = convolution(x[:, i : i + 1], past[i : i + 1])
+        assert torch.equal(alone[:, 0], together[:, i])
