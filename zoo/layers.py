@@ -23,26 +23,20 @@ def without_row_groups() -> Iterator[None]:
         _row_group.reset(token)
 
 
-def whole_row_groups(x: Tensor, dim: int = 0) -> Tensor:
-    """``x`` with zeros after its rows along ``dim``, up to a multiple of :data:`ROW_GROUP`; with gradients, as it is.
+def whole_row_groups(x: Tensor) -> Tensor:
+    """``x [..., rows, N]`` with rows of zeros added, up to a multiple of :data:`ROW_GROUP`; with gradients, as it is.
 
     A CPU's matrix product adds up in another order for a few rows, and for those left over from groups of rows. In
     whole groups a row of the result is the same bits whatever the other rows are; so it was measured of MKL, with which
     PyTorch is built, in single precision.
     """
-    shape = list(x.shape)
-    missing = 0 if torch.is_grad_enabled() else -shape[dim] % _row_group.get()
-    if not missing:
-        return x
-    rows, shape[dim] = shape[dim], shape[dim] + missing
-    grouped = x.new_zeros(shape)
-    grouped.narrow(dim, 0, rows).copy_(x)
-    return grouped
+    missing = 0 if torch.is_grad_enabled() else -x.shape[-2] % _row_group.get()
+    return F.pad(x, (0, 0, 0, missing)) if missing else x
 
 
-def first_rows(y: Tensor, rows: int, dim: int = 0) -> Tensor:
-    """``y`` without what :func:`whole_row_groups` has added to ``rows``."""
-    return y if y.shape[dim] == rows else y.narrow(dim, 0, rows)
+def first_rows(y: Tensor, rows: int) -> Tensor:
+    """``y [..., rows, N]`` without what :func:`whole_row_groups` has added."""
+    return y if y.shape[-2] == rows else y.narrow(-2, 0, rows)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

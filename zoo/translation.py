@@ -169,11 +169,11 @@ class RecurrentMixer(nn.Module):
         """One of the networks, in whole groups of rows; its state is kept with the batch first, as all state is."""
         network, batch = self.networks[direction], s.shape[1]
         if state is not None:
-            state = tuple(whole_row_groups(part.unsqueeze(0).contiguous(), dim=1) for part in state)
+            state = tuple(whole_row_groups(part.unsqueeze(0).contiguous()) for part in state)
             state = state if isinstance(network, nn.LSTM) else state[0]
-        y, state = network(whole_row_groups(s, dim=1), state)
+        y, state = network(whole_row_groups(s), state)
         parts = state if isinstance(state, tuple) else (state,)
-        return first_rows(y, batch, dim=1), tuple(first_rows(part.squeeze(0), batch) for part in parts)
+        return first_rows(y, batch), tuple(first_rows(part.squeeze(0), batch) for part in parts)
 
 
 def mixer(config: TranslatorConfig, causal: bool) -> nn.Module:

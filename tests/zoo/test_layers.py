@@ -37,7 +37,7 @@ def test_rows_are_added_without_gradients_only():
         grouped = whole_row_groups(x)
         assert torch.equal(grouped[: len(x)], x)
         assert torch.equal(grouped[len(x) :], torch.zeros(ROW_GROUP - 1, 3))
-        assert whole_row_groups(x.T, dim=1).shape == (3, 2 * ROW_GROUP)
+        assert whole_row_groups(x.expand(2, -1, -1)).shape == (2, 2 * ROW_GROUP, 3)
         assert whole_row_groups(grouped) is grouped
         with without_row_groups():
             assert whole_row_groups(x) is x
