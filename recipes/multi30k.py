@@ -383,7 +383,7 @@ def sparsity_plot(points: list[dict], name: str) -> bytes:
             horizontalalignment="right" if own else "left",
         )
     axis.set(xlabel="spike rate (share of outputs not zero)", ylabel="BLEU on val (beam search)")
-    axis.margins(x=0.3, y=0.2)
+    axis.margins(x=0.4, y=0.2)
     axis.grid(alpha=0.3)
     file = io.BytesIO()
     figure.savefig(file, dpi=110, format="png")

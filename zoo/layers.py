@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROW_GROUP = 8
+"""A product without gradients has a multiple of so many rows, see :func:`whole_row_groups`."""
 _row_group: ContextVar[int] = ContextVar("row_group", default=ROW_GROUP)
 
 
