@@ -11,27 +11,27 @@ from torch.nn import functional as F
 
 ROW_GROUP = 8
 """A product without gradients has a multiple of so many rows, see :func:`whole_row_groups`."""
-_row_group: ContextVar[int] = ContextVar("row_group", default=ROW_GROUP)
+_adds_rows: ContextVar[bool] = ContextVar("adds_rows", default=True)
 
 
 @contextmanager
 def without_row_groups() -> Iterator[None]:
     """Within it no rows are added, so that whoever counts operations counts those of the input."""
-    token = _row_group.set(1)
+    token = _adds_rows.set(False)
     try:
         yield
     finally:
-        _row_group.reset(token)
+        _adds_rows.reset(token)
 
 
-def whole_row_groups(x: Tensor) -> Tensor:
-    """``x [..., rows, N]`` with rows of zeros added, up to a multiple of :data:`ROW_GROUP`; with gradients, as it is.
+def whole_row_groups(x: Tensor, group: int = ROW_GROUP) -> Tensor:
+    """``x [..., rows, N]`` with rows of zeros added, up to a multiple of ``group``; with gradients, as it is.
 
     A CPU's matrix product adds up in another order for a few rows, and for those left over from groups of rows. In
     whole groups a row of the result is the same bits whatever the other rows are; so it was measured of MKL, with which
     PyTorch is built, in single precision.
     """
-    missing = 0 if torch.is_grad_enabled() else -x.shape[-2] % _row_group.get()
+    missing = 0 if torch.is_grad_enabled() or not _adds_rows.get() else -x.shape[-2] % group
     return F.pad(x, (0, 0, 0, missing)) if missing else x
 
 

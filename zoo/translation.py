@@ -194,6 +194,14 @@ class EncoderLayer(nn.Module):
         return h + self.dropout(self.output(y))
 
 
+def whole_key_groups(x: Tensor) -> Tensor:
+    """``x [..., S, N]`` of S keys in groups, so that attention adds up in the same order whatever S the batch has.
+
+    Its softmax adds up in vectors, of 16 numbers at most; a product with more than 128 values may be done in two parts.
+    """
+    return whole_row_groups(x, 16 if x.shape[-2] <= 128 else 256)
+
+
 class Attention(nn.Module):
     """Scaled dot-product attention from the decoder's spikes to the encoder's, without an output product."""
 
@@ -204,10 +212,10 @@ class Attention(nn.Module):
         self.key_value = Linear(config.width, 2 * config.width, bias=False)
 
     def memory(self, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the encoder's spikes ``[S, B, N]``, each ``[B, heads, S, N / heads]``."""
+        """Keys and values of the encoder's spikes ``[S, B, N]``, each ``[B, heads, S, N / heads]`` in whole groups."""
         split = self.key_value(e).unflatten(-1, (2, self.heads, -1))
         key, value = split.permute(2, 1, 3, 0, 4).unbind(0)
-        return key, value
+        return whole_key_groups(key), whole_key_groups(value)
 
     def forward(self, y: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Context ``[T, B, N]`` for ``y [T, B, ...]``; ``mask [B, 1, 1, S]`` is True at the tokens.
@@ -218,8 +226,8 @@ class Attention(nn.Module):
         steps, _, k = query.shape[:3]
         query = query.permute(1, 3, 0, 2, 4).flatten(2, 3)
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        return context.unflatten(2, (steps, k)).permute(2, 0, 3, 1, 4).flatten(-2).flatten(1, 2)
+        context = F.scaled_dot_product_attention(whole_row_groups(query), key, value, attn_mask=mask, dropout_p=dropout)
+        return first_rows(context, steps * k).unflatten(2, (steps, k)).permute(2, 0, 3, 1, 4).flatten(-2).flatten(1, 2)
 
 
 class DecoderLayer(nn.Module):
@@ -294,7 +302,7 @@ class Translator(nn.Module):
             h = layer(h, mask)
         e, _ = self.encoder_spikes(h, mask=mask)
         e = self.dropout(e)
-        return tuple(layer.attention.memory(e) for layer in self.decoder), tokens.T[:, None, None, :]
+        return tuple(layer.attention.memory(e) for layer in self.decoder), whole_key_groups(tokens).T[:, None, None, :]
 
     def decode(self, target: Tensor, memory: tuple, mask: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Last spikes ``[T, B, N]`` for each token of ``target [T, B]``, and the state for the tokens to come."""

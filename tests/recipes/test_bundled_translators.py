@@ -5,7 +5,6 @@ import torch
 
 import zoo
 from recipes import multi30k
-from zoo.translation import BEGIN, pad
 
 GERMAN = [
     "Ein Hund rennt durch den Schnee.",
@@ -46,13 +45,14 @@ def test_a_bundled_model_s_translation_does_not_depend_on_the_batch(name, beam_s
 def test_a_sentence_s_scores_are_the_same_bits_alone_and_in_a_batch(name, data_folder):
     model = zoo.load(name)
     pairs = multi30k.read_split(data_folder / "multi30k", "val")[:50]
-    source, target = ([model.tokenizer.encode(text).ids for text in side] for side in zip(*pairs))
-    target = [[BEGIN, *ids] for ids in target]
-    together = model.logits(model.decode(pad(target), *model.encode(pad(source)))[0])
-    for i, ids in enumerate(target):
-        memory, state = model.encode(pad([source[i]])), None
-        for step, token in enumerate(ids):
-            spikes, state = model.decode(torch.tensor([[token]]), *memory, state)
+    examples, cpu = multi30k.encode(model.tokenizer, pairs), torch.device("cpu")
+    source, target, _ = multi30k.tensors(examples, cpu)
+    together = model.logits(model.decode(target, *model.encode(source))[0])
+    for i, example in enumerate(examples):
+        source, target, _ = multi30k.tensors([example], cpu)
+        memory, state = model.encode(source), None
+        for step, token in enumerate(target):
+            spikes, state = model.decode(token.unsqueeze(0), *memory, state)
             assert torch.equal(model.logits(spikes)[0, 0], together[step, i])
 
 

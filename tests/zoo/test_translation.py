@@ -57,8 +57,8 @@ def test_padding_does_not_reach_the_keys_and_values_of_a_sentence(mixer):
         assert mask[i].sum() == length
         alone, _ = model.encode(column[:length].unsqueeze(1))
         for (key, value), (own_key, own_value) in zip(together, alone):
-            torch.testing.assert_close(key[i, :, :length], own_key[0], rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(value[i, :, :length], own_value[0], rtol=1e-4, atol=1e-4)
+            assert torch.equal(key[i, :, :length], own_key[0, :, :length])
+            assert torch.equal(value[i, :, :length], own_value[0, :, :length])
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -97,6 +97,33 @@ def test_a_translation_does_not_depend_on_the_rest_of_the_batch(mixer, beam_size
     together = model.translate(german, beam_size=beam_size)
     assert together == [model.translate([text], beam_size=beam_size)[0] for text in german]
     assert together[::-1] == model.translate(german[::-1], beam_size=beam_size, batch_size=2)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("hypotheses", [1, 3, 5])
+@torch.no_grad()
+def test_scores_are_the_same_bits_alone_and_beside_sentences_of_other_lengths(mixer, hypotheses):
+    model = translator(mixer, width=64)
+
+    def scores(source: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Of each token after the first ones ``tokens [T, B * hypotheses]``."""
+        memory, state, steps = model.encode(source), None, []
+        for step in tokens:
+            spikes, state = model.decode(step.unsqueeze(0), *memory, state)
+            steps.append(model.logits(spikes[0]))
+        return torch.stack(steps)
+
+    generator = torch.Generator().manual_seed(0)
+    lengths = [1, 2, 7, 16, 19, 50, 127, 130, 150, 200]
+    vocabulary = model.settings.vocabulary
+    sources = [torch.randint(END + 2, vocabulary, (n,), generator=generator).tolist() for n in lengths]
+    tokens = torch.randint(END + 2, vocabulary, (4, len(lengths) * hypotheses), generator=generator)
+    together = scores(pad(sources), tokens)
+    for i, source in enumerate(sources):
+        own = slice(i * hypotheses, (i + 1) * hypotheses)
+        assert torch.equal(scores(pad([source]), tokens[:, own]), together[:, own])
+        shorter = scores(pad(sources[: i + 1]), tokens[:, : own.stop])
+        assert torch.equal(shorter, together[:, : own.stop])
 
 
 def markov_chain(vocabulary: int, seed: int) -> torch.Tensor:
