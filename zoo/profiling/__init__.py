@@ -13,6 +13,7 @@ the spikes cause. Recurrent layers and neurons are counted as a whole, by their 
 (:mod:`zoo.profiling.layers`). What cannot be counted is an error that names the layer.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -79,13 +80,14 @@ def _calls(model: nn.Module, inputs: Any, options: dict, meter: Meter) -> list[C
         return [
             _forward(model, one if isinstance(one, tuple) else (one,), place, meter) for place, one in enumerate(inputs)
         ]
-    method = TASKS.get(getattr(model, "task", None))
+    method = TASKS.get(getattr(model, "task", ""))
     if method is None:
         raise TypeError(
             f"{type(model).__name__} has no task of the zoo: give it tuples of tensors, as its forward takes"
         )
+    task_method = getattr(model, method)
     # predict takes one recording; the methods of the other tasks take lists.
-    return [lambda x=x: getattr(model, method)(x if method == "predict" else [x], **options) for x in inputs]
+    return [functools.partial(task_method, one if method == "predict" else [one], **options) for one in inputs]
 
 
 def _forward(model: nn.Module, arguments: tuple, place: int, meter: Meter) -> Callable[[], Any]:

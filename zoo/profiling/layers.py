@@ -22,7 +22,7 @@ class Call:
     """One call of a layer, for its counter. A neuron's call is one time step: ``(x, state, parameters)`` in,
     ``(y, state)`` out."""
 
-    module: nn.Module
+    module: Any  # of the class that its counter is registered for
     inputs: tuple
     output: Any
     name: str
@@ -159,13 +159,13 @@ def _recurrent_gated_lif(call: Call) -> Counts:
 # Recurrent layers of torch, by the equations of its documentation. Both bias vectors are added.
 
 
-def _gates(module: nn.Module) -> tuple[int, int, int, dict[str, int]]:
+def _gates(module: nn.RNNBase | nn.RNNCellBase) -> tuple[int, int, int, dict[str, int]]:
     """Gates, multiplications and additions a hidden unit, and functions a hidden unit."""
     if isinstance(module, nn.LSTM | nn.LSTMCell):  # c = f c + i g; h = o tanh(c)
         return 4, 3, 1, {"sigmoid": 3, "tanh": 2}
     if isinstance(module, nn.GRU | nn.GRUCell):  # n = tanh(W x + r (U h)); h = (1 - z) n + z h
         return 3, 3, 3, {"sigmoid": 2, "tanh": 1}
-    return 1, 0, 0, {module.nonlinearity: 1} if module.nonlinearity == "tanh" else {}
+    return 1, 0, 0, {"tanh": 1} if getattr(module, "nonlinearity", None) == "tanh" else {}
 
 
 def _recurrent(call: Call, x: Tensor | None, tokens: int, inputs: int, hidden: int, projected: int) -> Counts:

@@ -59,7 +59,8 @@ class Meter(TorchDispatchMode):
         self.finished_inputs = 0
         self._running: list[str] = [type(model).__name__]
         self._suspended = 0
-        self._noted, self._noted_before = 0, []
+        self._noted = 0
+        self._noted_before: list[int] = []
         self._parameters = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
         self._add_rows()
 
@@ -74,7 +75,8 @@ class Meter(TorchDispatchMode):
             name = name or type(module).__name__
             leaf = counter_of(module) is not None
             held = [*module.parameters(leaf), *module.buffers(leaf)]
-            own = [tensor for tensor in held if id(tensor) not in seen and not seen.add(id(tensor))]
+            own = list({id(tensor): tensor for tensor in held if id(tensor) not in seen}.values())
+            seen.update(map(id, own))
             trained = sum(t.numel() for t in own if isinstance(t, nn.Parameter))
             self.rows[name] = Row(name, type(module).__name__, trained, sum(t.numel() * t.element_size() for t in own))
             self._leaves[module] = name
@@ -132,11 +134,11 @@ class Meter(TorchDispatchMode):
             module.register_forward_hook(leave, with_kwargs=True),
         )
         if isinstance(module, neurons.Neuron):
-            module.constants = functools.partial(self._uncounted, module.constants)
+            vars(module)["constants"] = functools.partial(self._uncounted, module.constants)
         try:
             yield
         finally:
-            module.__dict__.pop("constants", None)
+            vars(module).pop("constants", None)
             for hook in hooks:
                 hook.remove()
 

@@ -122,9 +122,11 @@ class Tags:
 
 def _one_source(tags: list[Tag | None]) -> int | None:
     """The one source of them all, zeros apart; None if there are several."""
-    if any(tag is None or isinstance(tag.sources, Tensor) for tag in tags):
-        return None
-    known = {tag.sources for tag in tags}
+    known: set[int] = set()
+    for tag in tags:
+        if tag is None or isinstance(tag.sources, Tensor):
+            return None
+        known.add(tag.sources)
     return max(known) if len(known - {ZERO}) <= 1 and REAL not in known else None
 
 
@@ -133,7 +135,7 @@ def _on_sources(func: Callable, args: list, kwargs: dict) -> Any:
     try:
         return func(*args, **kwargs)
     except RuntimeError:
-        if func.overloadpacket in (torch.ops.aten.view, torch.ops.aten._unsafe_view):
+        if getattr(func, "overloadpacket", None) in (torch.ops.aten.view, torch.ops.aten._unsafe_view):
             return args[0].reshape(args[1])
         found = func(*pytree.tree_map_only(Tensor, _as_numbers, args), **kwargs)  # no kernel for whole numbers
         return pytree.tree_map_only(Tensor, Tensor.short, found)
