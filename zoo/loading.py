@@ -2,22 +2,60 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
-from torch import nn
 
 import neurons
 from neurons import kernels
 from zoo import errors, files, registry, weights
 
+if TYPE_CHECKING:
+    from zoo.gesture import GestureNetwork
+    from zoo.sentiment import TextClassifier
+    from zoo.translation import Translator
 
+
+# What a bundled name gives is known before it is loaded; a folder or a repository may hold any architecture.
+@overload
+def load(
+    name_or_repo_or_folder: Literal["lite-snn-multi30k"],
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    backend: str = "auto",
+) -> "Translator": ...
+@overload
+def load(
+    name_or_repo_or_folder: Literal["lite-snn-imdb"],
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    backend: str = "auto",
+) -> "TextClassifier": ...
+@overload
+def load(
+    name_or_repo_or_folder: Literal["lite-snn-dvs-gesture"],
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    backend: str = "auto",
+) -> "GestureNetwork": ...
+@overload
 def load(
     name_or_repo_or_folder: str | os.PathLike,
     *,
     revision: str | None = None,
     device: str | torch.device | None = None,
     backend: str = "auto",
-) -> nn.Module:
+) -> Any: ...
+def load(
+    name_or_repo_or_folder: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    backend: str = "auto",
+) -> Any:
     """Load a model, ready to use: in evaluation mode, in float32, with its preprocessing attached.
 
     The name is a bundled model's (``"lite-snn-multi30k"``), a repository's on the Hugging Face Hub (``"org/name"``,
@@ -44,7 +82,7 @@ def load(
     return network.to(device).eval()
 
 
-def _build(config: dict, assets: dict[str, bytes], folder: Path) -> nn.Module:
+def _build(config: dict, assets: dict[str, bytes], folder: Path) -> Any:
     architecture = registry.architecture(config["architecture"])
     if architecture.task != config["task"]:
         raise errors.bad_config(
