@@ -1,0 +1,182 @@
+"""Forwards that are run a second time in a backward, as activation checkpointing does.
+
+A forward that is repeated must start from what the first run started from (the range in force, the state that a plug-in
+carries), though both have moved since, and it must move neither again. So a first run that may be repeated leaves a
+note of what it started from, and its repetition looks that note up (:class:`Notes`).
+
+The first run of what is repeated saves nothing for the backward, or it would be pointless: it runs without gradients
+(reentrant checkpointing) or with hooks on what is saved (the other kind). All other forwards leave no note.
+"""
+
+import functools
+import itertools
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, library
+from torch.utils._python_dispatch import _disable_current_modes
+
+LIMIT = 1024
+"""Notes that are kept: as many forwards may lie between a first run and its repetition."""
+SAMPLED = 64
+"""Values of each input that a note holds."""
+NEAR = 1e-2
+"""Inputs that differ by less, in proportion, are those of a repetition: products may round differently in it."""
+ALIKE = 1e-5
+"""Notes whose distances differ by less than this are equally near."""
+
+
+def is_repeated() -> bool:
+    """Whether a backward is running, so that this forward is a repetition."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def may_be_repeated() -> bool:
+    """Whether a backward may run this forward again: see the head of this module."""
+    if torch.is_inference_mode_enabled():
+        return False
+    return not torch.is_grad_enabled() or saves_with_hooks()
+
+
+def saves_with_hooks() -> bool:
+    """Whether hooks decide what becomes of the tensors that autograd saves."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+@dataclass(eq=False)
+class _Note:
+    """``value``, and what tells the forward that left it from others."""
+
+    kind: tuple
+    """Shapes, types and devices of the inputs."""
+    sample: Tensor
+    """Some values of each input, as float32."""
+    value: Any
+    sequence: int
+    """Autograd's number for the next node when the forward began."""
+    region: int | None
+    """Forwards that share a checkpoint which is not reentrant share this."""
+    used: tuple | None = None
+    """The repetition that used it last."""
+
+
+class Notes:
+    """The newest notes of one module. Neither copied nor pickled along with it: a copy has no forward to repeat."""
+
+    def __init__(self):
+        self._kept: deque[_Note] = deque(maxlen=LIMIT)
+        self._any_used = False
+        number = next(_numbers)
+        with torch.inference_mode(False):
+            self.number = torch.tensor(number, device="cpu", dtype=torch.int64)
+        """Names these notes in a compiled graph."""
+        _NOTES[number] = self
+
+    def __reduce__(self):
+        return Notes, ()
+
+    def add(self, inputs: Sequence[Tensor], value: Any) -> None:
+        """Note that a forward of ``inputs`` started from ``value``."""
+        if self._any_used:  # what a backward before this forward used is done with
+            self._kept, self._any_used = deque((note for note in self._kept if not note.used), LIMIT), False
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        sequence, region = torch._C._autograd._get_sequence_nr(), None if hooks is None else id(hooks[0])
+        self._kept.append(_Note(*_outline(inputs), value, sequence, region))
+
+    def find(self, inputs: Sequence[Tensor]) -> Any:
+        """What the forward that is repeated with ``inputs`` started from; RuntimeError where that is not known."""
+        kind, sample = _outline(inputs)
+        notes = [note for note in self._kept if note.kind == kind]
+        distances = _distances(sample, torch.stack([note.sample for note in notes])).tolist() if notes else []
+        if not notes or min(distances) > NEAR:
+            raise RuntimeError(
+                "a neuron was run inside a backward, on an input that none of the forwards before had, so it is not "
+                "known which range or state to start from. Activation checkpointing works if it repeats a forward "
+                f"with the same inputs, within {LIMIT} forwards of the neuron and in the same mode (training or "
+                "evaluation, in which use_reentrant=False is needed); any other forward must wait for the end of the "
+                "backward"
+            )
+        near = [note for note, distance in zip(notes, distances) if distance <= min(distances) + ALIKE]
+        chosen, repetition = near[0], None
+        if len(near) > 1:
+            chosen, repetition = _in_order(near)
+        chosen.used, self._any_used = repetition or (torch._C._current_graph_task_id(),), True
+        return chosen.value
+
+
+_numbers = itertools.count()
+_NOTES: "weakref.WeakValueDictionary[int, Notes]" = weakref.WeakValueDictionary()
+
+
+def _in_order(notes: list[_Note]) -> tuple[_Note, tuple]:
+    """That of several notes of one input which comes next in the part of the network that is now repeated."""
+    node = torch._C._current_autograd_node()
+    at = -1 if node is None else node._sequence_nr()
+    repetition = torch._C._current_graph_task_id(), at
+    reentrant = [note for note in notes if note.region is None and note.sequence > at]
+    others = [note for note in notes if note.region is not None and note.sequence <= at + 1]
+    if others and (saves_with_hooks() or not reentrant):
+        part = [note for note in others if note.region == others[-1].region]
+    else:
+        part = reentrant or notes[-1:]
+    fresh = [note for note in part if note.used != repetition]
+    return (fresh or part[-1:])[0], repetition
+
+
+def _outline(inputs: Sequence[Tensor]) -> tuple[tuple, Tensor]:
+    """Kind and sample of these inputs."""
+    with torch.no_grad(), _disable_current_modes():
+        kind = tuple((x.shape, x.dtype, x.device) for x in inputs)
+        picked = [x.detach().take(_places(x.numel(), x.device)).float() for x in inputs]
+        return kind, torch.cat(picked)
+
+
+@functools.lru_cache(maxsize=256)
+def _places(count: int, device: torch.device) -> Tensor:
+    """Where in an input of so many values its sample is taken. At random: at even distances it may be one channel."""
+    with torch.inference_mode(False):
+        generator = torch.Generator("cpu").manual_seed(0)
+        places = torch.randint(max(count, 1), (min(count, SAMPLED),), generator=generator, device="cpu")
+        return places.to(device)
+
+
+def _distances(sample: Tensor, others: Tensor) -> Tensor:
+    """How far each row of ``others`` is from ``sample``, in proportion; values that are not finite count as equal."""
+    same = (others == sample) | (others.isnan() & sample.isnan())
+    difference = torch.where(same, 0.0, others - sample).double().norm(dim=1)
+    size = torch.where(sample.isfinite(), sample, 0.0).double().norm()
+    return torch.where(difference == 0, 0.0, difference / size).nan_to_num(nan=float("inf"))
+
+
+def start_of(notes: Notes, inputs: Sequence[Tensor], start: Any) -> tuple[Any, bool]:
+    """What a forward of ``inputs`` starts from, ``start`` unless it is repeated; and whether it is a first run."""
+    if is_repeated():
+        return notes.find(inputs), False
+    if may_be_repeated():
+        notes.add(inputs, start)
+    return start, True
+
+
+# In a compiled graph that has to be asked when the graph runs.
+
+
+def _start_in_graph(number: Tensor, inputs: list[Tensor], start: list[Tensor]) -> list[Tensor]:
+    start, first = start_of(_NOTES[int(number)], inputs, [part.clone() for part in start])
+    return [*(part.clone() for part in start), torch.tensor(first, device=start[0].device)]
+
+
+start_in_graph: Callable[[Tensor, list[Tensor], list[Tensor]], list[Tensor]] = library.custom_op(
+    "snn_zoo::start_of_forward",
+    _start_in_graph,
+    mutates_args=(),
+    schema="(Tensor number, Tensor[] inputs, Tensor[] start) -> Tensor[]",
+)
+
+
+@start_in_graph.register_fake
+def _(number: Tensor, inputs: list[Tensor], start: list[Tensor]) -> list[Tensor]:
+    return [*(torch.empty_like(part) for part in start), start[0].new_empty((), dtype=torch.bool)]
