@@ -161,6 +161,34 @@ def start_of(notes: Notes, inputs: Sequence[Tensor], start: Any) -> tuple[Any, b
     return start, True
 
 
+def carried(notes: Notes, x: Tensor, state: tuple, training: bool) -> tuple[tuple, bool]:
+    """The state that a module which carries its own starts from on ``x``, and whether this is a first run.
+
+    ``state`` is what it carries now. In evaluation, where what runs without gradients is hardly ever repeated, only
+    forwards under hooks are noted.
+    """
+    if torch.compiler.is_compiling():
+        return state, True
+    if is_repeated():
+        noted = notes.find((x,))
+        # Whoever put the state back before the repetition wants gradients to pass through it.
+        return (state if all(map(_same, state, noted)) else noted), False
+    if saves_with_hooks() or (training and may_be_repeated()):
+        notes.add((x,), tuple(map(_leaf, state)))
+    return state, True
+
+
+def _leaf(part: Any) -> Any:
+    """This part of a state without the graph behind it, but as one that autograd saves as much for."""
+    return part.detach().requires_grad_(part.requires_grad) if isinstance(part, Tensor) else part
+
+
+def _same(part: Any, other: Any) -> bool:
+    if isinstance(part, Tensor) and isinstance(other, Tensor):
+        return part.device == other.device and torch.equal(part, other)
+    return type(part) is type(other) and part == other
+
+
 # In a compiled graph that has to be asked when the graph runs.
 
 
