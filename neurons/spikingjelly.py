@@ -129,6 +129,8 @@ class Node:
         carried, first = repeats.carried(self._starts, x_seq, tuple(self._memories.values()), self.training)
         state, membranes = self.State(*self.materialize_states((x_seq,), carried, "m")), None
         if self.store_v_seq and len(x_seq):
+            if first:  # what was fed step by step before is a sequence of its own, as it is to a scan
+                self.finish_sequence()
             y_seq, state, membranes = self._scan_keeping_membranes(x_seq, state)
         else:
             y_seq, state = super().forward(x_seq, state)
@@ -136,6 +138,7 @@ class Node:
             self._memories.update(zip(self._memories, state))
             if membranes is not None:
                 self.v_seq = membranes
+                self.finish_sequence()
         return y_seq
 
     def _scan_keeping_membranes(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:

@@ -288,7 +288,7 @@ def test_a_saved_neuron_is_restored_bit_for_bit(name, bits, seed):
 def test_the_range_is_saved_and_the_state_is_not(name):
     neuron = build(name, 3)
     neuron(currents(neuron, 6, 2, 3, seed=0))
-    tracked = {f"spike_range.{part}" for part in ("initial", "minimum", "maximum", "updates")}
+    tracked = {f"spike_range.{part}" for part in ("current", "minimum", "maximum", "updates")}
     expected = {n for n, _ in neuron.named_parameters()} | (tracked if name in MULTI_BIT else set())
     assert set(neuron.state_dict()) == expected
 
@@ -373,9 +373,9 @@ def test_training_moves_the_range_once_a_sequence_after_it_was_quantised():
     y, _ = neuron(x)
     torch.testing.assert_close(y, single([2.0, -1.0], [3.0, 0.0]), rtol=1e-4, atol=1e-4)
     assert neuron.spike_range.updates == 1
-    assert neuron.spike_range.minimum.item() == pytest.approx(-0.15)
-    assert neuron.spike_range.maximum.item() == pytest.approx(0.925)
-    assert neuron.spike().spike_range.item() == pytest.approx(9.25)
+    assert neuron.spike_range.minimum.item() == -1.5
+    assert neuron.spike_range.maximum.item() == 9.25
+    assert neuron.spike().spike_range.item() == 9.25
 
 
 def test_tracked_by_step_the_range_moves_at_every_step_before_it_is_quantised():
@@ -388,8 +388,8 @@ def test_tracked_by_step_the_range_moves_at_every_step_before_it_is_quantised():
     y, _ = neuron(single([2.5, -1.0], [4.0, 0.5]))
     torch.testing.assert_close(y, single([1.8751875, -0.6250625], [2.7140132, 0.0]), rtol=1e-5, atol=1e-5)
     assert neuron.spike_range.updates == 2
-    assert neuron.spike_range.minimum.item() == pytest.approx(-0.07749375)
-    assert neuron.spike_range.maximum.item() == pytest.approx(0.68748125)
+    assert neuron.spike_range.minimum.item() == pytest.approx(-0.07749375 / 0.19)
+    assert neuron.spike_range.maximum.item() == pytest.approx(0.68748125 / 0.19)
 
 
 @multi_bit_neuron
@@ -417,23 +417,45 @@ def test_evaluation_leaves_the_range_as_it_was(name, tracking):
 
 
 @multi_bit_neuron
-def test_steps_move_the_range_when_the_sequence_is_finished_or_training_ends(name):
+def test_after_every_step_the_statistics_are_those_of_the_sequence_so_far(name):
+    neuron, state = build(name, 3), None
+    neuron(currents(neuron, 6, 2, 3, seed=1))
+    whole = copy.deepcopy(neuron)
+    x_seq, at_start = currents(neuron, 6, 2, 3, seed=0), neuron.spike_range.value()
+    for t, x in enumerate(x_seq):
+        y, state = neuron.single_step(x, state)
+        so_far = copy.deepcopy(whole)
+        expected, _ = so_far(x_seq[: t + 1])
+        assert equal(expected[-1], y), f"step {t} was not quantised with the range of the start, {at_start}"
+        assert equal(tuple(neuron.state_dict().values()), tuple(so_far.state_dict().values()))
+
+
+@multi_bit_neuron
+@pytest.mark.parametrize("next_one", ["no state", "finish_sequence", "eval", "a whole sequence", "load_state_dict"])
+def test_a_sequence_that_is_fed_step_by_step_ends_where_the_next_one_begins(name, next_one):
     neuron = build(name, 3)
-    x = currents(neuron, 6, 2, 3, seed=0)
-
-    def feed():
-        state = None
-        for step in x:
-            _, state = neuron.single_step(step, state)
-
-    feed()
-    assert neuron.spike_range.updates == 0
-    neuron.finish_sequence()
-    neuron.finish_sequence()
-    assert neuron.spike_range.updates == 1
-    feed()
-    torch.nn.Sequential(neuron).eval()
-    assert neuron.spike_range.updates == 2
+    x_seq = currents(neuron, 4, 2, 3, seed=0)
+    _, state = neuron.single_step(50 * x_seq[0])
+    saved = copy.deepcopy(neuron.state_dict())
+    if next_one == "finish_sequence":
+        neuron.finish_sequence()
+    elif next_one == "eval":
+        torch.nn.Sequential(neuron).eval().train()
+    elif next_one == "load_state_dict":
+        neuron.load_state_dict(saved)
+    assert equal(tuple(neuron.state_dict().values()), tuple(saved.values()))
+    if next_one == "a whole sequence":
+        neuron(x_seq)
+    reference = copy.deepcopy(neuron)
+    if next_one == "no state":
+        for x in x_seq:
+            neuron.single_step(x)
+            reference(x[None])
+    else:
+        reference(x_seq, state)
+        for x in x_seq:
+            _, state = neuron.single_step(x, state)
+    assert equal(tuple(neuron.state_dict().values()), tuple(reference.state_dict().values()))
 
 
 @multi_bit_neuron
