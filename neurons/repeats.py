@@ -70,6 +70,7 @@ class Notes:
     def __init__(self):
         self._kept: deque[_Note] = deque(maxlen=LIMIT)
         self._any_used = False
+        self._passed_on: tuple[tuple, tuple | None] = (), None
         number = next(_numbers)
         with torch.inference_mode(False):
             self.number = torch.tensor(number, device="cpu", dtype=torch.int64)
@@ -83,8 +84,10 @@ class Notes:
         """Note that a forward of ``inputs`` started from ``value``."""
         if self._any_used:  # what a backward before this forward used is done with
             self._kept, self._any_used = deque((note for note in self._kept if not note.used), LIMIT), False
+            self._passed_on = (), None
         hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-        sequence, region = torch._C._autograd._get_sequence_nr(), None if hooks is None else id(hooks[0])
+        # The hook that unpacks lives as long as what was saved under it.
+        sequence, region = torch._C._autograd._get_sequence_nr(), None if hooks is None else id(hooks[1])
         self._kept.append(_Note(*_outline(inputs), value, sequence, region))
 
     def find(self, inputs: Sequence[Tensor]) -> Any:
@@ -101,30 +104,41 @@ class Notes:
                 "backward"
             )
         near = [note for note, distance in zip(notes, distances) if distance <= min(distances) + ALIKE]
-        chosen, repetition = near[0], None
-        if len(near) > 1:
-            chosen, repetition = _in_order(near)
-        chosen.used, self._any_used = repetition or (torch._C._current_graph_task_id(),), True
+        chosen = near[0] if len(near) == 1 else _in_order(near)
+        chosen.used, self._any_used = _repetition(), True
         return chosen.value
+
+    def pass_on(self, state: Sequence[Any]) -> None:
+        """Keep the state that a repeated forward led to for the next one of the same repetition."""
+        self._passed_on = _repetition(), tuple(state)
+
+    def passed_on(self) -> tuple | None:
+        """What :meth:`pass_on` kept, if this repetition did."""
+        repetition, state = self._passed_on
+        return state if repetition == _repetition() else None
 
 
 _numbers = itertools.count()
 _NOTES: "weakref.WeakValueDictionary[int, Notes]" = weakref.WeakValueDictionary()
 
 
-def _in_order(notes: list[_Note]) -> tuple[_Note, tuple]:
-    """That of several notes of one input which comes next in the part of the network that is now repeated."""
+def _repetition() -> tuple[int, int]:
+    """Names the part of the network that is now repeated: a backward, and the node in it that asked."""
     node = torch._C._current_autograd_node()
-    at = -1 if node is None else node._sequence_nr()
-    repetition = torch._C._current_graph_task_id(), at
+    return torch._C._current_graph_task_id(), -1 if node is None else node._sequence_nr()
+
+
+def _in_order(notes: list[_Note]) -> _Note:
+    """That of several notes of one input which comes next in the part of the network that is now repeated."""
+    repetition = _, at = _repetition()
     reentrant = [note for note in notes if note.region is None and note.sequence > at]
-    others = [note for note in notes if note.region is not None and note.sequence <= at + 1]
+    others = [note for note in notes if note.region is not None and note.sequence <= at]
     if others and (saves_with_hooks() or not reentrant):
         part = [note for note in others if note.region == others[-1].region]
     else:
         part = reentrant or notes[-1:]
     fresh = [note for note in part if note.used != repetition]
-    return (fresh or part[-1:])[0], repetition
+    return (fresh or part[-1:])[0]
 
 
 def _outline(inputs: Sequence[Tensor]) -> tuple[tuple, Tensor]:
@@ -171,8 +185,12 @@ def carried(notes: Notes, x: Tensor, state: tuple, training: bool) -> tuple[tupl
         return state, True
     if is_repeated():
         noted = notes.find((x,))
-        # Whoever put the state back before the repetition wants gradients to pass through it.
-        return (state if all(map(_same, state, noted)) else noted), False
+        # Gradients pass through the state that a call before this one in the same repetition led to, or that somebody
+        # put back before it.
+        for found in (notes.passed_on(), state):
+            if found is not None and all(map(_near, found, noted)):
+                return found, False
+        return noted, False
     if saves_with_hooks() or (training and may_be_repeated()):
         notes.add((x,), tuple(map(_leaf, state)))
     return state, True
@@ -183,10 +201,14 @@ def _leaf(part: Any) -> Any:
     return part.detach().requires_grad_(part.requires_grad) if isinstance(part, Tensor) else part
 
 
-def _same(part: Any, other: Any) -> bool:
-    if isinstance(part, Tensor) and isinstance(other, Tensor):
-        return part.device == other.device and torch.equal(part, other)
-    return type(part) is type(other) and part == other
+def _near(part: Any, other: Any) -> bool:
+    """Whether two parts of a state are the same but for roundings."""
+    if not (isinstance(part, Tensor) and isinstance(other, Tensor)):
+        return type(part) is type(other) and part == other
+    if (part.shape, part.dtype, part.device) != (other.shape, other.dtype, other.device):
+        return False
+    with torch.no_grad():
+        return _distances(other.reshape(-1), part.reshape(1, -1)).item() <= NEAR
 
 
 # In a compiled graph that has to be asked when the graph runs.

@@ -163,6 +163,8 @@ class PluggedNeuron:
         y, state = scan(input_, self._start(input_, sequence, carried, given))
         if first:
             self._state = state
+        else:
+            self._starts.pass_on(state)
         if self.init_hidden and not self.output:
             return y
         # Copies: whoever changes what was handed out does not change what is carried to the next call.

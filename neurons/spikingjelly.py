@@ -122,6 +122,8 @@ class Node:
             if self.store_v_seq:
                 v = self.v.unsqueeze(0)
                 self.v_seq = v.clone() if self.v_seq is None else torch.cat((self.v_seq, v))
+        else:
+            self._starts.pass_on(state)
         return y
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
@@ -139,6 +141,8 @@ class Node:
             if membranes is not None:
                 self.v_seq = membranes
                 self.finish_sequence()
+        else:
+            self._starts.pass_on(state)
         return y_seq
 
     def _scan_keeping_membranes(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
@@ -200,10 +204,14 @@ class Node:
         Not in place, unlike the library's own: outputs given out before keep their gradient.
         """
         for name, value in self._memories.items():
-            if isinstance(value, Tensor):
-                self._memories[name] = value.detach()
-        if self.v_seq is not None:
-            self.v_seq = self.v_seq.detach()
+            self._memories[name] = _detached(value)
+        self.v_seq = _detached(self.v_seq)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle has the state and not the graph behind it, which neither can hold."""
+        state = super().__getstate__()
+        memories = {name: _detached(value) for name, value in self._memories.items()}
+        return state | {"_memories": memories, "v_seq": _detached(self.v_seq)}
 
     def __getattr__(self, name: str):
         # The AttributeMonitor of 0.0.0.0.14 calls this for v_seq too, which is no memory here.
@@ -213,6 +221,10 @@ class Node:
         own, librarys = super().extra_repr(), MemoryModule.extra_repr(self)
         parts = ("" if own == librarys else own, f"step_mode={self.step_mode}", f"backend={self.backend}")
         return ", ".join(filter(None, parts))
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 class LearnableLIFNode(Node, LearnableLIF, MemoryModule):
@@ -265,7 +277,7 @@ def plugged(neuron: type[Neuron]) -> type[Node]:
             exec_body=lambda body: body.update(__module__=__name__, __doc__=doc),
         )
         # The class has no name to be found by, so that its instances are pickled with the neuron it came from.
-        copyreg.pickle(node, lambda self: (_blank, (neuron,), self.__dict__))
+        copyreg.pickle(node, lambda self: (_blank, (neuron,), self.__getstate__()))
         _nodes[neuron] = node
     return _nodes[neuron]
 

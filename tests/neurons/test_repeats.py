@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import pickle
 import warnings
 
@@ -246,7 +247,7 @@ def test_notes_end_with_their_module_and_with_the_backward_that_used_them():
     neuron = build("multibit-lif", N, "auto")
     for seed in range(3):
         x = leaf(currents(neuron, 5, 2, N, seed))
-        checkpoint(lambda v: neuron(v)[0], x, use_reentrant=True).sum().backward()
+        checkpoint(neuron, x, use_reentrant=True)[0].sum().backward()
         assert len(neuron.spike_range._notes._kept) == 1
     number = int(neuron.spike_range._notes.number)
     assert number in repeats._NOTES
@@ -281,8 +282,9 @@ def test_inputs_of_nothing_but_one_value_are_recognised(value):
 
 
 def plugged(name: str, library: str, **options) -> nn.Module:
-    wanted = {"channels": N} if name == "recurrent-gated-lif" else {}
-    return neurons.create(name, library=library, **wanted, **options)
+    wanted = inspect.signature(neurons.neuron_class(name)).parameters
+    size = {"channels": N} if "channels" in wanted else {}
+    return neurons.create(name, library=library, **size, **options)
 
 
 @every_neuron
