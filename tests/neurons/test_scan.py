@@ -12,6 +12,7 @@ from registered import EVERY, MULTI_BIT, build, currents
 from torch.func import functional_call
 
 import neurons
+from neurons.kernels import available
 from neurons.spike import level_count
 
 every_neuron = pytest.mark.parametrize("name", EVERY)
@@ -260,6 +261,42 @@ def test_a_neuron_converted_to_half_precision_keeps_to_its_levels(name):
     neuron = build(name, 4, bits=4).half().eval()
     levels = (neuron(4 * currents(neuron, 9, 2, 4, seed=0))[0] * neuron.spike().scale).round()
     assert levels.max() == 7
+
+
+@every_neuron
+@few
+@given(bits=BITS, seed=SEED, dtype=st.sampled_from([torch.float64, torch.float16, torch.bfloat16]))
+def test_input_of_another_type_than_the_parameters_gives_the_same_spikes_in_all_backends(name, bits, seed, dtype):
+    neuron = build(name, 4, bits=bits)
+    neuron(currents(neuron, 9, 2, 4, seed=seed + 1))  # a range of many digits
+    x = currents(neuron, 9, 2, 4, seed=seed, dtype=dtype)
+    with torch.no_grad():
+        reference, _ = neuron.eval()(x)
+        assert equal(step_by_step(neuron, x)[0], reference)
+        for backend in set(available()) - {"torch", "cupy"}:
+            neuron.backend = backend
+            assert equal(neuron(x)[0], reference)
+
+
+@every_neuron
+@by_both
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_steps_and_scans_give_the_same_bits_as_without_it(name, backend, training, dtype):
+    neuron = build(name, 16, backend).train(training)
+    x, start = currents(neuron, 9, 4, 16, seed=0), copy.deepcopy(neuron.state_dict())
+    spikes = []
+    with torch.no_grad():
+        for run in (neuron, lambda x: step_by_step(neuron, x)):
+            results = []
+            for autocast in (False, True):
+                neuron.load_state_dict(start)
+                with torch.autocast("cpu", dtype, enabled=autocast):
+                    y, state = run(x)
+                results.append((y, *state, *statistics(neuron).values()))
+            assert equal(*results)
+            spikes.append(y)
+    torch.testing.assert_close(*spikes, rtol=1e-5, atol=1e-5)
 
 
 # Saving
