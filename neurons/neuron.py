@@ -324,7 +324,7 @@ class MultiBitNeuron(Neuron):
         return _apart(y, state, x.dtype)
 
     def _spike_of(self, start: Statistics) -> MultiBitSpike:
-        return self.spike()._replace(spike_range=start.current)
+        return MultiBitSpike(start.current, self.bits, self.threshold_levels)
 
     def _tracking_spike(self, start: Statistics) -> ObservedSpike | StepTrackedSpike:
         spike = self._spike_of(start)

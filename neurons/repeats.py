@@ -12,7 +12,7 @@ import functools
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, library
 from torch.utils._python_dispatch import _disable_current_modes
 
+NAMESPACE = "snn_zoo"
 LIMIT = 1024
 """Notes that are kept: as many forwards may lie between a first run and its repetition."""
 SAMPLED = 64
@@ -182,6 +183,8 @@ def carried(notes: Notes, x: Tensor, state: tuple, training: bool) -> tuple[tupl
     forwards under hooks are noted.
     """
     if torch.compiler.is_compiling():
+        if training or torch.is_grad_enabled():
+            refuse_in_graph(notes.number)
         return state, True
     if is_repeated():
         noted = notes.find((x,))
@@ -211,22 +214,43 @@ def _near(part: Any, other: Any) -> bool:
         return _distances(other.reshape(-1), part.reshape(1, -1)).item() <= NEAR
 
 
-# In a compiled graph that has to be asked when the graph runs.
+# In a compiled graph that has to be asked when the graph runs. CUDA graphs would not ask again.
+
+_TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, "cudagraph_unsafe") else []
 
 
 def _start_in_graph(number: Tensor, inputs: list[Tensor], start: list[Tensor]) -> list[Tensor]:
-    start, first = start_of(_NOTES[int(number)], inputs, [part.clone() for part in start])
-    return [*(part.clone() for part in start), torch.tensor(first, device=start[0].device)]
+    noted, first = start_of(_NOTES[int(number)], inputs, [part.clone() for part in start])
+    return [*(part.clone() for part in noted), torch.full((), first, device=start[0].device)]
 
 
-start_in_graph: Callable[[Tensor, list[Tensor], list[Tensor]], list[Tensor]] = library.custom_op(
-    "snn_zoo::start_of_forward",
+def _start_like(number: Tensor, inputs: list[Tensor], start: list[Tensor]) -> list[Tensor]:
+    return [*(torch.empty_like(part) for part in start), start[0].new_empty((), dtype=torch.bool)]
+
+
+def _refuse_in_graph(number: Tensor) -> None:
+    if is_repeated():
+        raise RuntimeError(
+            "a compiled neuron that carries its own state was run inside a backward, where it cannot start from the "
+            "state of the forward that is repeated; hand the state over as an argument, or put activation "
+            "checkpointing into what is compiled, or compile none of it"
+        )
+
+
+start_in_graph = library.custom_op(
+    f"{NAMESPACE}::start_of_forward",
     _start_in_graph,
     mutates_args=(),
     schema="(Tensor number, Tensor[] inputs, Tensor[] start) -> Tensor[]",
+    tags=_TAGS,
 )
-
-
-@start_in_graph.register_fake
-def _(number: Tensor, inputs: list[Tensor], start: list[Tensor]) -> list[Tensor]:
-    return [*(torch.empty_like(part) for part in start), start[0].new_empty((), dtype=torch.bool)]
+start_in_graph.register_fake(_start_like)
+# It changes nothing. Said to, it is neither left out nor itself repeated within a graph.
+refuse_in_graph = library.custom_op(
+    f"{NAMESPACE}::refuse_repetition",
+    _refuse_in_graph,
+    mutates_args=("number",),
+    schema="(Tensor(a!) number) -> ()",
+    tags=_TAGS,
+)
+refuse_in_graph.register_fake(lambda number: None)

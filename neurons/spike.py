@@ -199,7 +199,7 @@ class TrackedRange(nn.Module):
 
     def value(self) -> Tensor:
         """The range r for a sequence that begins now, a float32 tensor of one element."""
-        return self._buffers["current"].clone()  # as an attribute it takes longer
+        return self._buffers["current"].clone()
 
     def begin(self, inputs: Sequence[Tensor], goes_on: bool = False) -> tuple[Statistics, bool | Tensor]:
         """What a forward of these inputs (x and the state) starts from, and whether it is to be observed.
@@ -245,7 +245,7 @@ class TrackedRange(nn.Module):
         if observed is False:
             return
         for name, new in zip(Statistics._fields, statistics):
-            own = getattr(self, name)
+            own = self._buffers[name]  # as an attribute it takes longer
             own.copy_(new if observed is True else torch.where(observed, new, own))
 
     def update(self, minimum: Tensor, maximum: Tensor) -> None:

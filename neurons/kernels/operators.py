@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, library
 from torch._functorch import pyfunctorch
 
-NAMESPACE = "snn_zoo"
+from neurons.repeats import NAMESPACE
+
 RECURRENT = "recurrent-gated-lif"
 _NOTHING = contextlib.nullcontext()
 _MODULES = {"cpu": "neurons.kernels.cpu", "cuda": "neurons.kernels.cuda"}
