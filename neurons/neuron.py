@@ -339,7 +339,7 @@ class MultiBitNeuron(Neuron):
             self.spike_range.observe(start, spike.minimum, spike.maximum, observed)
 
     def finish_sequence(self) -> None:
-        self.spike_range.end_sequence()
+        self.spike_range.finish_sequence()
 
     def still(self) -> contextlib.AbstractContextManager[None]:
         return self.spike_range.still()

@@ -221,7 +221,7 @@ class TrackedRange(nn.Module):
     def observe(self, start: Statistics, minimum: Tensor, maximum: Tensor, observed: bool | Tensor = True) -> None:
         """Count a sequence that began with the statistics ``start`` and had these extremes."""
         self.write(start.moved(minimum, maximum, self.momentum), observed)
-        self.end_sequence(observed)
+        self.finish_sequence(observed)
 
     @torch.no_grad()
     def observe_step(
@@ -252,7 +252,7 @@ class TrackedRange(nn.Module):
         """Move the averages towards the extremes of one sequence (or one step)."""
         self.observe(self._statistics(), minimum, maximum)
 
-    def end_sequence(self, observed: bool | Tensor = True) -> None:
+    def finish_sequence(self, observed: bool | Tensor = True) -> None:
         """The next step begins a new sequence."""
         if observed is True:
             self._running = None
@@ -282,7 +282,7 @@ class TrackedRange(nn.Module):
         return super()._apply(moved, recurse)
 
     def _load_from_state_dict(self, state_dict, prefix, *arguments):
-        self.end_sequence()
+        self.finish_sequence()
         earlier = [state_dict.get(prefix + name) for name in EARLIER_NAMES]
         if prefix + "current" not in state_dict and all(isinstance(value, Tensor) for value in earlier):
             del state_dict[prefix + "initial"]

@@ -4,6 +4,8 @@ Parameters of one dimension or more are stored as float16; numbers that stand al
 and all other buffers as float32; a parameter with a value that float16 cannot hold, as float32 too. A network
 that was loaded holds only values that are stored exactly, so saving it again gives the same bytes.
 
+Files of earlier releases, in which tracked ranges have other names, are read as well.
+
 A tensor that a network holds under several names (tied weights) is stored once, under the first of them.
 """
 

@@ -422,9 +422,46 @@ def test_compiled_and_checkpointed_is_as_neither(name, where, reentrant, single)
         torch.testing.assert_close(gradients[1], gradients[0])
 
 
-def test_the_operator_that_compiled_graphs_ask_is_as_torch_wants_it():
+@pytest.mark.parametrize("name", ["multibit-lif", "learnable-lif"])
+@pytest.mark.parametrize("library", ["spikingjelly", "snntorch"])
+@pytest.mark.parametrize("scan", [False, True], ids=["steps", "scan"])
+@pytest.mark.parametrize("around", [False, True], ids=["inside of a checkpoint", "around a checkpoint"])
+def test_a_compiled_plug_in_is_checkpointed_alike_or_refused(name, library, scan, around):
+    torch.compiler.reset()
+    module = plugged(name, library, **({"init_hidden": True} if library == "snntorch" else {"step_mode": "sm"[scan]}))
+    saving = copy.deepcopy(module)
+    x = currents(build(name, N), 4, 2, N, seed=0)
+
+    def call(module, v):
+        run = module.multi_step if scan and library == "snntorch" else module
+        return run(v) if scan else torch.stack([run(step) for step in v])
+
+    def compiled(function):
+        return torch.compile(function, backend="aot_eager")
+
+    def saved(function):
+        return lambda v: checkpoint(function, v, use_reentrant=False)
+
+    def saves(v):
+        return call(saving, v)
+
+    inputs = leaf(x), leaf(x)
+    weighed(call(module, inputs[0])).backward()
+    y = compiled(saved(saves))(inputs[1]) if around else saved(compiled(saves))(inputs[1])
+    if not around:
+        with pytest.raises(RuntimeError, match="compiled neuron that carries its own state"):
+            weighed(y).backward()
+        return
+    weighed(y).backward()
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
+    for part, value in module.state_dict().items():
+        torch.testing.assert_close(saving.state_dict()[part], value)
+
+
+def test_the_operators_that_compiled_graphs_ask_are_as_torch_wants_them():
     notes = repeats.Notes()
     arguments = notes.number, [torch.randn(3, 2), torch.zeros(2)], [torch.tensor(1.0), torch.tensor(2.0)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.library.opcheck(torch.ops.snn_zoo.start_of_forward.default, arguments)
+        torch.library.opcheck(torch.ops.snn_zoo.refuse_repetition.default, arguments[:1])
