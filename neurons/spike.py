@@ -20,9 +20,9 @@ Sequential Learning", AAAI 2022, arXiv 2109.01905 (PR22).
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +149,8 @@ def _earlier(initial: Tensor, minimum: Tensor, maximum: Tensor, updates: Tensor,
     largest = (torch.maximum(minimum.abs(), maximum.abs()) / correction).clamp(min=SMALLEST_RANGE)
     after = largest, minimum / correction, maximum / correction
     before = initial, -initial, initial
-    return Statistics(*[torch.where(updates > 0, new, old) for new, old in zip(after, before)], updates)
+    current, lowest, highest = (torch.where(updates > 0, new, old) for new, old in zip(after, before))
+    return Statistics(current, lowest, highest, updates)
 
 
 class TrackedRange(nn.Module):
@@ -176,6 +177,16 @@ class TrackedRange(nn.Module):
     nothing.
     """
 
+    current: Tensor
+    minimum: Tensor
+    maximum: Tensor
+    updates: Tensor
+    tracking: str
+    momentum: float
+    _notes: Notes
+    _running: _Running | None
+    _still: bool
+
     def __init__(self, initial_range: float = 1.0, tracking: str = "sequence", momentum: float = 0.1):
         super().__init__()
         if tracking not in TRACKING:
@@ -194,12 +205,12 @@ class TrackedRange(nn.Module):
         for name, value in zip(Statistics._fields, (initial, -initial, initial, 0.0)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
         self._notes = Notes()
-        self._running: _Running | None = None
+        self._running = None
         self._still = False
 
     def value(self) -> Tensor:
         """The range r for a sequence that begins now, a float32 tensor of one element."""
-        return self._buffers["current"].clone()
+        return self.current.clone()
 
     def begin(self, inputs: Sequence[Tensor], goes_on: bool = False) -> tuple[Statistics, bool | Tensor]:
         """What a forward of these inputs (x and the state) starts from, and whether it is to be observed.
@@ -244,8 +255,7 @@ class TrackedRange(nn.Module):
         """Put these in the place of the buffers, where ``observed``."""
         if observed is False:
             return
-        for name, new in zip(Statistics._fields, statistics):
-            own = self._buffers[name]  # as an attribute it takes longer
+        for own, new in zip(self._statistics(), statistics):
             own.copy_(new if observed is True else torch.where(observed, new, own))
 
     def update(self, minimum: Tensor, maximum: Tensor) -> None:
@@ -269,9 +279,9 @@ class TrackedRange(nn.Module):
             self._still = before
 
     def _statistics(self) -> Statistics:
-        return Statistics(*[self._buffers[name] for name in Statistics._fields])
+        return Statistics(self.current, self.minimum, self.maximum, self.updates)
 
-    def _apply(self, fn, recurse: bool = True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
         def moved(tensor: Tensor) -> Tensor:
             other = fn(tensor)
             return other if other.dtype == tensor.dtype else tensor.to(other.device)
@@ -281,17 +291,18 @@ class TrackedRange(nn.Module):
             self._running = _Running(Statistics(*map(moved, start)), *map(moved, extremes))
         return super()._apply(moved, recurse)
 
-    def _load_from_state_dict(self, state_dict, prefix, *arguments):
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments, **named):
         self.finish_sequence()
-        earlier = [state_dict.get(prefix + name) for name in EARLIER_NAMES]
-        if prefix + "current" not in state_dict and all(isinstance(value, Tensor) for value in earlier):
-            del state_dict[prefix + "initial"]
-            found = _earlier(*[value.float() for value in earlier], self.momentum)
-            state_dict.update({prefix + name: value for name, value in found._asdict().items()})
+        names = [f"{prefix}{name}" for name in EARLIER_NAMES]
+        if f"{prefix}current" not in state_dict and all(isinstance(state_dict.get(name), Tensor) for name in names):
+            initial, minimum, maximum, updates = (state_dict[name].float() for name in names)
+            found = _earlier(initial, minimum, maximum, updates, self.momentum)
+            del state_dict[f"{prefix}initial"]
+            state_dict.update({f"{prefix}{name}": value for name, value in found._asdict().items()})
         for name in Statistics._fields:
             if isinstance(value := state_dict.get(prefix + name), Tensor):
                 state_dict[prefix + name] = value.to(torch.float32)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **named)
 
     def extra_repr(self) -> str:
         return f"tracking={self.tracking!r}, momentum={self.momentum}"

@@ -209,7 +209,7 @@ class Node:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle has the state and not the graph behind it, which neither can hold."""
-        state = super().__getstate__()
+        state: dict[str, Any] = super().__getstate__()
         memories = {name: _detached(value) for name, value in self._memories.items()}
         return state | {"_memories": memories, "v_seq": _detached(self.v_seq)}
 
