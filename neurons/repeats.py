@@ -12,7 +12,7 @@ import functools
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -237,20 +237,16 @@ def _refuse_in_graph(number: Tensor) -> None:
         )
 
 
-start_in_graph = library.custom_op(
-    f"{NAMESPACE}::start_of_forward",
-    _start_in_graph,
-    mutates_args=(),
-    schema="(Tensor number, Tensor[] inputs, Tensor[] start) -> Tensor[]",
-    tags=_TAGS,
+def _define(name: str, schema: str, kernel: Callable, shapes: Callable) -> None:
+    library.define(f"{NAMESPACE}::{name}", schema, tags=_TAGS)
+    library.impl(f"{NAMESPACE}::{name}", ("cpu", "cuda"), kernel)
+    library.register_fake(f"{NAMESPACE}::{name}", shapes)
+
+
+_define(
+    "start_of_forward", "(Tensor number, Tensor[] inputs, Tensor[] start) -> Tensor[]", _start_in_graph, _start_like
 )
-start_in_graph.register_fake(_start_like)
 # It changes nothing. Said to, it is neither left out nor itself repeated within a graph.
-refuse_in_graph = library.custom_op(
-    f"{NAMESPACE}::refuse_repetition",
-    _refuse_in_graph,
-    mutates_args=("number",),
-    schema="(Tensor(a!) number) -> ()",
-    tags=_TAGS,
-)
-refuse_in_graph.register_fake(lambda number: None)
+_define("refuse_repetition", "(Tensor(a!) number) -> ()", _refuse_in_graph, lambda number: None)
+start_in_graph = torch.ops.snn_zoo.start_of_forward.default
+refuse_in_graph = torch.ops.snn_zoo.refuse_repetition.default
