@@ -15,7 +15,7 @@ from neurons import kernels
 from neurons.kernels.operators import RECURRENT
 from neurons.kernels.ready import ReadyScan
 from neurons.registry import neuron_class
-from neurons.spike import MultiBitSpike, ObservedSpike, StepTrackedSpike, TrackedRange, check_bits
+from neurons.spike import MultiBitSpike, ObservedSpike, Statistics, StepTrackedSpike, TrackedRange, check_bits
 
 Step = Callable[[Tensor, Any, Any], tuple[Tensor, Any]]
 
@@ -30,8 +30,14 @@ def reference_scan(step: Step, x_seq: Tensor, state: Any, parameters: Any) -> tu
         y, state = step(x, state, parameters)
         outputs.append(y)
     if not outputs:
-        return x_seq.new_empty((0, *state[0].shape)), state
+        return x_seq.new_empty((0, *state[0].shape)), type(state)(*[part.clone() for part in state])
     return torch.stack(outputs).to(x_seq.dtype), state
+
+
+def _apart(y: Tensor, state: Any, dtype: torch.dtype) -> tuple[Tensor, Any]:
+    """A step's output in this type and its state, with no memory in common: either may be changed in place."""
+    y = y.to(dtype)
+    return (y.clone() if any([y is part for part in state]) else y), state
 
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +66,8 @@ class Neuron(nn.Module):
     """Base of every neuron: calling it on ``x_seq [T, B, ...]`` scans the sequence from an explicit state.
 
     A sequence in chunks, each from the state that the last one left, gives what the whole one gives; only a range
-    that is tracked in training takes every chunk for a sequence.
+    that is tracked in training takes every chunk for a sequence. Single steps are one sequence, which begins where no
+    state is given.
 
     A new neuron subclasses this, names its ``State`` (a NamedTuple of tensors, each of the shape of one
     output step), says in ``inputs_per_neuron`` how many input channels it takes for one output channel,
@@ -136,11 +143,14 @@ class Neuron(nn.Module):
         self.check(x, sequence=False)
         state = self.initial_state(x, sequence=False) if state is None else self.checked_state(state, x, False)
         self._ran("torch")
-        y, state = self.step(x, state, self.constants())
-        return y.to(x.dtype), state
+        return _apart(*self.step(x, state, self.constants()), x.dtype)
 
     def finish_sequence(self) -> None:
-        """Close a sequence that was fed step by step. Does nothing for neurons that track nothing."""
+        """Close a sequence that was fed step by step: the next step begins a new one for a tracked range."""
+
+    def still(self) -> contextlib.AbstractContextManager[None]:
+        """Within it forwards are as ever and leave no trace: a tracked range stays as it is."""
+        return contextlib.nullcontext()
 
     def train(self, mode: bool = True):
         if not mode:
@@ -286,37 +296,53 @@ class MultiBitNeuron(Neuron):
         if not self.tracks or not x_seq.shape[0]:
             return super().scan(x_seq, state)
         self._ran(kernels.choose(self, x_seq))
-        if self.spike_range.tracking == "step":
-            return reference_scan(self.step, x_seq, state, self.spike_constants(self._step_tracked()))
+        start, observed = self.spike_range.begin((x_seq, *state))
         if self.last_backend == "torch":
-            spike = ObservedSpike(self.spike())
-            result = reference_scan(self.step, x_seq, state, self.spike_constants(spike))
-            self.spike_range.update(spike.minimum, spike.maximum)
-            return result
-        y_seq, state, extremes = kernels.scan(self.name, x_seq, state, self.constants(), track=True)
-        self.spike_range.update(extremes[0], extremes[1])
+            spike = self._tracking_spike(start)
+            y_seq, state = reference_scan(self.step, x_seq, state, self.spike_constants(spike))
+            self._track(spike, start, observed)
+            return y_seq, state
+        constants = self.spike_constants(self._spike_of(start))
+        y_seq, state, extremes = kernels.scan(self.name, x_seq, state, constants, track=True)
+        self.spike_range.observe(start, extremes[0], extremes[1], observed)
         return y_seq, self.State(*state)
 
     def single_step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         if not self.tracks:
             return super().single_step(x, state)
         self.check(x, sequence=False)
-        state = self.initial_state(x, sequence=False) if state is None else self.checked_state(state, x, False)
+        goes_on = state is not None
+        state = self.checked_state(state, x, False) if goes_on else self.initial_state(x, sequence=False)
         self._ran("torch")
-        if self.spike_range.tracking == "step":
-            y, state = self.step(x, state, self.spike_constants(self._step_tracked()))
+        start, observed = self.spike_range.begin((x, *state), goes_on)
+        spike = self._tracking_spike(start)
+        y, state = self.step(x, state, self.spike_constants(spike))
+        if isinstance(spike, StepTrackedSpike):
+            self._track(spike, start, observed)
         else:
-            spike = ObservedSpike(self.spike())
-            y, state = self.step(x, state, self.spike_constants(spike))
-            self.spike_range.observe(spike.minimum, spike.maximum)
-        return y.to(x.dtype), state
+            self.spike_range.observe_step(start, spike.minimum, spike.maximum, goes_on, observed)
+        return _apart(y, state, x.dtype)
 
-    def _step_tracked(self) -> StepTrackedSpike:
-        return StepTrackedSpike(self.spike_range, self.bits, self.threshold_levels)
+    def _spike_of(self, start: Statistics) -> MultiBitSpike:
+        return MultiBitSpike(start.current, self.bits, self.threshold_levels)
+
+    def _tracking_spike(self, start: Statistics) -> ObservedSpike | StepTrackedSpike:
+        spike = self._spike_of(start)
+        if self.spike_range.tracking == "step":
+            return StepTrackedSpike(spike, start, self.spike_range.momentum)
+        return ObservedSpike(spike)
+
+    def _track(self, spike: ObservedSpike | StepTrackedSpike, start: Statistics, observed: bool | Tensor) -> None:
+        if isinstance(spike, StepTrackedSpike):
+            self.spike_range.write(spike.statistics, observed)
+        else:
+            self.spike_range.observe(start, spike.minimum, spike.maximum, observed)
 
     def finish_sequence(self) -> None:
-        if self.spike_range.tracking == "sequence":
-            self.spike_range.commit()
+        self.spike_range.finish_sequence()
+
+    def still(self) -> contextlib.AbstractContextManager[None]:
+        return self.spike_range.still()
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, threshold_levels={self.threshold_levels}"

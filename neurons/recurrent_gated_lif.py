@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from neurons.input_gated_lif import gated_update
+from neurons.kernels.operators import full_precision
 from neurons.neuron import MultiBitNeuron, SynapticState, check_channels, halves
 from neurons.registry import register
 
@@ -46,7 +47,10 @@ def recurrent_gated_lif_step(
     x: Tensor, state: RecurrentState, parameters: RecurrentGatedLIFParameters
 ) -> tuple[Tensor, RecurrentState]:
     """One step on ``x [B, 2N]``, gate half first: the spikes ``[B, N]`` in membrane units and the new state."""
-    f, c = halves(x.to(state.membrane.dtype) + state.spikes @ parameters.recurrent_weight.to(state.spikes.dtype))
+    weight = parameters.recurrent_weight.to(state.spikes.dtype)
+    with full_precision(x):
+        product = state.spikes @ weight
+    f, c = halves(x.to(state.membrane.dtype) + product)
     before = SynapticState(state.synaptic_current, state.membrane)
     y, current, membrane = gated_update(f, c, before, parameters.spike)
     return y, RecurrentState(current, membrane, y)

@@ -25,7 +25,9 @@ import torch
 from torch import Tensor, nn
 
 import neurons
+from neurons import repeats
 from neurons.neuron import Neuron, state_dtype
+from neurons.repeats import Notes
 
 try:
     import snntorch as snn
@@ -41,7 +43,7 @@ LIBRARY_NAMES = {"spikes": "spk", "synaptic_current": "syn", "membrane": "mem"}
 def reset(net: nn.Module) -> None:
     """Start a new sequence in ``net``: reset and detach every neuron in it, ours and snnTorch's own, at any depth.
 
-    No other network is touched, unlike ``snntorch.utils.reset``. Range statistics gathered step by step are applied.
+    No other network is touched, unlike ``snntorch.utils.reset``.
     """
     for module in net.modules():
         if isinstance(module, snn.SpikingNeuron) and hasattr(module, "reset_mem"):
@@ -96,8 +98,11 @@ class PluggedNeuron:
     ``init_hidden=True`` returns the spikes alone and keeps the state inside; with ``output=True`` the state is
     returned as well. The state is never part of the state dict, whose keys are those of the plain neuron.
 
-    In training, a tracked range moves when a sequence that was fed step by step ends: at ``reset_mem()``, at
-    :func:`reset` or ``snntorch.utils.reset``, or at ``.eval()``. So let every sequence begin with a reset.
+    In training, a tracked range takes the steps from one reset to the next (``reset_mem()``, :func:`reset` or
+    ``snntorch.utils.reset``) for one sequence. So let every sequence begin with a reset.
+
+    In activation checkpointing a call that is repeated starts from the state that was carried to it the first time, and
+    leaves the state that the neuron carries by then.
 
     The state of half-precision input is float32. Spikes come back in the input's type, so that a neuron which is
     handed its last spikes sees them rounded; with ``init_hidden`` and in ``multi_step`` it does not.
@@ -115,6 +120,7 @@ class PluggedNeuron:
         super().__init__(*args, **options)
         self.init_hidden = init_hidden
         self.output = output
+        self._starts = Notes()
         self._state = self._no_state()
         _list(self)
 
@@ -142,21 +148,31 @@ class PluggedNeuron:
     def multi_step(self, input_seq: Tensor, *states: Tensor | None, **named: Tensor | None):
         """Scan ``input_seq [T, B, C, ...]`` at once; takes and returns what a call does, the spikes a sequence.
 
-        Equals calling the neuron T times and then closing the sequence, at a fraction of the time. It counts as one
+        Equals calling the neuron T times and then resetting it, at a fraction of the time. It counts as one
         whole sequence for a tracked range. ``backend`` says what runs it, and ``last_backend`` what ran.
         """
         return self._run(super().forward, input_seq, True, states, named)
 
     def _run(self, scan, input_: Tensor, sequence: bool, states: tuple, named: dict[str, Any]):
-        y, self._state = scan(input_, self._start(input_, sequence, states, named))
+        given, carried, first = self._given(states, named), self._state, True
+        if len(given) < len(carried) and isinstance(input_, Tensor):
+            noted, first = repeats.carried(self._starts, input_, tuple(carried), self.training)
+            carried = self.State(*noted)
+        elif not torch.compiler.is_compiling():
+            first = not repeats.is_repeated()
+        y, state = scan(input_, self._start(input_, sequence, carried, given))
+        if first:
+            self._state = state
+        else:
+            self._starts.pass_on(state)
         if self.init_hidden and not self.output:
             return y
-        return y, *[getattr(self._state, field) for name, field in self._field_of.items() if name != "spk"]
+        # Copies: whoever changes what was handed out does not change what is carried to the next call.
+        return y, *[getattr(state, field).clone() for name, field in self._field_of.items() if name != "spk"]
 
-    def _start(self, input_: Tensor, sequence: bool, states: tuple, named: dict[str, Any]) -> Any:
+    def _start(self, input_: Tensor, sequence: bool, carried: Any, given: dict[str, Any]) -> Any:
         """The state to start from; None for zeros."""
-        given = self._given(states, named)
-        start = self._state._replace(**given)
+        start = carried._replace(**given)
         absent = [_is_absent(value) for value in start]
         if all(absent):
             return None
@@ -188,10 +204,7 @@ class PluggedNeuron:
         return given
 
     def reset_mem(self) -> Tensor | tuple[Tensor, ...]:
-        """Start a new sequence; return the state as a placeholder of shape (0,) each, which stands for zeros.
-
-        Range statistics that were gathered step by step are applied.
-        """
+        """Start a new sequence; return the state as a placeholder of shape (0,) each, which stands for zeros."""
         self.finish_sequence()
         self._state = self._no_state()
         ordered = tuple(getattr(self._state, field) for field in self._field_of.values())

@@ -18,13 +18,18 @@ Source: Ponghiran and Roy, "Spiking Neural Networks with Improved Inherent Recur
 Sequential Learning", AAAI 2022, arXiv 2109.01905 (PR22).
 """
 
-import functools
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+
+from neurons.repeats import Notes, start_in_graph, start_of
 
 FULL_PRECISION = 32
 MARGIN = 1 - 1e-4
@@ -32,7 +37,6 @@ MARGIN = 1 - 1e-4
 SMALLEST_RANGE = 1e-12
 """Stands in for a tracked range of zero (a layer that has only seen silence)."""
 TRACKING = ("sequence", "step", "fixed")
-_AVERAGES = ("initial", "minimum", "maximum", "updates")
 
 
 def check_bits(bits: int, threshold_levels: int = 0) -> None:
@@ -98,58 +102,90 @@ class MultiBitSpike(NamedTuple):
         return torch.where(q.abs() <= self.threshold_levels, torch.zeros_like(q), q)
 
     def __call__(self, membrane: Tensor) -> Tensor:
-        r = self.spike_range.detach()
+        # In the type that the state is kept in, as in a kernel.
+        r = self.spike_range.detach().to(torch.promote_types(membrane.dtype, torch.float32))
         if self.bits == FULL_PRECISION:
             return torch.clamp(membrane, -r, r)
+        same_type = self._replace(spike_range=r)
         with torch.no_grad():
-            spike = self.levels(membrane) / self.scale
+            spike = same_type.levels(membrane) / same_type.scale
         return _StraightThrough.apply(membrane, spike, r)
 
 
-def _range(initial: Tensor, minimum: Tensor, maximum: Tensor, updates: Tensor, momentum: float) -> Tensor:
-    dtype = torch.promote_types(minimum.dtype, torch.float32)
-    extreme = torch.maximum(minimum.abs(), maximum.abs()).to(dtype)
-    correction = 1 - (1 - momentum) ** updates.to(dtype)
-    tracked = (extreme / correction.clamp(min=momentum / 2)).clamp(min=SMALLEST_RANGE)
-    return torch.where(updates > 0, tracked, initial.to(dtype))
+class Statistics(NamedTuple):
+    """What a tracked range is made of, each a tensor of one element in float32."""
+
+    current: Tensor
+    """The range in force, in membrane units."""
+    minimum: Tensor
+    """Moving averages of the membrane's extremes, corrected for their start."""
+    maximum: Tensor
+    updates: Tensor
+    """How many sequences (or steps) they have seen."""
+
+    def moved(self, minimum: Tensor, maximum: Tensor, momentum: float) -> "Statistics":
+        """These after one more sequence (or step) with such extremes; the same where an extreme is not finite."""
+        updates = self.updates + 1
+        rate = torch.where(updates > 1, momentum / (1 - (1 - momentum) ** updates), 1.0)
+        lowest = torch.lerp(self.minimum, minimum.to(self.minimum.dtype), rate)
+        highest = torch.lerp(self.maximum, maximum.to(self.maximum.dtype), rate)
+        largest = torch.maximum(lowest.abs(), highest.abs())  # NaN if either is
+        after = largest.clamp(min=SMALLEST_RANGE), lowest, highest, updates
+        finite = torch.isfinite(largest)
+        return Statistics(*[torch.where(finite, new, old) for new, old in zip(after, self)])
 
 
-@functools.lru_cache(maxsize=1024)
-def _known_range(
-    initial: float, minimum: float, maximum: float, updates: float, momentum: float, dtype: torch.dtype
-) -> Tensor:
-    """The range for buffers of these values: computing it takes longer than the scan of one time step."""
-    with torch.inference_mode(False):  # what is kept must serve a later call that trains
-        buffers = (torch.tensor(value, dtype=dtype, device="cpu") for value in (initial, minimum, maximum, updates))
-        return _range(*buffers, momentum)
+class _Running(NamedTuple):
+    """A sequence that is fed step by step: the statistics that it started from and its extremes so far."""
+
+    start: Statistics
+    minimum: Tensor
+    maximum: Tensor
 
 
-def _is_eager(tensors: Sequence[Tensor]) -> bool:
-    """Whether these are plain tensors of known values: no compiler, transform or fake tensor."""
-    return (
-        not torch.compiler.is_compiling()
-        and all([type(tensor) is Tensor for tensor in tensors])
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-    )
+def _earlier(initial: Tensor, minimum: Tensor, maximum: Tensor, updates: Tensor, momentum: float) -> Statistics:
+    """Statistics as earlier releases saved them: averages that start from zero, to be corrected where they are read."""
+    correction = (1 - (1 - momentum) ** updates).clamp(min=momentum / 2)
+    largest = (torch.maximum(minimum.abs(), maximum.abs()) / correction).clamp(min=SMALLEST_RANGE)
+    after = largest, minimum / correction, maximum / correction
+    before = initial, -initial, initial
+    current, lowest, highest = (torch.where(updates > 0, new, old) for new, old in zip(after, before))
+    return Statistics(current, lowest, highest, updates)
 
 
 class TrackedRange(nn.Module):
     """The range r of a layer's spikes: an exponential moving average of the membrane's extremes.
 
-    After n updates with momentum m, the averages of the minimum and the maximum start from zero and are
-    corrected for it::
+    The n-th update with momentum m takes the averages of the minimum and the maximum towards the extremes::
 
-        average = (1 - m) * average + m * extreme
-        r = max(|average of minimum|, |average of maximum|) / (1 - (1 - m)^n)
+        rate = m / (1 - (1 - m)^n)
+        average = average + rate * (extreme - average)
+        r = max(|average of minimum|, |average of maximum|)
 
-    Before the first update r is ``initial_range``. ``tracking`` says when an update happens, in training
-    mode only: ``"sequence"``, once a sequence, after it was quantised with the range so far (a fused scan
-    can do this); ``"step"``, at every step before that step is quantised, as PR22's code does (reference
-    scan only); ``"fixed"``, never. A sequence with a membrane that is not finite leaves the range as it was.
+    so the first update puts the extremes in the place of ``initial_range``, which is r before it. ``tracking`` says
+    when an update happens, in training mode only: ``"sequence"``, once a sequence, after it was quantised with the
+    range so far (a fused scan can do this); ``"step"``, at every step before that step is quantised, as PR22's code
+    does (reference scan only); ``"fixed"``, never. A sequence with a membrane that is not finite leaves the range as
+    it was.
 
-    The averages and the count are buffers, saved with the model.
+    The range, the averages and the count are buffers, saved with the model, and float32 whatever type the model is
+    turned to. A sequence that is fed step by step is quantised with the range of its start; meanwhile the buffers are
+    at every step what they would be if the sequence ended there. So there is nothing to apply at its end, and what
+    :meth:`load_state_dict` loads is what runs.
+
+    A forward that a backward repeats (activation checkpointing) uses the range that it used the first time, and moves
+    nothing.
     """
+
+    current: Tensor
+    minimum: Tensor
+    maximum: Tensor
+    updates: Tensor
+    tracking: str
+    momentum: float
+    _notes: Notes
+    _running: _Running | None
+    _still: bool
 
     def __init__(self, initial_range: float = 1.0, tracking: str = "sequence", momentum: float = 0.1):
         super().__init__()
@@ -165,48 +201,140 @@ class TrackedRange(nn.Module):
             raise ValueError(f"range momentum must lie in (0, 1]; got {momentum!r}")
         self.tracking = tracking
         self.momentum = momentum
-        self.register_buffer("initial", torch.tensor(float(initial_range)))
-        self.register_buffer("minimum", torch.tensor(0.0))
-        self.register_buffer("maximum", torch.tensor(0.0))
-        self.register_buffer("updates", torch.tensor(0.0))
-        # Extremes of a sequence that is fed step by step and not finished yet; infinite where there is none.
-        self.register_buffer("pending_minimum", torch.tensor(float("inf")), persistent=False)
-        self.register_buffer("pending_maximum", torch.tensor(float("-inf")), persistent=False)
+        initial = float(initial_range)
+        for name, value in zip(Statistics._fields, (initial, -initial, initial, 0.0)):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
+        self._notes = Notes()
+        self._running = None
+        self._still = False
 
     def value(self) -> Tensor:
-        """The range r now, a tensor of one element, bias-corrected, in float32 at least, as the membrane is."""
-        buffers = [self._buffers[name] for name in _AVERAGES]  # as attributes they take longer
-        if self.training or buffers[0].device.type != "cpu" or not _is_eager(buffers):
-            return _range(*buffers, self.momentum)
-        if not buffers[3].item():
-            return buffers[0].to(torch.promote_types(buffers[1].dtype, torch.float32))
-        return _known_range(*[buffer.item() for buffer in buffers], self.momentum, buffers[1].dtype)
+        """The range r for a sequence that begins now, a float32 tensor of one element."""
+        return self.current.clone()
+
+    def begin(self, inputs: Sequence[Tensor], goes_on: bool = False) -> tuple[Statistics, bool | Tensor]:
+        """What a forward of these inputs (x and the state) starts from, and whether it is to be observed.
+
+        ``goes_on``: it is a further step of the sequence that is running, if one is.
+        """
+        running = self._running if goes_on else None
+        start = Statistics(*[part.clone() for part in (running.start if running else self._statistics())])
+        if torch.compiler.is_compiling():
+            detached = [x.detach() for x in inputs]
+            *noted, first = start_in_graph(self._notes.number, detached, list(start))
+            return Statistics(*noted), False if self._still else first
+        if not all(map(_is_real, inputs)):
+            return start, not self._still
+        start, first = start_of(self._notes, inputs, start)
+        return start, first and not self._still
 
     @torch.no_grad()
+    def observe(self, start: Statistics, minimum: Tensor, maximum: Tensor, observed: bool | Tensor = True) -> None:
+        """Count a sequence that began with the statistics ``start`` and had these extremes."""
+        self.write(start.moved(minimum, maximum, self.momentum), observed)
+        self.finish_sequence(observed)
+
+    @torch.no_grad()
+    def observe_step(
+        self, start: Statistics, minimum: Tensor, maximum: Tensor, goes_on: bool, observed: bool | Tensor = True
+    ) -> None:
+        """Count one step of a sequence that began with ``start``; ``goes_on`` as :meth:`begin` had it."""
+        if observed is False:
+            return
+        before, lowest, highest = self._running, minimum.float(), maximum.float()
+        if goes_on and before is not None:
+            lowest, highest = torch.minimum(before.minimum, lowest), torch.maximum(before.maximum, highest)
+        now = _Running(start, lowest, highest)
+        if isinstance(observed, Tensor):  # in a compiled graph
+            now = _chosen(observed, now, before or _Running(self._statistics(), *_no_extremes(lowest)))
+        self._running = now
+        self.write(start.moved(lowest, highest, self.momentum), observed)
+
+    @torch.no_grad()
+    def write(self, statistics: Statistics, observed: bool | Tensor = True) -> None:
+        """Put these in the place of the buffers, where ``observed``."""
+        if observed is False:
+            return
+        for own, new in zip(self._statistics(), statistics):
+            own.copy_(new if observed is True else torch.where(observed, new, own))
+
     def update(self, minimum: Tensor, maximum: Tensor) -> None:
         """Move the averages towards the extremes of one sequence (or one step)."""
-        minimum, maximum = minimum.to(self.minimum.dtype), maximum.to(self.maximum.dtype)
-        finite = torch.isfinite(minimum) & torch.isfinite(maximum)
-        for average, extreme in ((self.minimum, minimum), (self.maximum, maximum)):
-            moved = average + self.momentum * (extreme - average)
-            average.copy_(torch.where(finite, moved, average))
-        self.updates += finite
+        self.observe(self._statistics(), minimum, maximum)
 
-    @torch.no_grad()
-    def observe(self, minimum: Tensor, maximum: Tensor) -> None:
-        """Note the extremes of one step of a sequence that :meth:`commit` will close."""
-        self.pending_minimum.copy_(torch.minimum(self.pending_minimum, minimum.to(self.minimum.dtype)))
-        self.pending_maximum.copy_(torch.maximum(self.pending_maximum, maximum.to(self.maximum.dtype)))
+    def finish_sequence(self, observed: bool | Tensor = True) -> None:
+        """The next step begins a new sequence."""
+        if observed is True:
+            self._running = None
+        elif observed is not False and self._running is not None:  # in a compiled graph
+            self._running = _chosen(observed, _Running(self._statistics(), *_no_extremes(observed)), self._running)
 
-    @torch.no_grad()
-    def commit(self) -> None:
-        """Update with the extremes observed since the last commit; without any, do nothing."""
-        self.update(self.pending_minimum, self.pending_maximum)
-        self.pending_minimum.fill_(float("inf"))
-        self.pending_maximum.fill_(float("-inf"))
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Within it forwards use the range as ever and leave it as it is."""
+        before, self._still = self._still, True
+        try:
+            yield
+        finally:
+            self._still = before
+
+    def _statistics(self) -> Statistics:
+        return Statistics(self.current, self.minimum, self.maximum, self.updates)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
+        def moved(tensor: Tensor) -> Tensor:
+            other = fn(tensor)
+            return other if other.dtype == tensor.dtype else tensor.to(other.device)
+
+        if self._running is not None:
+            start, *extremes = self._running
+            self._running = _Running(Statistics(*map(moved, start)), *map(moved, extremes))
+        return super()._apply(moved, recurse)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments, **named):
+        self.finish_sequence()
+        names = [f"{prefix}{name}" for name in EARLIER_NAMES]
+        if f"{prefix}current" not in state_dict and all(isinstance(state_dict.get(name), Tensor) for name in names):
+            initial, minimum, maximum, updates = (state_dict[name].float() for name in names)
+            found = _earlier(initial, minimum, maximum, updates, self.momentum)
+            del state_dict[f"{prefix}initial"]
+            state_dict.update({f"{prefix}{name}": value for name, value in found._asdict().items()})
+        for name in Statistics._fields:
+            if isinstance(value := state_dict.get(prefix + name), Tensor):
+                state_dict[prefix + name] = value.to(torch.float32)
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **named)
 
     def extra_repr(self) -> str:
         return f"tracking={self.tracking!r}, momentum={self.momentum}"
+
+
+EARLIER_NAMES = ("initial", "minimum", "maximum", "updates")
+"""The buffers of a :class:`TrackedRange` in state dicts of earlier releases, which are still loaded."""
+
+
+def earlier_names(net: nn.Module) -> dict[str, str]:
+    """The names in the state dict of ``net`` that were others in earlier releases, and what they were."""
+    ranges = [name for name, m in net.named_modules(remove_duplicate=False) if isinstance(m, TrackedRange)]
+    prefixes = [f"{name}." if name else "" for name in ranges]
+    return {f"{prefix}current": f"{prefix}initial" for prefix in prefixes}
+
+
+def _is_real(tensor: Tensor) -> bool:
+    """Whether the tensor has values that can be looked at: no fake one, and none of a transform of torch.func."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not (wrapped or tensor.is_meta or isinstance(tensor, (FakeTensor, FunctionalTensor)))
+
+
+def _no_extremes(like: Tensor) -> tuple[Tensor, Tensor]:
+    """The extremes of nothing."""
+    infinity = torch.full((), math.inf, device=like.device)
+    return infinity, -infinity
+
+
+def _chosen(condition: Tensor, one: _Running, other: _Running) -> _Running:
+    """``one`` where the condition holds, else ``other``."""
+    start = Statistics(*[torch.where(condition, a, b) for a, b in zip(one.start, other.start)])
+    return _Running(start, *[torch.where(condition, a, b) for a, b in zip(one[1:], other[1:])])
 
 
 class ObservedSpike:
@@ -226,12 +354,16 @@ class ObservedSpike:
 
 
 class StepTrackedSpike:
-    """A spike function that moves the range with every membrane it is called on, before it quantises it."""
+    """A spike function that moves its range with every membrane it is called on, before it quantises it.
 
-    def __init__(self, tracked: TrackedRange, bits: int, threshold_levels: int):
-        self.tracked, self.bits, self.threshold_levels = tracked, bits, threshold_levels
+    ``statistics`` are those that it started from, then those that it has come to.
+    """
+
+    def __init__(self, spike: MultiBitSpike, statistics: Statistics, momentum: float):
+        self.spike, self.statistics, self.momentum = spike, statistics, momentum
 
     def __call__(self, membrane: Tensor) -> Tensor:
         if membrane.numel():
-            self.tracked.update(*torch.aminmax(membrane.detach()))
-        return MultiBitSpike(self.tracked.value(), self.bits, self.threshold_levels)(membrane)
+            with torch.no_grad():
+                self.statistics = self.statistics.moved(*torch.aminmax(membrane.detach()), self.momentum)
+        return self.spike._replace(spike_range=self.statistics.current)(membrane)

@@ -23,10 +23,12 @@ where every value is 0 or 1, so they count the additions after a multi-bit spike
 import copyreg
 import types
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from neurons import repeats
 from neurons.input_gated_lif import InputGatedLIF
 from neurons.integrator import Integrator
 from neurons.kernels import BACKENDS
@@ -35,6 +37,7 @@ from neurons.multibit_lif import MultiBitLIF
 from neurons.multibit_synaptic_lif import MultiBitSynapticLIF
 from neurons.neuron import Neuron, state_dtype
 from neurons.recurrent_gated_lif import RecurrentGatedLIF
+from neurons.repeats import Notes
 
 try:
     from spikingjelly.activation_based.base import MemoryModule
@@ -67,14 +70,19 @@ class Node:
     0.0.0.0.14, ``functional.set_backend(net, "cupy")`` sets it, after ``set_step_mode(net, "m")`` as for the
     library's own nodes.
 
-    In training, the range of multi-bit spikes is tracked once for every call in mode "m" and once for every
-    :meth:`reset` in mode "s", so both modes learn the same range if the network is reset after every sequence.
+    In training, the range of multi-bit spikes is tracked once for every call in mode "m"; in mode "s" the steps from
+    one :meth:`reset` to the next count once. So both modes learn the same range if the network is reset after every
+    sequence. ``functional_forward`` is pure: it gives what the next call would and moves no range.
+
+    In activation checkpointing a call that is repeated starts from the memories that it had the first time, and leaves
+    those that the node has by then.
     """
 
     def __init__(self, *args, step_mode: str = "s", store_v_seq: bool = False, backend: str = "auto", **options):
         super().__init__(*args, **options)
         for field in self.State._fields:
             self.register_memory(MEMORIES.get(field, field), 0.0)
+        self._starts = Notes()
         self.step_mode = step_mode
         self.store_v_seq = store_v_seq
         self.backend = backend
@@ -106,39 +114,49 @@ class Node:
 
     def single_step_forward(self, x: Tensor) -> Tensor:
         """Take one step on ``x [B, C, ...]`` from the node's memories."""
-        states = self.materialize_states((x,), tuple(self._memories.values()), "s")
-        (y,), states = self.single_step_functional_forward((x,), states)
-        self._memories.update(zip(self._memories, states))
-        if self.store_v_seq:
-            v = self.v.unsqueeze(0)
-            self.v_seq = v if self.v_seq is None else torch.cat((self.v_seq, v))
+        carried, first = repeats.carried(self._starts, x, tuple(self._memories.values()), self.training)
+        state = self.State(*self.materialize_states((x,), carried, "s"))
+        y, state = self.single_step(x, state)
+        if first:
+            self._memories.update(zip(self._memories, state))
+            if self.store_v_seq:
+                v = self.v.unsqueeze(0)
+                self.v_seq = v.clone() if self.v_seq is None else torch.cat((self.v_seq, v))
+        else:
+            self._starts.pass_on(state)
         return y
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         """Scan ``x_seq [T, B, C, ...]`` from the node's memories."""
-        states = self.materialize_states((x_seq,), tuple(self._memories.values()), "m")
+        carried, first = repeats.carried(self._starts, x_seq, tuple(self._memories.values()), self.training)
+        state, membranes = self.State(*self.materialize_states((x_seq,), carried, "m")), None
         if self.store_v_seq and len(x_seq):
-            y_seq, states, self.v_seq = self._scan_keeping_membranes(x_seq, states)
+            if first:  # what was fed step by step before is a sequence of its own, as it is to a scan
+                self.finish_sequence()
+            y_seq, state, membranes = self._scan_keeping_membranes(x_seq, state)
         else:
-            (y_seq,), states = self.multi_step_functional_forward((x_seq,), states)
-        self._memories.update(zip(self._memories, states))
+            y_seq, state = super().forward(x_seq, state)
+        if first:
+            self._memories.update(zip(self._memories, state))
+            if membranes is not None:
+                self.v_seq = membranes
+                self.finish_sequence()
+        else:
+            self._starts.pass_on(state)
         return y_seq
 
-    def _scan_keeping_membranes(self, x_seq: Tensor, states: tuple) -> tuple[Tensor, tuple, Tensor]:
+    def _scan_keeping_membranes(self, x_seq: Tensor, state: Any) -> tuple[Tensor, Any, Tensor]:
         if self.backend in ("cpu", "cupy"):
             warnings.warn(
                 f'{type(self).__name__} with store_v_seq=True runs in torch, not with backend "{self.backend}"',
                 stacklevel=3,
             )
-        # What was fed step by step before is a sequence of its own, as it is to a scan.
-        self.finish_sequence()
         outputs, membranes = [], []
         for x in x_seq.unbind(0):
-            (y,), states = self.single_step_functional_forward((x,), states)
+            y, state = self.single_step(x, state)
             outputs.append(y)
-            membranes.append(self.State(*states).membrane)
-        self.finish_sequence()
-        return torch.stack(outputs), states, torch.stack(membranes)
+            membranes.append(state.membrane)
+        return torch.stack(outputs), state, torch.stack(membranes)
 
     def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple[Tensor, ...]:
         """``states`` as tensors that fit the input: a number fills a tensor, a tensor is moved to device and type.
@@ -161,20 +179,21 @@ class Node:
         return tuple(tensors)
 
     def single_step_functional_forward(self, inputs: tuple, states: tuple) -> tuple[tuple[Tensor], tuple[Tensor, ...]]:
-        """One step with explicit state, in the order of the memories; touches no memory."""
+        """One step with explicit state, in the order of the memories; touches no memory and no range."""
         (x,) = inputs
-        y, state = self.single_step(x, self.State(*states))
-        # An output that is part of the state is copied, so that nothing done in place to it reaches the state.
-        return (y.clone() if any(y is part for part in state) else y,), tuple(state)
+        with self.still():
+            y, state = self.single_step(x, self.State(*states))
+        return (y,), tuple(state)
 
     def multi_step_functional_forward(self, inputs: tuple, states: tuple) -> tuple[tuple[Tensor], tuple[Tensor, ...]]:
-        """A scan with explicit state, in the order of the memories; touches no memory."""
+        """A scan with explicit state, in the order of the memories; touches no memory and no range."""
         (x_seq,) = inputs
-        y_seq, state = super().forward(x_seq, self.State(*states))
+        with self.still():
+            y_seq, state = super().forward(x_seq, self.State(*states))
         return (y_seq,), tuple(state)
 
     def reset(self) -> None:
-        """Forget state and ``v_seq``, and close the sequence for the range statistics."""
+        """Forget state and ``v_seq``; the next step begins a new sequence for the range statistics."""
         super().reset()
         self.finish_sequence()
         self.v_seq = None
@@ -185,10 +204,14 @@ class Node:
         Not in place, unlike the library's own: outputs given out before keep their gradient.
         """
         for name, value in self._memories.items():
-            if isinstance(value, Tensor):
-                self._memories[name] = value.detach()
-        if self.v_seq is not None:
-            self.v_seq = self.v_seq.detach()
+            self._memories[name] = _detached(value)
+        self.v_seq = _detached(self.v_seq)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle has the state and not the graph behind it, which neither can hold."""
+        state: dict[str, Any] = super().__getstate__()
+        memories = {name: _detached(value) for name, value in self._memories.items()}
+        return state | {"_memories": memories, "v_seq": _detached(self.v_seq)}
 
     def __getattr__(self, name: str):
         # The AttributeMonitor of 0.0.0.0.14 calls this for v_seq too, which is no memory here.
@@ -198,6 +221,10 @@ class Node:
         own, librarys = super().extra_repr(), MemoryModule.extra_repr(self)
         parts = ("" if own == librarys else own, f"step_mode={self.step_mode}", f"backend={self.backend}")
         return ", ".join(filter(None, parts))
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 class LearnableLIFNode(Node, LearnableLIF, MemoryModule):
@@ -250,7 +277,7 @@ def plugged(neuron: type[Neuron]) -> type[Node]:
             exec_body=lambda body: body.update(__module__=__name__, __doc__=doc),
         )
         # The class has no name to be found by, so that its instances are pickled with the neuron it came from.
-        copyreg.pickle(node, lambda self: (_blank, (neuron,), self.__dict__))
+        copyreg.pickle(node, lambda self: (_blank, (neuron,), self.__getstate__()))
         _nodes[neuron] = node
     return _nodes[neuron]
 

@@ -60,9 +60,10 @@ def load_published(network: PublishedNetwork, numbers, when: str) -> None:
             put(getattr(norm, part), f"{name}.{part}")
 
     def put_range(neuron, name: str) -> None:
-        put(neuron.spike_range.minimum, f"{name}.tracked_min_biased")
-        put(neuron.spike_range.maximum, f"{name}.tracked_max_biased")
-        put(neuron.spike_range.updates, f"{name}.iter_count")
+        # Averages that start from zero: the form of our earlier state dicts.
+        parts = {"minimum": "tracked_min_biased", "maximum": "tracked_max_biased", "updates": "iter_count"}
+        state = {part: torch.from_numpy(numbers[f"{when}/{name}.{key}"]).reshape(()) for part, key in parts.items()}
+        neuron.spike_range.load_state_dict({"initial": torch.tensor(1.0), **state})
 
     put_range(network.encoder, "fsq_x")
     for i in range(2):
@@ -115,9 +116,11 @@ def check_published_network(network, numbers, run=lambda neuron, x: neuron(x)[0]
     for name, (ours, published) in published_gradients(network, numbers).items():
         close(ours, published, rtol=1e-3, atol=1e-5, msg=f"the gradient of {name} differs")
     for neuron, name in zip([network.encoder, *network.neurons], ["fsq_x", "fsq_hs.0", "fsq_hs.1"]):
-        close(neuron.spike_range.minimum, numbers[f"after/{name}.tracked_min_biased"], rtol=1e-5, atol=1e-6)
-        close(neuron.spike_range.maximum, numbers[f"after/{name}.tracked_max_biased"], rtol=1e-5, atol=1e-6)
-        close(neuron.spike_range.updates, numbers[f"after/{name}.iter_count"])
+        tracked = neuron.spike_range
+        corrected = 1 - (1 - tracked.momentum) ** tracked.updates
+        close(tracked.minimum * corrected, numbers[f"after/{name}.tracked_min_biased"], rtol=1e-5, atol=1e-6)
+        close(tracked.maximum * corrected, numbers[f"after/{name}.tracked_max_biased"], rtol=1e-5, atol=1e-6)
+        close(tracked.updates, numbers[f"after/{name}.iter_count"])
         close(neuron.spike().scale, numbers[f"after/{name}.scale"], rtol=1e-5, atol=0)
 
     load_published(network, numbers, "after")

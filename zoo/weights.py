@@ -4,6 +4,8 @@ Parameters of one dimension or more are stored as float16; numbers that stand al
 and all other buffers as float32; a parameter with a value that float16 cannot hold, as float32 too. A network
 that was loaded holds only values that are stored exactly, so saving it again gives the same bytes.
 
+Files of earlier releases, in which tracked ranges have other names, are read as well.
+
 A tensor that a network holds under several names (tied weights) is stored once, under the first of them.
 """
 
@@ -14,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from neurons.spike import earlier_names
 from zoo import errors
 
 
@@ -39,7 +42,9 @@ def unpack(data: bytes, network: nn.Module, path: Path) -> None:
         raise errors.no_safetensors(path, error) from None
     state = network.state_dict()
     stored = _stored_names(network.state_dict(keep_vars=True))
-    expected = {name: state[name] for name in dict.fromkeys(stored.values())}
+    earlier = earlier_names(network)
+    in_file = {name: earlier[name] if earlier.get(stored[name]) in tensors else name for name in state}
+    expected = {in_file[name]: state[name] for name in dict.fromkeys(stored.values())}
     problems = [f"no tensor {name!r}, {_describe(expected[name])}" for name in expected if name not in tensors]
     problems += [f"an unexpected tensor {name!r}" for name in tensors if name not in expected]
     problems += [
@@ -49,7 +54,7 @@ def unpack(data: bytes, network: nn.Module, path: Path) -> None:
     ]
     if problems:
         raise errors.weights_mismatch(path, problems)
-    network.load_state_dict({name: tensors[stored[name]] for name in state}, strict=True)
+    network.load_state_dict({in_file[name]: tensors[in_file[stored[name]]] for name in state}, strict=True)
 
 
 def _stored_names(state: dict[str, Tensor]) -> dict[str, str]:

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, library
 from torch._functorch import pyfunctorch
 
-NAMESPACE = "snn_zoo"
+from neurons.repeats import NAMESPACE
+
 RECURRENT = "recurrent-gated-lif"
 _NOTHING = contextlib.nullcontext()
 _MODULES = {"cpu": "neurons.kernels.cpu", "cuda": "neurons.kernels.cuda"}
@@ -189,8 +190,8 @@ def _empty_checkpoints(operator: Operator, x: Tensor, state: list[Tensor]) -> Te
     return state[0].new_empty(math.prod(_checkpoint_shape(operator, x, state)))
 
 
-def _full_precision(x: Tensor):
-    """Inside an operator autocast has no say: the state stays in its own type."""
+def full_precision(x: Tensor):
+    """Within it autocast has no say: a state stays in its own type, and so do products that lead to it."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
 
@@ -206,7 +207,7 @@ def _forward(
 ) -> tuple[Tensor | None, ...]:
     """y, the parts of the final state, checkpoints and extremes: None for these two where they are not asked for."""
     if x.numel():
-        with _full_precision(x):
+        with full_precision(x):
             provider, inputs = _provider(x), (x, state, parameters, settings, keep, track)
             y, final_state, checkpoints, extremes = provider.scan_forward(operator.neuron, *inputs)
         return y, *final_state, checkpoints.view(-1) if keep else None, extremes
@@ -221,7 +222,7 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     checkpoints, grad_y, *grad_state = rest
     if x.numel():
-        with _full_precision(x):
+        with full_precision(x):
             checkpoints = checkpoints.view(_checkpoint_shape(operator, x, state))
             inputs = x, state, parameters, settings, checkpoints, grad_y, grad_state
             grad_x, grad_state, grad_parameters = _provider(x).scan_backward(operator.neuron, *inputs)

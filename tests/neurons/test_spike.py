@@ -1,12 +1,14 @@
 """The multi-bit spike function and its tracked range, by hand."""
 
-import math
-
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from neurons import MultiBitLIF, MultiBitSpike, TrackedRange
-from neurons.spike import MARGIN, level_count
+from neurons.spike import MARGIN, SMALLEST_RANGE, level_count
 
 NAN, INF = float("nan"), float("inf")
 
@@ -126,7 +128,7 @@ def test_the_range_is_the_initial_one_before_the_first_update():
     assert TrackedRange(2.5).value() == 2.5
 
 
-# Momentum 0.1; after n updates both averages are divided by 1 - 0.9^n.
+# Momentum 0.1: averages that start from zero, divided by 1 - 0.9^n after n updates.
 #   1: min -0.2, max 0.3;                      r = 0.3 / 0.1
 #   2: min -0.18 - 0.5,  max 0.27 + 0.1;       r = 0.68 / 0.19
 #   3: min -0.612 - 0.1, max 0.333 + 1.0;      r = 1.333 / 0.271
@@ -136,10 +138,16 @@ def test_the_range_is_the_initial_one_before_the_first_update():
 )
 def test_the_range_is_the_bias_corrected_average_of_the_extremes(updates, minimum, maximum, r):
     tracked = updated(TrackedRange(), *[(-2.0, 3.0), (-5.0, 1.0), (-1.0, 10.0)][:updates])
-    assert tracked.minimum.item() == pytest.approx(minimum)
-    assert tracked.maximum.item() == pytest.approx(maximum)
+    assert tracked.minimum.item() == pytest.approx(minimum / (1 - 0.9**updates))
+    assert tracked.maximum.item() == pytest.approx(maximum / (1 - 0.9**updates))
     assert tracked.updates == updates
     assert tracked.value().item() == pytest.approx(r)
+
+
+@pytest.mark.parametrize("initial", [SMALLEST_RANGE, 1.0, 3e38])
+def test_the_first_update_leaves_nothing_of_the_initial_range(initial):
+    tracked = updated(TrackedRange(initial), (-2.0, 3.0))
+    assert (tracked.minimum, tracked.maximum, tracked.value()) == (-2.0, 3.0, 3.0)
 
 
 def test_momentum_says_how_far_an_update_moves():
@@ -164,34 +172,31 @@ def test_extremes_that_are_not_finite_leave_the_range_as_it_was(extremes):
 
 
 def test_extremes_too_large_for_the_type_of_the_range_leave_it_as_it_was():
-    tracked = updated(TrackedRange().half(), (-2.0, 3.0))
-    updated(tracked, (-1.0, 1e6))
+    tracked = updated(TrackedRange(), (-2.0, 3.0))
+    tracked.update(torch.tensor(-1.0, dtype=torch.float64), torch.tensor(1e300, dtype=torch.float64))
     assert tracked.updates == 1
-    assert tracked.value().isfinite()
+    assert tracked.value() == 3
 
 
-def test_observed_steps_become_one_update_when_committed():
-    tracked = TrackedRange()
-    for minimum, maximum in [(-1.0, 2.0), (-4.0, 1.0), (0.0, 3.0)]:
-        tracked.observe(torch.tensor(minimum), torch.tensor(maximum))
-    assert tracked.updates == 0
-    tracked.commit()
-    assert tracked.updates == 1
-    assert (tracked.minimum.item(), tracked.maximum.item()) == pytest.approx((-0.4, 0.3))
-    tracked.commit()
-    assert tracked.updates == 1, "a commit with nothing observed since the last one must do nothing"
+def observed(tracked: TrackedRange, *extremes: tuple[float, float]) -> TrackedRange:
+    """After the steps of one sequence."""
+    for i, (minimum, maximum) in enumerate(extremes):
+        start, first = tracked.begin((torch.ones(1),), goes_on=i > 0)
+        tracked.observe_step(start, torch.tensor(minimum), torch.tensor(maximum), i > 0, first)
+    return tracked
+
+
+def test_the_steps_of_a_sequence_are_one_update():
+    steps = [(-1.0, 2.0), (-4.0, 1.0), (0.0, 3.0)]
+    tracked = observed(updated(TrackedRange(), (-1.0, 1.0)), *steps)
+    assert tracked.updates == 2
+    assert tracked.value() == updated(TrackedRange(), (-1.0, 1.0), (-4.0, 3.0)).value()
 
 
 def test_one_step_that_is_not_finite_voids_its_whole_sequence_and_not_the_next():
-    tracked = TrackedRange()
-    tracked.observe(torch.tensor(-1.0), torch.tensor(2.0))
-    tracked.observe(torch.tensor(NAN), torch.tensor(NAN))
-    tracked.observe(torch.tensor(-1.0), torch.tensor(2.0))
-    tracked.commit()
-    assert tracked.updates == 0
-    tracked.observe(torch.tensor(-1.0), torch.tensor(2.0))
-    tracked.commit()
-    assert tracked.value().item() == pytest.approx(2.0)
+    tracked = observed(TrackedRange(5.0), (-1.0, 2.0), (NAN, NAN), (-1.0, 2.0))
+    assert (tracked.updates, tracked.value()) == (0, 5)
+    assert observed(tracked, (-1.0, 2.0)).value() == 2
 
 
 def test_a_range_that_saw_only_silence_is_positive():
@@ -199,32 +204,114 @@ def test_a_range_that_saw_only_silence_is_positive():
     assert 0 < tracked.value().item() < 1e-6
 
 
-def test_the_averages_and_the_count_are_saved_and_an_unfinished_sequence_is_not():
-    assert set(TrackedRange().state_dict()) == {"initial", "minimum", "maximum", "updates"}
+def test_the_range_its_averages_and_the_count_are_saved():
+    assert set(TrackedRange().state_dict()) == {"current", "minimum", "maximum", "updates"}
 
 
-def test_the_averages_move_with_the_module_and_the_range_is_float32_at_least():
-    assert updated(TrackedRange().half(), (0.0, 0.0)).value() > 0
-    assert TrackedRange().half().value().dtype == torch.float32
-    assert TrackedRange().double().value().dtype == torch.float64
-    assert math.isclose(updated(TrackedRange().bfloat16(), (-2.0, 3.0)).value().item(), 3.0, rel_tol=0.01)
+TURNS = {
+    "half": nn.Module.half,
+    "bfloat16": nn.Module.bfloat16,
+    "double": nn.Module.double,
+    "to": lambda module: module.to("cpu", torch.float16),
+    "meta and back": lambda module: module.to("meta", torch.float16).to_empty(device="cpu"),
+}
 
 
-@pytest.mark.parametrize("change", ["in place", "behind autograd's back", "for another tensor", "in inference mode"])
-def test_in_evaluation_a_changed_average_changes_the_range(change):
-    tracked = updated(TrackedRange(), (-2.0, 3.0)).eval()
-    assert tracked.value().item() == tracked.train().value().item()
-    before = tracked.eval().value()
-    if change == "in place":
-        tracked.maximum.mul_(2)
-    elif change == "behind autograd's back":
-        tracked.maximum.data.mul_(2)
-    elif change == "for another tensor":
-        tracked.maximum = tracked.maximum * 2
-    else:
-        with torch.inference_mode():
-            tracked.maximum *= 2
-    assert tracked.value().item() == 2 * before.item()
+@pytest.mark.parametrize("turn", TURNS)
+def test_statistics_are_float32_whatever_the_network_is_turned_to(turn):
+    tracked = updated(TrackedRange(), (-1.2345678, 3.4567891))
+    before = {name: value.clone() for name, value in tracked.state_dict().items()}
+    turned = TURNS[turn](nn.Sequential(tracked))[0]
+    assert {value.dtype for value in [*turned.buffers(), turned.value()]} == {torch.float32}
+    if turn != "meta and back":
+        assert all(torch.equal(value, before[name]) for name, value in turned.state_dict().items())
+
+
+@pytest.mark.parametrize("default", [torch.float16, torch.bfloat16, torch.float64])
+def test_statistics_are_float32_whatever_the_default_type(default):
+    torch.set_default_dtype(default)
+    try:
+        tracked = TrackedRange(1.2345678)
+        updated(tracked, (-1.2345678, 3.4567891))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {value.dtype for value in [*tracked.buffers(), tracked.value()]} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_count_goes_on_in_half_precision(dtype):
+    tracked = TrackedRange().to(dtype)
+    for _ in range(3000):
+        updated(tracked, (-1.0, 2.0))
+    assert tracked.updates == 3000
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_state_dict_in_another_type_is_loaded_as_float32(assign, dtype):
+    state = {name: value.to(dtype) for name, value in updated(TrackedRange(), (-2.0, 3.0)).state_dict().items()}
+    tracked = TrackedRange()
+    tracked.load_state_dict(state, assign=assign)
+    assert {value.dtype for value in tracked.buffers()} == {torch.float32}
+    assert (tracked.minimum, tracked.maximum, tracked.value(), tracked.updates) == (-2, 3, 3, 1)
+
+
+extreme = st.floats(-100, 100, width=32)
+history = st.lists(st.tuples(extreme, extreme).map(lambda pair: (min(pair), max(pair))), max_size=4)
+
+
+@given(one=history, other=history, initial=st.floats(0.125, 50, width=32), share=st.floats(0, 1, width=32))
+def test_an_average_of_two_networks_has_its_range_between_theirs(one, other, initial, share):
+    ours, theirs = updated(TrackedRange(initial), *one), updated(TrackedRange(initial), *other)
+    averaged = TrackedRange(initial)
+    pairs = zip(ours.state_dict().items(), theirs.state_dict().values())
+    averaged.load_state_dict({name: torch.lerp(a, b, share) for (name, a), b in pairs})
+    torch.testing.assert_close(averaged.value(), torch.lerp(ours.value(), theirs.value(), share))
+    # Trained further, it goes on from averages of averages.
+    assert updated(averaged, (-1.0, 1.0)).value() <= max(ours.value(), theirs.value(), torch.tensor(1.0)) * 1.001
+
+
+def test_a_moving_average_over_weights_and_buffers_has_ranges_between_those_that_it_saw():
+    tracked = TrackedRange(1.0)
+    net = nn.Sequential(nn.Linear(1, 1), tracked)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    seen = []
+    for largest in (8.0, 2.0, 6.0, 4.0):
+        updated(tracked, (-largest, largest / 2))
+        average.update_parameters(net)
+        seen.append(tracked.value().item())
+        assert min(seen) <= average.module[1].value().item() <= max(seen)
+
+
+@given(history=history, initial=st.floats(0.125, 50, width=32))
+def test_a_state_dict_of_an_earlier_release_has_the_range_it_had(history, initial):
+    minimum = maximum = torch.tensor(0.0)
+    for lowest, highest in history:
+        minimum, maximum = minimum + 0.1 * (lowest - minimum), maximum + 0.1 * (highest - maximum)
+    updates = torch.tensor(float(len(history)))
+    earlier = {"initial": torch.tensor(initial), "minimum": minimum, "maximum": maximum, "updates": updates}
+    tracked = TrackedRange()
+    assert not any(tracked.load_state_dict(earlier))
+    largest = torch.maximum(minimum.abs(), maximum.abs()) / (1 - (1 - 0.1) ** updates)
+    assert tracked.value() == (largest.clamp(min=SMALLEST_RANGE) if history else initial)
+    assert set(earlier) == {"initial", "minimum", "maximum", "updates"}, "the caller's dictionary was changed"
+    trained = updated(TrackedRange(initial), *history, (-7.0, 9.0))
+    torch.testing.assert_close(updated(tracked, (-7.0, 9.0)).value(), trained.value())
+
+
+def test_a_state_dict_that_lacks_a_statistic_is_refused_by_name():
+    for names in (("current", "minimum", "updates"), ("initial", "minimum", "updates")):
+        with pytest.raises(RuntimeError, match="maximum"):
+            TrackedRange().load_state_dict({name: torch.tensor(1.0) for name in names})
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_value_handed_out_is_the_callers(training):
+    tracked = updated(TrackedRange(), (-2.0, 3.0)).train(training)
+    tracked.value().mul_(2)
+    before = tracked.value()
+    updated(tracked, (-9.0, 9.0))
+    assert before == 3
 
 
 def test_a_range_first_asked_for_with_another_default_device_serves_afterwards():

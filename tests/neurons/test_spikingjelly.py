@@ -802,23 +802,6 @@ def test_deepcopy_after_a_forward_and_a_reset_is_equal_and_independent(name, mod
 
 
 @every_neuron
-def test_deepcopy_before_a_reset_is_refused_with_a_graph_and_carries_the_state_without_as_the_librarys_own(name):
-    for node in (build(name), neuron.LIFNode()):
-        x = torch.randn(B, N * getattr(node, "inputs_per_neuron", 1))
-        with torch.no_grad():
-            node(x)
-        twin = copy.deepcopy(node)
-        assert torch.equal(node(x), twin(x))
-        functional.reset_net(node)
-        node(x.requires_grad_())
-        if any(value.grad_fn is not None for value in node.memories()):
-            with pytest.raises(RuntimeError, match="deepcopy"):
-                copy.deepcopy(node)
-        functional.detach_net(node)
-        copy.deepcopy(node)
-
-
-@every_neuron
 def test_a_pickled_network_goes_on_where_it_was(name):
     net = nn.Sequential(build(name, step_mode="m")).eval()
     x = current(net[0])

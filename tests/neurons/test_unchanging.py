@@ -138,9 +138,14 @@ def test_another_backend_and_monitors_are_heeded(name):
     x = currents(neuron, 1, 3, 4, 0)
     with torch.no_grad(), neurons.unchanging(neuron):
         _, state = neuron(x)
+        expected = neuron(x, state)
         with monitors.record(neuron) as traces:
             neuron(x, state)
-        assert traces
+        # What is ready to run would go past the recorder.
+        (recorded,) = traces.layers.values()
+        assert {part: len(values) for part, values in recorded.items()} == dict.fromkeys(recorded, 1)
+        torch.testing.assert_close(recorded["spikes"], expected[0])
+        torch.testing.assert_close(recorded["membrane"][0], expected[1].membrane)
         neuron.backend = "torch"
         neuron(x, state)
         assert neuron.last_backend == "torch"

@@ -4,9 +4,12 @@ import json
 
 import pytest
 import tiny_network
+import torch
+from safetensors.torch import load_file
 
 import zoo
-from zoo import card, errors, files
+from neurons.spike import earlier_names
+from zoo import card, errors, files, weights
 from zoo.registry import ARCHITECTURE_MODULES, MODEL_CARDS, architecture, register_architecture
 
 BUNDLED = sorted(path.parent.name for path in MODEL_CARDS.glob("*/config.json"))
@@ -110,8 +113,19 @@ def test_a_bundled_model_loads_and_would_be_saved_as_it_is(name, tmp_path):
     model, metrics = zoo.load(name), json.loads((MODEL_CARDS / name / files.METRICS).read_text())
     pictures = {picture: (MODEL_CARDS / name / picture).read_bytes() for picture in card.pictures(metrics)}
     again = zoo.save(model, tmp_path / name, metrics, pictures)
-    for file in (files.WEIGHTS, files.METRICS, *pictures, *model.assets()):
+    for file in (files.METRICS, *pictures, *model.assets()):
         assert (again / file).read_bytes() == (MODEL_CARDS / name / file).read_bytes()
+    # The bundled files hold tracked ranges as earlier releases saved them.
+    bundled, written = (load_file(folder / files.WEIGHTS) for folder in (MODEL_CARDS / name, again))
+    renamed = earlier_names(model)
+    assert renamed and bundled.keys() == {renamed.get(key, key) for key in written}
+    for key, value in written.items():
+        if not key.endswith(("spike_range.minimum", "spike_range.maximum")):
+            assert value.dtype == bundled[renamed.get(key, key)].dtype
+            assert torch.equal(value, bundled[renamed.get(key, key)])
+    loaded = zoo.load(str(again))
+    assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
+    assert weights.pack(loaded) == (again / files.WEIGHTS).read_bytes()
 
 
 def test_the_bundled_weights_are_small():

@@ -1,5 +1,6 @@
 """Saving: whole or not at all, in few bytes, and the same bytes each time."""
 
+import copy
 import json
 import os
 
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import neurons
 import zoo
-from zoo import files, weights
+from zoo import errors, files, weights
 
 
 def contents(folder):
@@ -61,6 +63,35 @@ def test_weights_are_stored_in_half_precision_and_single_numbers_and_buffers_in_
         "readout.bias",
     }
     assert dtypes["temperature"] == dtypes["neuron.spike_range.maximum"] == torch.float32
+
+
+def earlier(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights as earlier releases stored them: averages of a tracked range that start from zero."""
+    tensors = dict(tensors)
+    for prefix in {name.removesuffix("current") for name in tensors if name.endswith(".current")}:
+        corrected = 1 - 0.9 ** tensors[f"{prefix}updates"]
+        tensors[f"{prefix}initial"] = torch.ones_like(tensors.pop(f"{prefix}current"))
+        tensors |= {f"{prefix}{part}": tensors[f"{prefix}{part}"] * corrected for part in ("minimum", "maximum")}
+    return tensors
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_of_earlier_releases_are_read_and_saved_in_the_form_of_now(tied, tmp_path):
+    neuron = neurons.MultiBitLIF()
+    neuron(9 * torch.randn(4, 2, 3))
+    network = nn.Sequential(neuron, neuron if tied else copy.deepcopy(neuron))
+    now = weights.pack(network)
+    before = earlier(safetensors.torch.load(now))
+    other = nn.Sequential(neurons.MultiBitLIF(initial_range=5.0), neurons.MultiBitLIF())
+    if tied:
+        other[1] = other[0]
+    weights.unpack(safetensors.torch.save(before), other, tmp_path)
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, msg=name)
+    assert safetensors.torch.load(weights.pack(other)).keys() == safetensors.torch.load(now).keys()
+    del before["0.spike_range.initial"]
+    with pytest.raises(errors.WeightsMismatchError, match=r"0\.spike_range\.current"):
+        weights.unpack(safetensors.torch.save(before), other, tmp_path)
 
 
 def test_tied_weights_are_stored_once(saved):
