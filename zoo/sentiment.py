@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 import neurons
 from neurons.monitors import evaluation_view
-from zoo.inputs.text import TextReader
+from zoo.inputs.text import TextReader, normal
 from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, at_least_one, mirrored
 from zoo.registry import register_architecture
 
@@ -308,6 +308,11 @@ class TextClassifier(nn.Module):
     def _classification(self, probabilities: list[float]) -> Classification:
         by_label = dict(zip(self.settings.labels, probabilities))
         return Classification(max(by_label, key=by_label.__getitem__), by_label)
+
+    def check(self, text: str, where: str = "the text") -> None:
+        """Raise ValueError or TypeError, beginning with ``where``, for a text that could not be classified."""
+        readable = normal(text, where)
+        self.reader.check_known(readable, self.reader.ids([readable])[0], where)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The token ids of each text, or the error that says what is wrong with one."""

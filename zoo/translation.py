@@ -387,17 +387,25 @@ class Translator(nn.Module):
                     results[place] = Translation(self.tokenizer.decode(found.tokens), found.score)
         return results
 
+    def check(self, sentence: str, where: str = "the sentence") -> None:
+        """Raise ValueError or TypeError, beginning with ``where``, for a sentence that could not be translated."""
+        readable = normal(sentence, where)
+        self._check(readable, self.reader.ids([readable])[0], where)
+
+    def _check(self, text: str, ids: list[int], where: str) -> None:
+        letters = [c for c in normal(text, where).lower() if c.isalpha()]
+        if 2 * sum(c not in self.reader.alphabet for c in letters) > len(letters):
+            raise ValueError(f"{where} is not in a script this model has seen: {text[:SHOWN]!r}")
+        self.reader.check_known(text, ids, where)
+        longest = self.settings.longest - 1
+        if len(ids) > longest:
+            raise ValueError(f"{where} has {len(ids)} tokens and the model takes at most {longest}; split it")
+
     def _encoded(self, sentences: list[str]) -> list[list[int]]:
         """The token ids of each sentence with its end, or the error that says what is wrong with one."""
-        encoded, longest = self.reader.ids(sentences), self.settings.longest - 1
+        encoded = self.reader.ids(sentences)
         for place, (text, ids) in enumerate(zip(sentences, encoded)):
-            where = f"sentence {place}"
-            letters = [c for c in normal(text, where).lower() if c.isalpha()]
-            if 2 * sum(c not in self.reader.alphabet for c in letters) > len(letters):
-                raise ValueError(f"{where} is not in a script this model has seen: {text[:SHOWN]!r}")
-            self.reader.check_known(text, ids, where)
-            if len(ids) > longest:
-                raise ValueError(f"{where} has {len(ids)} tokens and the model takes at most {longest}; split it")
+            self._check(text, ids, f"sentence {place}")
         return [[*ids, END] for ids in encoded]
 
 
