@@ -13,7 +13,7 @@ An architecture is an ``nn.Module`` that can be rebuilt from JSON and a few byte
         def from_config(cls, config, assets): ...     # the reverse of the two; weights of any value
 
         def translate(self, sentences): ...           # the method of its task
-        def check(self, text, where): ...             # where it takes texts: ValueError, beginning with where, for a bad one
+        def check(self, text, where): ...             # if it takes texts: ValueError for a bad one
 
 A bundled model is a folder in ``model_cards`` (:mod:`zoo.files` says what it holds). Nothing here imports torch.
 """
@@ -68,7 +68,7 @@ METHODS = {
         "sentence",
         options=(
             Option("beam_size", int, "Hypotheses kept in the search; 1 is greedy."),
-            Option("length_penalty", float, "Power of the length that hypotheses are compared by; more favours longer."),
+            Option("length_penalty", float, "Power of the length that scores are divided by; more favours longer."),
             Option("batch_size", int, "The most sentences computed at once."),
         ),
         scored="translate_scored",

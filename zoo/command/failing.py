@@ -1,8 +1,8 @@
 """How the command fails: in one line on standard error, whatever the input, the machine or the terminal does.
 
-Exit status 0: all done. 1: an error ended it. 2: it was called wrongly. 3: all lines are answered, some of them by an
-empty line (:mod:`zoo.command.streaming`). 130: interrupted by Ctrl-C. An exception of any other kind than those below is
-a fault of ours and shows where it happened.
+Exit status 0: all done. 1: an error ended it. 2: it was called wrongly. 3: some lines could not be answered
+(:mod:`zoo.command.streaming`). 130: interrupted by Ctrl-C. An exception of any other kind than those below is a fault
+of ours and shows where it happened.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Commands(TyperGroup):
             try:
                 return super().main(*args, **options)
             finally:
-                sys.stdout.flush()  # here and not at exit, where a full disk would be a traceback
+                flush_output()  # here and not at exit, where a full disk would be a traceback
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -40,6 +40,14 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as interrupt:
             tell(f"interrupted{interrupt}")
             raise typer.Exit(130) from None
+
+
+def flush_output() -> None:
+    """Hand to the system what was written to standard output; OSError, with its name, where that fails."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def tell(message: str) -> None:
@@ -84,13 +92,12 @@ def _prepare_streams() -> None:
     A file or a pipe gets UTF-8, as it is read, whatever the locale says. A terminal gets what it can show, and the
     codes of other characters.
     """
-    for closed in (stream for stream in (sys.stdin, sys.stdout, sys.stderr) if stream is None):
-        del closed
-        os.open(os.devnull, os.O_RDWR)  # takes the number, so that no file that is opened later gets it
+    for _ in range([sys.stdin, sys.stdout, sys.stderr].count(None)):
+        os.open(os.devnull, os.O_RDWR)  # takes a closed one's number, so that no file that is opened later gets it
     if sys.stdout is None:
         sys.stdout = ClosedOutput()
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")

@@ -1,9 +1,9 @@
 """One input per line, one answer per line: in order, as they are ready, for input of any length.
 
-Lines are read in a thread of their own, a bounded number ahead. Whatever has come is answered, without waiting for more,
-so that a person or a slow program gets each answer at once, and a file is answered in groups. Line n of the output
-answers line n of the input: one that cannot be answered gets an empty line (in JSON, its error) and a warning with its
-number on standard error, and costs the others nothing.
+Lines are read in a thread of their own, a bounded number ahead. Whatever has come is answered, without waiting for
+more, so that a person or a slow program gets each answer at once, and a file is answered in groups. Line n of the
+output answers line n of the input: one that cannot be answered gets an empty line (in JSON, its error) and a warning
+with its number on standard error, and costs the others nothing.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import typer
 
-from zoo.command.failing import in_words, tell
+from zoo.command.failing import flush_output, in_words, tell
 from zoo.inputs.lines import Line, read_lines
 from zoo.registry import Method
 
@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
     name: str
     lines: Iterator[Line]
-    count: int | None = None
+    total: int | None = None
 
     def place(self, number: int) -> str:
         """What a line is called in errors."""
@@ -251,10 +251,10 @@ class Reader:
 
 
 class Output:
-    """Where answers go, line by line: standard output, or the file ``path``, which the first line creates or empties.
+    """Where answers go, line by line: standard output, or the file ``path``, which the first creates or empties.
 
-    With ``resume`` the file is gone on with: ``lines`` says how many whole lines it holds, and ``failed`` whether one of
-    them is the answer to a line that could not be answered. A last line that was cut goes.
+    With ``resume`` the file is gone on with: ``lines`` says how many whole lines it holds, and ``failed`` whether one
+    of them stands for a line that could not be answered. A last line that was cut goes.
     """
 
     def __init__(self, path: Path | None, in_json: bool, resume: bool):
@@ -280,26 +280,25 @@ class Output:
     def write(self, answers: list[Any]) -> None:
         """Hand the answers to the system, so that they stay, whatever ends this process."""
         text = "".join(f"{self._encode(answer)}\n" for answer in answers)
-        try:
-            if self.path is None:
-                sys.stdout.write(text)
-                sys.stdout.flush()
-            else:
-                self._write_to_file(self.path, text.encode("utf-8", "backslashreplace"))
-        except OSError as error:
-            name = "standard output" if self.path is None else str(self.path)
-            raise error if error.errno is None else OSError(error.errno, error.strerror, name) from None
+        if self.path is None:
+            sys.stdout.write(text)
+            flush_output()
+        else:
+            self._write_to_file(self.path, text.encode("utf-8", "backslashreplace"))
         self.lines += len(answers)
         self.failed |= any(isinstance(answer, Problem) for answer in answers)
 
     def _write_to_file(self, path: Path, data: bytes) -> None:
         if self._file is None:
-            self._file = open(path, "r+b" if self._end else "wb", buffering=0)
+            self._file = open(path, "r+b" if self._end else "wb", buffering=0)  # noqa: SIM115
             if self._end:
                 self._file.truncate(self._end)
                 self._file.seek(self._end)
-        while data:
-            data = data[self._file.write(data) :]
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
     def __enter__(self) -> "Output":
         return self
@@ -318,7 +317,7 @@ class Output:
         if read == 0:
             raise ValueError(f"{source} is empty")
         if read < self.lines:
-            raise ValueError(f"{self.path} holds {self.lines} lines, and {source} {read}: it does not answer that input")
+            raise ValueError(f"{self.path} has {self.lines} lines and {source} {read}: they do not belong together")
 
 
 @contextlib.contextmanager
@@ -335,5 +334,5 @@ def _progress(source: Source, output: Output) -> Iterator[Callable[[], None]]:
 
     columns = BarColumn(), MofNCompleteColumn(), "lines,", TimeElapsedColumn(), "gone,", TimeRemainingColumn(), "to go"
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
-        task = bar.add_task("", total=source.count, completed=output.lines)
+        task = bar.add_task("", total=source.total, completed=output.lines)
         yield lambda: bar.update(task, completed=output.lines)
