@@ -101,12 +101,12 @@ class Profile:
         skipped = [count - zero for count, zero in zip(both, by_zero)]
         float32, int32 = ([profile.energy(kind) for profile in pair] for kind in ("float32", "int32"))
         return [
-            f"{self.name}: {_times(*both)} multiplications than {other.name} ({_short(both[0])} against "
+            f"{self.name}: {_times(both)} multiplications than {other.name} ({_short(both[0])} against "
             f"{_short(both[1])} an input; {_short(both[0] - reals[0])} of the former are by small integers)",
-            f"multiplications of two real numbers alone: {_times(*reals)} than {other.name}",
-            f"if both skipped multiplications by an activation that is zero: {_times(*skipped)} than {other.name}",
-            f"energy of the arithmetic, an estimate: {_times(*float32, 'less')} in float32, "
-            f"{_times(*int32, 'less')} in int32 with shift and add",
+            f"multiplications of two real numbers alone: {_times(reals)} than {other.name}",
+            f"if both skipped multiplications by an activation that is zero: {_times(skipped)} than {other.name}",
+            f"energy of the arithmetic, an estimate: {_times(float32, 'less')} in float32, "
+            f"{_times(int32, 'less')} in int32 with shift and add",
         ]
 
     def card_row(self) -> dict[str, float | str | None]:
@@ -189,9 +189,9 @@ class Profile:
 
     def __str__(self) -> str:
         width = shutil.get_terminal_size().columns
-        console = Console(file=io.StringIO(), width=width, color_system=None)
-        console.print(self.table(width))
-        return console.file.getvalue()
+        text = io.StringIO()
+        Console(file=text, width=width, color_system=None).print(self.table(width))
+        return text.getvalue()
 
     def to_json(self) -> str:
         """Everything but the raster, as JSON; counts are totals over ``inputs``."""
@@ -251,7 +251,8 @@ def _indented(names: list[str]) -> list[str]:
     return labels
 
 
-def _times(mine: float, theirs: float, word: str = "fewer") -> str:
+def _times(pair: list[float], word: str = "fewer") -> str:
+    mine, theirs = pair
     if mine == theirs:
         return f"1.00 times {word}"
     if not mine or not theirs:
