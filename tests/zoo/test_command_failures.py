@@ -52,7 +52,8 @@ def test_a_full_disk_behind_standard_output_is_one_line(name, working):
     with open("/dev/full", "wb") as full:
         status, _, told = finish(start(*working[name], stdout=full))
     assert status == 1
-    assert_told_in_one_line(told, "standard output: No space left on device")
+    assert_told_in_one_line(told, "No space left on device")
+    assert name == "--help" or "standard output: " in told
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell of Unix closes the stream")
@@ -79,20 +80,16 @@ def test_a_closed_standard_error_changes_nothing(name, working):
     assert status == 0 and written.count(b"\n") > 0
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
+@pytest.mark.parametrize("name", EVERY)
+def test_output_is_utf8_whatever_the_locale_says(name, working):
+    written = finish(start(*working[name], environment={"PYTHONUTF8": "1"}))[1]
+    written.decode("utf-8")
+    for environment in (
         {"PYTHONIOENCODING": "ascii"},
         {"PYTHONIOENCODING": "cp850"},
         {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-    ],
-)
-@pytest.mark.parametrize("name", EVERY)
-def test_output_is_utf8_whatever_the_locale_says(name, environment, working):
-    status, written, told = finish(start(*working[name], environment=environment))
-    assert (status, told) == (0, "")
-    assert written == finish(start(*working[name], environment={"PYTHONUTF8": "1"}))[1]
-    written.decode("utf-8")
+    ):
+        assert finish(start(*working[name], environment=environment)) == (0, written, "")
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in ("list", "--help", "--version")])

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import zoo
 from zoo.command import tables
-from zoo.command.failing import Commands
+from zoo.command.failing import Commands, say
 from zoo.registry import METHODS, TASKS, Method
 
 app = typer.Typer(
@@ -28,7 +27,7 @@ Device = Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, c
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"snn-zoo {zoo.__version__}")
+        say(f"snn-zoo {zoo.__version__}\n")
         raise typer.Exit
 
 
@@ -47,13 +46,13 @@ def list_command(
     task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
 ) -> None:
     """List the bundled models."""
-    typer.echo(tables.models([zoo.info(name) for name in zoo.list_models(pattern, task)]))
+    say(tables.models([zoo.info(name) for name in zoo.list_models(pattern, task)]) + "\n")
 
 
 @app.command("info")
 def info_command(name: Name) -> None:
     """Say what is known of a model."""
-    typer.echo(tables.model(zoo.info(name)))
+    say(tables.model(zoo.info(name)) + "\n")
 
 
 def _add_command_of(method: str, how: Method) -> None:
@@ -147,13 +146,10 @@ def profile_command(
     comparisons = [profiles[0].compare(other) for other in profiles[1:]]
     if as_json:
         found = {"profiles": [profile.as_dict() for profile in profiles], "comparisons": comparisons}
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        say(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     else:
-        console = Console(markup=False, highlight=False, emoji=False)
-        for profile in profiles:
-            console.print(profile.table(console.width))
-        for sentences in comparisons:
-            typer.echo("\n".join(tables.wrapped(sentence, hanging=2) for sentence in sentences))
+        sentences = [tables.wrapped(sentence, hanging=2) for comparison in comparisons for sentence in comparison]
+        say("".join(map(str, profiles)) + "".join(f"{sentence}\n" for sentence in sentences))
     if plot is not None:
         profiles[0].plot(plot)
 

@@ -32,7 +32,7 @@ class Commands(TyperGroup):
             try:
                 return super().main(*args, **options)
             finally:
-                flush_output()  # here and not at exit, where a full disk would be a traceback
+                sys.stdout.flush()  # here and not at exit, where a full disk would be a traceback
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -42,12 +42,13 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
-def flush_output() -> None:
-    """Hand to the system what was written to standard output; OSError, with its name, where that fails."""
+def say(text: str) -> None:
+    """Write ``text`` to standard output, at once; OSError, with its name, where that fails."""
     try:
+        sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        raise OSError(error.errno, error.strerror, "standard output") from None
+        raise OSError(error.errno, error.strerror, "standard output") if error.errno else error from None
 
 
 def tell(message: str) -> None:
@@ -60,14 +61,12 @@ def tell(message: str) -> None:
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:  # whoever read the output has seen enough
-        _give_up_output()
-        sys.exit(1)
     except Exception as error:
         if not _is_of_the_outside(error):
             raise
         _give_up_output()
-        tell(in_words(error))
+        if not isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
+            tell(in_words(error))
         sys.exit(1)
 
 
@@ -104,9 +103,9 @@ def _prepare_streams() -> None:
 
 
 def _give_up_output() -> None:
-    """Let what could not be written go: Python would try again at exit and show a traceback."""
-    with contextlib.suppress(OSError):
+    """Let go what cannot be written to standard output: Python would try again at exit and show a traceback."""
+    try:
         sys.stdout.flush()
-        return
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import typer
 
-from zoo.command.failing import flush_output, in_words, tell
+from zoo.command.failing import in_words, say, tell
 from zoo.inputs.lines import Line, read_lines
 from zoo.registry import Method
 
@@ -281,8 +281,7 @@ class Output:
         """Hand the answers to the system, so that they stay, whatever ends this process."""
         text = "".join(f"{self._encode(answer)}\n" for answer in answers)
         if self.path is None:
-            sys.stdout.write(text)
-            flush_output()
+            say(text)
         else:
             self._write_to_file(self.path, text.encode("utf-8", "backslashreplace"))
         self.lines += len(answers)
