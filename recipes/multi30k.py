@@ -110,7 +110,7 @@ def _packed_texts(path: Path) -> list[str]:
 
 
 def checked_pairs(pairs: Any, purpose: str) -> list[Pair]:
-    """``pairs`` as a list; TypeError for anything but a list of two strings each, ValueError for none to ``purpose``."""
+    """``pairs`` as a list; TypeError for anything but a list of two strings each, ValueError for none."""
     if not isinstance(pairs, list | tuple):
         raise TypeError(f"pairs must be a list of (German, English); got {type(pairs).__name__}")
     for place, pair in enumerate(pairs):
