@@ -312,11 +312,14 @@ class TextClassifier(nn.Module):
     def check(self, text: str, where: str = "the text") -> None:
         """Raise ValueError or TypeError, beginning with ``where``, for a text that could not be classified."""
         readable = normal(text, where)
-        self.reader.check_known(readable, self.reader.ids([readable])[0], where)
+        self._check(readable, self.reader.ids([readable])[0], where)
+
+    def _check(self, text: str, ids: list[int], where: str) -> None:
+        self.reader.check_known(text, ids, self.reader.known, where)  # ":)" alone says something
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The token ids of each text, or the error that says what is wrong with one."""
         encoded = self.reader.ids(texts)
         for place, (text, ids) in enumerate(zip(texts, encoded)):
-            self.reader.check_known(text, ids, f"text {place}")
+            self._check(text, ids, f"text {place}")
         return encoded

@@ -149,7 +149,7 @@ def profile_command(
         say(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     else:
         sentences = [tables.wrapped(sentence, hanging=2) for comparison in comparisons for sentence in comparison]
-        say("".join(map(str, profiles)) + "".join(f"{sentence}\n" for sentence in sentences))
+        say("\n".join(map(str, profiles)) + "".join(f"{sentence}\n" for sentence in sentences))
     if plot is not None:
         profiles[0].plot(plot)
 

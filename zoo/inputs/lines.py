@@ -28,8 +28,13 @@ def decoded(data: bytes, where: str) -> str:
             f"{where} is not text in UTF-8: byte {error.start + 1} is 0x{data[error.start]:02x} ({error.reason})"
         ) from None
     if "\0" in text:
-        raise ValueError(f"{where} is not text in UTF-8: it holds zero bytes")
+        raise ValueError(f"{where} is not text: it holds zero bytes")
     return text
+
+
+def document(data: bytes, where: str) -> str:
+    """All of a file's ``data`` as text, without a byte order mark; ValueError as for :func:`decoded`."""
+    return decoded(data.removeprefix(BYTE_ORDER_MARK), where)
 
 
 def read_lines(stream: BinaryIO, source: str) -> Iterator[Line]:
@@ -39,13 +44,14 @@ def read_lines(stream: BinaryIO, source: str) -> Iterator[Line]:
     problem does not end the others.
     """
     for number, line in enumerate(stream, 1):
-        line = line.removesuffix(b"\n").removesuffix(b"\r")
         if number == 1:
             line = line.removeprefix(BYTE_ORDER_MARK)
         try:
-            yield Line(number, decoded(line, f"line {number} of {source}"), None)
+            text = decoded(line.removesuffix(b"\n").removesuffix(b"\r"), f"line {number} of {source}")
         except ValueError as error:
             yield Line(number, None, str(error))
+        else:
+            yield Line(number, text, None)
 
 
 def texts_of(stream: BinaryIO, source: str) -> list[str]:

@@ -58,8 +58,10 @@ class TextReader:
         self.tokenizer, self.special_tokens, self.kind = tokenizer, special_tokens, kind
         known = {token: place for token, place in tokenizer.get_vocab().items() if token not in special_tokens}
         self.alphabet = frozenset("".join(known))
+        self.known = frozenset(known.values())
+        """The ids that stand for any text that the tokenizer knows."""
         self.words = frozenset(place for token, place in known.items() if any(c.isalnum() for c in token))
-        """The ids that stand for at least one letter or digit."""
+        """Those of them that stand for at least one letter or digit."""
 
     def __reduce__(self):
         # A copied tokenizer has forgotten that special tokens are text: a copy is made as this was.
@@ -74,8 +76,8 @@ class TextReader:
         readable = [normal(text, f"{self.kind} {place}") for place, text in enumerate(texts)]
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(readable)]
 
-    def check_known(self, text: str, ids: list[int], where: str) -> None:
-        """Raise ValueError for a text that is empty, or without a word or number of which the model knows any part."""
-        if self.words.isdisjoint(ids):
+    def check_known(self, text: str, ids: list[int], known: frozenset[int], where: str) -> None:
+        """Raise ValueError for a text that is empty, or has none of the ids that are ``known``."""
+        if known.isdisjoint(ids):
             problem = "has no word that this model knows" if ids else "is empty"
             raise ValueError(f"{where} {problem}{f': {text[:SHOWN]!r}' if text.strip() else ''}")
