@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import zoo
 from zoo.command import app, streaming
+from zoo.registry import METHODS, TASKS
 
 FORMS = [[], ["--json"], ["--scores"], ["--json", "--scores"]]
 UNCHANGING = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -85,6 +86,38 @@ def test_wrong_options_and_models_leave_the_output_as_it_was(bundled, tmp_path):
         assert output.read_text() == "old\n"
     assert run("--output", output, "Hund").exit_code == 0
     assert output.read_text().splitlines() == zoo.load("tiny").translate(["Hund"])
+
+
+@pytest.mark.parametrize("name", ["lite-snn-multi30k", "lite-snn-imdb"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "two dogs",
+        ":)",
+        "",
+        " ",
+        "…",
+        "привет мир",
+        "\ud800",
+        "a\0b",
+        "\u200b",
+        "a " * 300,
+        "Hund 犬",
+        "\uff54\uff57\uff4f",
+        "\x1c",
+    ],
+)
+def test_check_says_of_one_text_what_the_method_of_the_model_would(name, text):
+    model, method = zoo.load(name), TASKS[zoo.info(name).task]
+    options = {"beam_size": 1} if method == "translate" else {}
+    try:
+        getattr(model, method)([text], **options)
+    except ValueError as error:
+        with pytest.raises(ValueError) as found:
+            model.check(text, f"{METHODS[method].input} 0")
+        assert str(found.value).split(":")[0] == str(error).split(":")[0]
+    else:
+        model.check(text)
 
 
 # Going on after an interruption

@@ -8,7 +8,7 @@ from zoo.registry import ModelInfo
 
 
 def wrapped(text: str, indent: int = 0, hanging: int = 0) -> str:
-    """``text`` in lines as wide as the terminal; a path is not broken, so that it can be copied."""
+    """``text`` in lines as wide as the terminal, broken between words."""
     return textwrap.fill(
         text,
         max(shutil.get_terminal_size().columns, 40),
@@ -42,10 +42,10 @@ def model(found: ModelInfo) -> str:
         ("size", _size(found)),
         ("licence", found.licence or "unknown"),
         *(("" if place else "measured", line) for place, line in enumerate(measured)),
-        ("folder", str(found.folder)),
     ]
     width = max(len(key) for key, _ in rows) + 2
-    return "\n".join(wrapped(f"{key:{width}}{value}", hanging=width) for key, value in rows if value)
+    lines = [wrapped(f"{key:{width}}{value}", hanging=width) for key, value in rows if value]
+    return "\n".join([*lines, f"{'folder':{width}}{found.folder}"])  # in one line, so that it can be copied
 
 
 def _score(model: ModelInfo) -> str:
