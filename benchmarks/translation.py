@@ -145,7 +145,7 @@ class Networks:
                 model.output_bias[END] = -1e4
             calls[name] = functools.partial(model.translate, sentences, batch_size=batch_size)
             found = model.eval().search(source, beam_size=5, length_penalty=1.0)
-            lengths.add(sum(map(len, found)))
+            lengths.add(sum(len(hypothesis.tokens) for hypothesis in found))
         (total,) = lengths  # all do the same work
         return calls, total
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from neurons.neuron import Neuron, Step
 from neurons.recurrent_gated_lif import RecurrentGatedLIF
 
 Around = Callable[[str, Neuron, Step, Tensor, Any, Any], tuple[Tensor, Any]]
+Module = TypeVar("Module", bound=nn.Module)
 PLOTTED_NEURONS = 4
 PLOTTED_LAYERS = 6
 
@@ -58,7 +59,10 @@ def around_steps(net: nn.Module, around: Around) -> Iterator[None]:
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Within it ``net`` is in evaluation mode; afterwards each module is in the mode it was in."""
+    """Within it ``net`` is in evaluation mode; afterwards each module is in the mode it was in.
+
+    Nothing else may use ``net`` meanwhile; for what is called from several threads there is :func:`evaluation_view`.
+    """
     training = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
@@ -66,6 +70,30 @@ def evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training:
             module.training = mode
+
+
+@contextmanager
+def evaluation_view(net: Module) -> Iterator[Module]:
+    """``net`` in evaluation mode, as a module of its own over the same parameters, buffers and hooks.
+
+    ``net`` itself stays in its mode, and may be trained, or looked at so in other threads, meanwhile: a change of its
+    mode does not reach the view, one of its weights in place does, and is then used by whatever part runs after it.
+    """
+    views: dict[nn.Module, nn.Module] = {}
+    yield _view(net, views)
+    for module, view in views.items():
+        if isinstance(module, Neuron) and isinstance(view, Neuron) and view.last_backend != module.last_backend:
+            module._ran(view.last_backend)
+
+
+def _view(module: Module, views: dict[nn.Module, nn.Module]) -> Module:
+    if module not in views:
+        views[module] = view = object.__new__(type(module))
+        vars(view).update(vars(module), training=False, _modules={})
+        vars(view).pop("_ready", None)  # what an ``unchanging`` made for the module
+        for name, inner in module._modules.items():
+            view._modules[name] = None if inner is None else _view(inner, views)
+    return views[module]
 
 
 def figure(rows: int, columns: int, size: tuple[float, float]):

@@ -22,7 +22,7 @@ import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -32,6 +32,10 @@ import zoo
 from recipes import training
 from recipes.ngrams import cross_fit, most_frequent
 from recipes.training import read_settings
+from zoo.inputs.lines import document, read_lines
+from zoo.inputs.text import normal
+from zoo.loading import float32_on_cpu
+from zoo.options import whole_number
 from zoo.sentiment import PAD, SPECIAL_TOKENS, UNKNOWN, TextClassifier, TextClassifierConfig
 
 SOURCE = "https://ai.stanford.edu/~amaas/data/sentiment/"
@@ -85,6 +89,10 @@ class Training(training.Training):
     learning_rate: float = 2e-3
     tokens: int = 12_000
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number("tokens", self.tokens, 1)
+
 
 def read_split(data: Path, split: str) -> list[Review]:
     """The reviews of ``train`` or ``test`` in the order of their labels and numbers; neighbours are of one film.
@@ -131,12 +139,7 @@ def _in_archive(archive: Path, split: str) -> list[tuple[str, bytes]]:
 
 
 def _text(content: bytes, where: str) -> str:
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not text in UTF-8: {error}") from None
-    if "\0" in text:
-        raise ValueError(f"{where} is not text: it holds zero bytes")
+    text = document(content, where)
     if not text.strip():
         raise ValueError(f"{where} is empty")
     return text
@@ -173,7 +176,7 @@ def train_tokenizer(texts: list[str], size: int) -> Tokenizer:
     trainer = trainers.WordLevelTrainer(
         vocab_size=size, min_frequency=2, special_tokens=SPECIAL_TOKENS, show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((normal(text, f"text {place}") for place, text in enumerate(texts)), trainer)
     return tokenizer
 
 
@@ -213,8 +216,8 @@ def loss_of(model: nn.Module, examples: list[Example], typical: float, options: 
 
 def evaluate(model: TextClassifier, reviews: list[Review]) -> float:
     """Share of the reviews, in per cent, whose label is the model's."""
-    found = model.classify([review.text for review in reviews])
-    return 100 * mean(f.label == review.label for f, review in zip(found, reviews))
+    texts, labels = map(list, zip(*checked_reviews(reviews, "score")))
+    return 100 * mean(found.label == label for found, label in zip(model.classify(texts), labels))
 
 
 def spike_rate(model: TextClassifier, reviews: list[Review]) -> float | None:
@@ -232,19 +235,22 @@ def read_labelled(path: Path) -> list[Review]:
     readers = {".csv": _csv_rows, ".jsonl": _json_rows}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path} must be a .csv or a .jsonl file")
-    text = _text(path.read_bytes(), str(path)).removeprefix("\ufeff")
     reviews = []
-    for number, row in readers[path.suffix.lower()](text, path):
+    for number, row in readers[path.suffix.lower()](path):
         for field in Review._fields:
+            where = f"line {number} of {path}"
             if not isinstance(row, dict) or not isinstance(row.get(field), str) or not row[field].strip():
-                raise ValueError(f"line {number} of {path} has no text for {field!r}")
+                raise ValueError(f"{where} has no text for {field!r}")
+            normal(row[field], f"{field!r} in {where}")  # JSON can spell what is no text
         reviews.append(Review(row["text"], row["label"].strip()))
     if not reviews:
         raise ValueError(f"{path} holds no texts")
     return reviews
 
 
-def _csv_rows(text: str, path: Path):
+def _csv_rows(path: Path):
+    text = _text(path.read_bytes(), str(path))
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a text may be of any length
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         if missing := [field for field in Review._fields if field not in (reader.fieldnames or [])]:
@@ -257,22 +263,40 @@ def _csv_rows(text: str, path: Path):
         raise ValueError(f"line {reader.line_num} of {path} is no CSV: {error}") from None
 
 
-def _json_rows(text: str, path: Path):
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} of {path} is no JSON: {error}") from None
+def _json_rows(path: Path):
+    with path.open("rb") as stream:
+        for number, text, problem in read_lines(stream, str(path)):
+            if text is None:
+                raise ValueError(problem)
+            if text.strip():
+                try:
+                    yield number, json.loads(text)
+                except (ValueError, RecursionError) as error:
+                    raise ValueError(f"line {number} of {path} is no JSON: {error}") from None
+
+
+def checked_reviews(reviews: Any, purpose: str) -> list[Review]:
+    """``reviews`` as a list; TypeError for anything but a list of two strings each, ValueError for none."""
+    if not isinstance(reviews, list | tuple):
+        raise TypeError(f"texts must be a list of (text, label); got {type(reviews).__name__}")
+    for place, review in enumerate(reviews):
+        if not isinstance(review, list | tuple) or [isinstance(part, str) for part in review] != [True, True]:
+            raise TypeError(f"text {place} must be two strings, (text, label); got {review!r}")
+    if not reviews:
+        raise ValueError(f"there are no texts to {purpose}")
+    return [Review(*review) for review in reviews]
 
 
 def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
     """The same network for other labels: what leads to them starts anew, all else is kept."""
-    network = TextClassifier(replace(model.settings, labels=tuple(labels)), model.tokenizer)
+    if isinstance(labels, str):
+        raise TypeError(f"labels must be a list of strings; got {labels!r}")
+    with float32_on_cpu():
+        network = TextClassifier(replace(model.settings, labels=tuple(labels)), model.tokenizer)
     anew = ("body.output.", "evidence_current.")
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith(anew)}
     network.load_state_dict(network.state_dict() | kept)
-    return network.to(model.embedding.weight.device).eval()
+    return network.to(model.embedding.weight).eval()
 
 
 def fine_tune(
@@ -280,12 +304,10 @@ def fine_tune(
 ) -> list[float]:
     """Train a loaded classifier further on one's own (text, label) pairs, in place; return each epoch's loss.
 
-    Raises ValueError for no texts, one that :meth:`TextClassifier.classify` would not take, and a label that is not the
-    model's.
+    Raises ValueError for no texts, one that :meth:`TextClassifier.classify` would not take, a label that is not the
+    model's, and an option out of its interval; TypeError for what are no pairs of strings.
     """
-    if not reviews:
-        raise ValueError("there are no texts to fine-tune on")
-    texts, labels = map(list, zip(*reviews))
+    texts, labels = map(list, zip(*checked_reviews(reviews, "fine-tune on")))
     known = list(model.settings.labels)
     for i, label in enumerate(labels):
         if label not in known:

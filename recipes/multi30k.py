@@ -14,8 +14,10 @@ import gzip
 import io
 import json
 import random
+import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -24,6 +26,9 @@ from torch import Tensor, nn
 import zoo
 from recipes import training
 from recipes.training import read_settings
+from zoo.inputs.lines import texts_of
+from zoo.inputs.text import TextReader, normal
+from zoo.options import number, whole_number
 from zoo.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator, TranslatorConfig, pad
 
 SOURCE = "https://github.com/multi30k/dataset (folder data/task1/raw)"
@@ -70,6 +75,11 @@ class Training(training.Training):
     tokens: int = 1500
     token_dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number("tokens", self.tokens, 1)
+        number("token_dropout", self.token_dropout, 0, 1)
+
 
 def read_split(folder: Path, split: str) -> list[Pair]:
     """Sentence pairs (German, English) of one split; an error that says where to get what is missing."""
@@ -77,18 +87,38 @@ def read_split(folder: Path, split: str) -> list[Pair]:
     for language in ("de", "en"):
         plain, packed = folder / f"{split}.{language}", folder / f"{split}.{language}.gz"
         if plain.is_file():
-            text = plain.read_text(encoding="utf-8")
+            with plain.open("rb") as stream:
+                sides.append(texts_of(stream, str(plain)))
         elif packed.is_file():
-            text = gzip.decompress(packed.read_bytes()).decode("utf-8")
+            sides.append(_packed_texts(packed))
         else:
             raise FileNotFoundError(
                 f"{folder} holds no {split}.{language} or {split}.{language}.gz; get it from {SOURCE}"
             )
-        sides.append(text.splitlines())
     german, english = sides
     if len(german) != len(english):
         raise ValueError(f"{split} has {len(german)} German lines and {len(english)} English ones; they must pair up")
     return list(zip(german, english))
+
+
+def _packed_texts(path: Path) -> list[str]:
+    try:
+        with gzip.open(path) as stream:
+            return texts_of(io.BufferedReader(stream), str(path))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is damaged: {error}; get it again from {SOURCE}") from error
+
+
+def checked_pairs(pairs: Any, purpose: str) -> list[Pair]:
+    """``pairs`` as a list; TypeError for anything but a list of two strings each, ValueError for none."""
+    if not isinstance(pairs, list | tuple):
+        raise TypeError(f"pairs must be a list of (German, English); got {type(pairs).__name__}")
+    for place, pair in enumerate(pairs):
+        if not isinstance(pair, list | tuple) or [isinstance(side, str) for side in pair] != [True, True]:
+            raise TypeError(f"pair {place} must be two strings, (German, English); got {pair!r}")
+    if not pairs:
+        raise ValueError(f"there are no pairs to {purpose}")
+    return [(german, english) for german, english in pairs]
 
 
 def train_tokenizer(pairs: list[Pair], size: int) -> Tokenizer:
@@ -102,14 +132,18 @@ def train_tokenizer(pairs: list[Pair], size: int) -> Tokenizer:
     )
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL_TOKENS, show_progress=False)
-    tokenizer.train_from_iterator((text for pair in pairs for text in pair), trainer)
+    texts = (normal(text, f"a side of pair {place}") for place, pair in enumerate(pairs) for text in pair)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
 def encode(tokenizer: Tokenizer, pairs: list[Pair]) -> list[Example]:
     """Token ids of both sides, each ended."""
-    german, english = (tokenizer.encode_batch_fast(list(side)) for side in zip(*pairs))
-    return [([*g.ids, END], [*e.ids, END]) for g, e in zip(german, english)]
+    german, english = (
+        TextReader(tokenizer, SPECIAL_TOKENS, f"the {language} of pair").ids(side)
+        for language, side in zip(("German", "English"), zip(*pairs))
+    )
+    return [([*g, END], [*e, END]) for g, e in zip(german, english)]
 
 
 def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> list[list[Example]]:
@@ -164,7 +198,7 @@ def evaluate(
     model: Translator, pairs: list[Pair], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
 ):
     """Translations of the pairs' German, with lowercased and cased BLEU and the two signatures."""
-    german, english = map(list, zip(*pairs))
+    german, english = map(list, zip(*checked_pairs(pairs, "score")))
     hypotheses = model.translate(german, beam_size, length_penalty, batch_size)
     lowercased, signature = bleu(hypotheses, english, lowercase=True)
     cased, cased_signature = bleu(hypotheses, english, lowercase=False)
@@ -188,11 +222,10 @@ def fine_tune(
 ) -> list[float]:
     """Train a loaded translator further on one's own (German, English) pairs, in place; return each epoch's loss.
 
-    Raises ValueError for no pairs, a side that is empty, or one longer than the model takes.
+    Raises ValueError for no pairs, a side that is empty, no text or longer than the model takes, and an option out of
+    its interval; TypeError for what are no pairs of strings.
     """
-    if not pairs:
-        raise ValueError("there are no pairs to fine-tune on")
-    examples = encode(model.tokenizer, pairs)
+    examples = encode(model.tokenizer, checked_pairs(pairs, "fine-tune on"))
     for i, (german, english) in enumerate(examples):
         if min(len(german), len(english)) < 2 or max(len(german), len(english)) > model.settings.longest:
             raise ValueError(f"pair {i} has an empty side, or one of more than {model.settings.longest} tokens")

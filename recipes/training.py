@@ -27,6 +27,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import neurons
 import zoo
 from neurons.spike import FULL_PRECISION
+from zoo.loading import float32_on_cpu
+from zoo.options import number, whole_number
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,13 @@ class Training:
     muon: bool = False
     full_precision: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        whole = {name: whole_number(name, getattr(self, name), low) for name, low in (("epochs", 1), ("seed", 0))}
+        shares = ("warmup", "weight_decay", "label_smoothing", "average")
+        numbers = {name: number(name, getattr(self, name), 0, 1) for name in ("learning_rate", *shares)}
+        numbers |= {name: number(name, getattr(self, name), 0) for name in ("spike_penalty", "gradient_norm")}
+        for name, value in (whole | numbers).items():
+            object.__setattr__(self, name, value)  # NumPy's numbers are not what settings.json can hold
         if not 0 <= self.full_precision <= 1:
             raise ValueError(f"full_precision is a share of the epochs, from 0 to 1; got {self.full_precision!r}")
 
@@ -240,7 +248,8 @@ class Trainer:
         self.run, self.options = run, options
         run.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(options.seed)
-        network = zoo.load(initial) if initial else build()
+        with float32_on_cpu():
+            network = zoo.load(initial) if initial else build()
         for module in network.modules():
             if isinstance(module, neurons.Neuron):
                 module.backend = backend

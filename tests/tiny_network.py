@@ -2,6 +2,7 @@
 range, a number that stands alone, tied weights and a file beside the weights."""
 
 import json
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -45,6 +46,13 @@ METRICS = {
 }
 
 
+class Said(NamedTuple):
+    """What was said, and a number that goes with it."""
+
+    text: str
+    score: float
+
+
 @zoo.registry.register_architecture("tiny")
 class TinyNetwork(nn.Module):
     """Reads text byte by byte and says one word for each."""
@@ -65,6 +73,13 @@ class TinyNetwork(nn.Module):
     def forward(self, tokens):
         y, _ = self.neuron(self.currents(self.embedding(tokens)))
         return self.readout(y) / self.temperature
+
+    def check(self, text, where="the sentence"):
+        if not text.strip():
+            raise ValueError(f"{where} is empty")
+
+    def translate_scored(self, sentences, beam_size=1):
+        return [Said(text, -float(len(text))) for text in self.translate(sentences, beam_size)]
 
     def translate(self, sentences, beam_size=1):
         if beam_size < 1:

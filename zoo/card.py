@@ -39,6 +39,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from zoo import errors
+from zoo.figures import title
 from zoo.registry import TASKS
 
 KEYS = {
@@ -210,7 +211,7 @@ def _results(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         lines += [
             "",
             f"A quick check on the first {band['inputs']} inputs of {band['split']} should land between "
-            f"{_cell(band['low'])} and {_cell(band['high'])} ({_title(band['score'], metrics['scores'])}).",
+            f"{_cell(band['low'])} and {_cell(band['high'])} ({title(band['score'], metrics['scores'])}).",
         ]
     if metrics.get("published"):
         lines += ["", "Figures that other people published, on the same task:", ""]
@@ -282,7 +283,7 @@ def _table(rows: list[dict[str, Any]], scores: dict[str, Any], bold: str | None 
     columns = sorted(present, key=lambda column: order.get(column, len(order)))
     texts = {column: all(isinstance(row.get(column), str | None) for row in rows) for column in columns}
     lines = [
-        "| " + " | ".join(_title(column, scores) for column in columns) + " |",
+        "| " + " | ".join(title(column, scores) for column in columns) + " |",
         "|" + "|".join("---" if texts[column] else "---:" for column in columns) + "|",
     ]
     for row in rows:
@@ -291,19 +292,6 @@ def _table(rows: list[dict[str, Any]], scores: dict[str, Any], bold: str | None 
             cells = [f"**{cell}**" for cell in cells]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _title(column: str, scores: dict[str, Any]) -> str:
-    """The heading of a column; an estimate says so, and a score over several seeds what it is of them."""
-    for ending, meaning in (
-        ("", ""),
-        ("_mean", ", mean of the seeds"),
-        ("_standard_deviation", ", standard deviation"),
-    ):
-        if (score := column.removesuffix(ending)) in scores:
-            return scores[score]["title"] + meaning
-    estimate = " (estimate)" if column.startswith("estimated_") else ""
-    return column.removeprefix("estimated_").replace("_", " ") + estimate
 
 
 def _cell(value: float | str | None) -> str:

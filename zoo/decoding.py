@@ -1,12 +1,19 @@
 """Search for the best translation, token by token, over any decoder with explicit state."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 NextToken = Callable[[Tensor, Any, Any], tuple[Tensor, Any]]
+
+
+class Hypothesis(NamedTuple):
+    """The ``tokens`` found for a sentence, and their mean log-probability, that of the end counted: the ``score``."""
+
+    tokens: list[int]
+    score: float
 
 
 def select(state: Any, rows: Tensor) -> Any:
@@ -27,24 +34,25 @@ def beam_search(
     length_penalty: float,
     begin: int,
     end: int,
-) -> list[list[int]]:
-    """The best token sequence for each of B sentences, without ``begin`` and ``end``; ``beam_size`` 1 is greedy.
+) -> list[Hypothesis]:
+    """The best hypothesis for each of B sentences, without ``begin`` and ``end``; ``beam_size`` 1 is greedy.
 
     ``next_token(tokens [B*K], state, memory) -> (log-probabilities [B*K, V], state)`` advances every hypothesis by
     one token. ``memory`` has a row a sentence; ``state`` has a row a hypothesis and is None at first.
 
-    A hypothesis of n tokens (``end`` counted) scores ``sum of log-probabilities / n ** length_penalty``. A sentence is
-    done when ``beam_size`` of its hypotheses have ended, or at ``longest [B]`` tokens; it then leaves the batch.
+    The best hypothesis has the highest ``sum of log-probabilities / n ** length_penalty``, where n are its tokens,
+    ``end`` counted. A sentence is done when ``beam_size`` of its hypotheses have ended, or at ``longest [B]`` tokens;
+    it then leaves the batch.
     """
     batch, k, device = len(longest), beam_size, longest.device
     sentence = torch.arange(batch, device=device)
     state = None
-    scores = torch.full((batch, k), float("-inf"), device=device)
+    scores = torch.full((batch, k), float("-inf"), dtype=torch.float32, device=device)
     scores[:, 0] = 0  # the k copies of a sentence start equal: only one may be extended
     tokens = torch.full((batch, k, 1), begin, device=device)
     ended = torch.zeros(batch, dtype=torch.long, device=device)
-    best_score = torch.full((batch,), float("-inf"), device=device)
-    best: list[list[int]] = [[] for _ in range(batch)]
+    best_score = torch.full((batch,), float("-inf"), dtype=torch.float32, device=device)
+    best = [Hypothesis([], float("-inf"))] * batch
     length = 0
     while len(sentence):
         length += 1
@@ -61,7 +69,9 @@ def beam_search(
         final = torch.where(ends_here, top[:, :k], float("-inf")) / length**length_penalty
         improved = final.max(dim=1)
         for row in torch.nonzero(improved.values > best_score).flatten().tolist():
-            best[sentence[row]] = tokens[row, parent[row, improved.indices[row]], 1:].tolist()
+            place = improved.indices[row]
+            found = tokens[row, parent[row, place], 1:].tolist()
+            best[sentence[row]] = Hypothesis(found, top[row, place].item() / length)
         best_score = torch.maximum(best_score, improved.values)
         ended = ended + ends_here.sum(dim=1)
 
@@ -70,7 +80,7 @@ def beam_search(
         scores, parent, token = (t.gather(1, keep) for t in (top, parent, token))
         tokens = torch.cat([tokens.gather(1, parent.unsqueeze(-1).expand(-1, -1, length)), token.unsqueeze(-1)], 2)
         for row in torch.nonzero(at_limit & torch.isinf(best_score)).flatten().tolist():
-            best[sentence[row]] = tokens[row, 0, 1:].tolist()
+            best[sentence[row]] = Hypothesis(tokens[row, 0, 1:].tolist(), scores[row, 0].item() / length)
 
         alive = torch.nonzero((ended < k) & ~at_limit).flatten()
         rows = (alive.unsqueeze(1) * k + parent[alive]).flatten()  # hypotheses to go on from

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import neurons
-from neurons.monitors import evaluating
+from neurons.monitors import evaluation_view
 from zoo import events
 from zoo.layers import SequenceDropout, at_least_one
 from zoo.registry import register_architecture
@@ -239,9 +239,9 @@ class GestureStream:
         """Take the next events; return how many bins they completed. Errors as for :meth:`GestureNetwork.predict`."""
         frames = self.bins.push(events.as_events(slice_of_events))
         device = self.model.output.weight.device
-        with evaluating(self.model):
+        with evaluation_view(self.model) as network:
             for frame in torch.from_numpy(frames).to(device).unbind(0):
-                membrane, self.state = self.model.scan(frame[None, None], self.state)
+                membrane, self.state = network.scan(frame[None, None], self.state)
                 self.membrane = membrane[0, 0]
         return len(frames)
 

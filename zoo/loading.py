@@ -1,6 +1,9 @@
 """Loading a model: find it, check it, build it, fill it."""
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from zoo.gesture import GestureNetwork
     from zoo.sentiment import TextClassifier
     from zoo.translation import Translator
+
+_default_type = threading.RLock()
+"""Held where torch's default type may be set aside."""
 
 
 # What a bundled name gives is known before it is loaded; a folder or a repository may hold any architecture.
@@ -82,6 +88,23 @@ def load(
     return network.to(device).eval()
 
 
+@contextmanager
+def float32_on_cpu() -> Iterator[None]:
+    """Within it networks are built in float32 on the CPU, whatever torch's default type and device are.
+
+    Another default type is set aside for all threads, as torch has one for all; several may build at once.
+    """
+    with _default_type, torch.device("cpu"):
+        usual = torch.get_default_dtype()
+        if usual != torch.float32:
+            torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            if usual != torch.float32:
+                torch.set_default_dtype(usual)
+
+
 def _build(config: dict, assets: dict[str, bytes], folder: Path) -> Any:
     architecture = registry.architecture(config["architecture"])
     if architecture.task != config["task"]:
@@ -91,7 +114,7 @@ def _build(config: dict, assets: dict[str, bytes], folder: Path) -> Any:
         )
     try:
         # The first values are overwritten, so drawing them leaves the caller's random numbers as they were.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), float32_on_cpu():
             return architecture.from_config(config["architecture_config"], assets)
     except (TypeError, ValueError, KeyError) as error:
         raise errors.does_not_build(folder / files.CONFIG, config["architecture"], error) from error

@@ -13,6 +13,7 @@ An architecture is an ``nn.Module`` that can be rebuilt from JSON and a few byte
         def from_config(cls, config, assets): ...     # the reverse of the two; weights of any value
 
         def translate(self, sentences): ...           # the method of its task
+        def check(self, text, where): ...             # if it takes texts: ValueError for a bad one
 
 A bundled model is a folder in ``model_cards`` (:mod:`zoo.files` says what it holds). Nothing here imports torch.
 """
@@ -23,7 +24,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from zoo import errors, files
 
@@ -35,6 +36,52 @@ TASKS = {
     "time-series-forecasting": "predict",
 }
 """Tasks, under the names the Hugging Face Hub has for them, and the method that a model of each offers."""
+
+
+class Option(NamedTuple):
+    """A number that a method takes by name; without it, the method's own default holds."""
+
+    name: str
+    kind: type
+    help: str
+
+
+class Method(NamedTuple):
+    """What a method takes, for callers that know it by its name alone: the command line makes a command of each.
+
+    An answer is text, or a tuple of a text and its score, or of a label and the probabilities of all labels.
+    """
+
+    summary: str
+    input: str
+    """What one input is called."""
+    files: bool = False
+    """Whether an input is a file, given on its own; inputs are texts otherwise, given in a list."""
+    options: tuple[Option, ...] = ()
+    scored: str | None = None
+    """The method that takes the same and gives each answer with a score, if there is one."""
+
+
+METHODS = {
+    "translate": Method(
+        "Translate sentences.",
+        "sentence",
+        options=(
+            Option("beam_size", int, "Hypotheses kept in the search; 1 is greedy."),
+            Option("length_penalty", float, "Power of the length that scores are divided by; more favours longer."),
+            Option("batch_size", int, "The most sentences computed at once."),
+        ),
+        scored="translate_scored",
+    ),
+    "classify": Method("Classify texts: the most probable label, a tab and its probability.", "text"),
+    "predict": Method(
+        "Classify recordings of an event camera (.aedat 3.1, .npz, .npy): the most probable label, a tab and its "
+        "probability.",
+        "recording",
+        files=True,
+    ),
+}
+"""What the methods of tasks take, by name."""
 
 ARCHITECTURE_MODULES = {
     "translator": "zoo.translation",
@@ -53,14 +100,18 @@ def register_architecture(name: str):
     """Class decorator: make a network known by ``name``, so that it can be saved and loaded.
 
     Raises ValueError for a taken name or an unknown task, TypeError for a class that lacks ``from_config``,
-    ``assets`` or the method of its task.
+    ``assets``, the method of its task or, where that takes texts, ``check``.
     """
 
     def decorate(network: type) -> type:
         task = getattr(network, "task", None)
         if task not in TASKS:
             raise errors.unknown("task", task, TASKS)
-        missing = [m for m in ("from_config", "assets", TASKS[task]) if not callable(getattr(network, m, None))]
+        method = TASKS[task]
+        needed = ["from_config", "assets", method]
+        if method in METHODS and not METHODS[method].files:
+            needed.append("check")
+        missing = [name for name in needed if not callable(getattr(network, name, None))]
         if missing:
             raise TypeError(
                 f"{network!r} cannot be the architecture {name!r}: it has no {'() and no '.join(missing)}()"

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neurons
-from neurons.monitors import evaluating
+from neurons.monitors import evaluation_view
+from zoo.inputs.text import TextReader, normal
 from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, at_least_one, mirrored
 from zoo.registry import register_architecture
 
@@ -202,10 +203,12 @@ class PooledReadout(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y = self.mixer(x, mask)
-        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        y = y.to(torch.promote_types(y.dtype, torch.float32))  # in half precision, a sum over many words is not exact
+        mask = mask.to(y.dtype)
         mean = (y * mask).sum(0) / mask.sum(0)
         largest = y.masked_fill(mask == 0, float("-inf")).amax(0)
-        return self.output(self.dropout(torch.cat([MEAN_SCALE * mean, largest], dim=-1)))
+        pooled = torch.cat([MEAN_SCALE * mean, largest], dim=-1)
+        return self.output(self.dropout(pooled.to(self.output.weight.dtype)))
 
 
 class IntegratedReadout(nn.Module):
@@ -249,8 +252,7 @@ class TextClassifier(nn.Module):
             raise ValueError(
                 f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
             )
-        self.settings, self.tokenizer = config, tokenizer
-        tokenizer.encode_special_tokens = True  # "<pad>" in a text is text
+        self.settings, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "text")
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.ngrams = None
         if config.ngrams:
@@ -264,6 +266,10 @@ class TextClassifier(nn.Module):
     def config(self) -> dict[str, Any]:
         """All that rebuilds this network, apart from its assets."""
         return asdict(self.settings) | {"labels": list(self.settings.labels)}
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.reader.tokenizer
 
     def assets(self) -> dict[str, bytes]:
         """The tokenizer, as the file that goes with the weights."""
@@ -291,31 +297,29 @@ class TextClassifier(nn.Module):
         """The label of each text with the probabilities of all labels.
 
         Texts are computed one by one, so that a result is the same, to the last bit, whatever else is in the list.
-        Raises TypeError for anything but a list of strings, and ValueError, with the text's place, for one that is
-        empty or has no word that the model knows.
+        It may be called in training mode, and from several threads at once. Raises TypeError for anything but a list
+        of strings, and ValueError, with the text's place, for one that is empty or has no word that the model knows.
         """
-        if isinstance(texts, str):
-            raise TypeError("classify takes a list of texts; put the one text in a list")
         encoded, device = self.encode(texts), self.embedding.weight.device
-        with evaluating(self):
-            logits = [self(torch.tensor(tokens, device=device).unsqueeze(1))[0] for tokens in encoded]
+        with evaluation_view(self) as network:
+            logits = [network(torch.tensor(tokens, device=device).unsqueeze(1))[0] for tokens in encoded]
         return [self._classification(row.double().softmax(0).tolist()) for row in logits]
 
     def _classification(self, probabilities: list[float]) -> Classification:
         by_label = dict(zip(self.settings.labels, probabilities))
         return Classification(max(by_label, key=by_label.__getitem__), by_label)
 
+    def check(self, text: str, where: str = "the text") -> None:
+        """Raise ValueError or TypeError, beginning with ``where``, for a text that could not be classified."""
+        readable = normal(text, where)
+        self._check(readable, self.reader.ids([readable])[0], where)
+
+    def _check(self, text: str, ids: list[int], where: str) -> None:
+        self.reader.check_known(text, ids, self.reader.known, where)  # ":)" alone says something
+
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The token ids of each text, or the error that says what is wrong with one."""
-        if not isinstance(texts, list | tuple):
-            raise TypeError(f"texts must be a list of strings; got {type(texts).__name__}")
-        for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"text {place} must be a string; got {type(text).__name__}")
-        encoded = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]
-        for place, ids in enumerate(encoded):
-            if not ids:
-                raise ValueError(f"text {place} is empty")
-            if all(token == UNKNOWN for token in ids):
-                raise ValueError(f"text {place} has no word that this model knows: {texts[place][:40]!r}")
+        encoded = self.reader.ids(texts)
+        for place, (text, ids) in enumerate(zip(texts, encoded)):
+            self._check(text, ids, f"text {place}")
         return encoded

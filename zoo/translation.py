@@ -17,7 +17,7 @@ The twins differ in the layer's mixer only: ``mixer`` is the name of a neuron, o
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neurons
-from neurons.monitors import evaluating
-from zoo.decoding import beam_search
+from neurons.monitors import evaluation_view
+from zoo.decoding import Hypothesis, beam_search
+from zoo.inputs.text import SHOWN, TextReader, normal
 from zoo.layers import (
     Linear,
     ParallelLayerNorm,
@@ -38,6 +39,7 @@ from zoo.layers import (
     mirrored,
     whole_row_groups,
 )
+from zoo.options import number, whole_number
 from zoo.registry import register_architecture
 
 PAD, BEGIN, END, UNKNOWN = range(4)
@@ -45,6 +47,9 @@ SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
 TOKENIZER_FILE = "tokenizer.json"
 SPIKING_MIXERS = ("input-gated-lif", "learnable-lif")
 MIXERS = (*SPIKING_MIXERS, "relu", "lstm", "gru")
+LARGEST_PENALTY = 10.0
+HYPOTHESES = 16_384
+"""The most hypotheses that are extended at once: what a search takes of memory grows with them."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +254,13 @@ class DecoderLayer(nn.Module):
         return h, (stream, mixed, context)
 
 
+class Translation(NamedTuple):
+    """A translation and its score, as :meth:`Translator.translate_scored` has it."""
+
+    text: str
+    score: float
+
+
 @register_architecture("translator")
 class Translator(nn.Module):
     """Sequence-to-sequence network with its tokenizer: ``translate`` takes sentences and gives sentences.
@@ -265,9 +277,7 @@ class Translator(nn.Module):
             raise ValueError(
                 f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
             )
-        self.settings, self.tokenizer = config, tokenizer
-        tokenizer.encode_special_tokens = True  # "</s>" in a sentence is text
-        self.alphabet = set("".join(token for token in tokenizer.get_vocab() if token not in SPECIAL_TOKENS))
+        self.settings, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "sentence")
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.encoder = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
         self.encoder_spikes = StreamSpikes(config)
@@ -281,6 +291,10 @@ class Translator(nn.Module):
     def config(self) -> dict[str, Any]:
         """All that rebuilds this network, apart from its assets."""
         return asdict(self.settings)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.reader.tokenizer
 
     def assets(self) -> dict[str, bytes]:
         """The tokenizer, as the file that goes with the weights."""
@@ -323,14 +337,14 @@ class Translator(nn.Module):
         return self.logits(self.decode(target, *self.encode(source))[0][where])
 
     @torch.inference_mode()
-    def search(self, source: Tensor, beam_size: int, length_penalty: float) -> list[list[int]]:
-        """Token ids of the translation of each column of ``source [S, B]``."""
+    def search(self, source: Tensor, beam_size: int, length_penalty: float) -> list[Hypothesis]:
+        """The best translation found for each column of ``source [S, B]``."""
 
         def next_token(tokens: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any]:
             s, state = self.decode(tokens.unsqueeze(0), *memory, state)
             logits = self.logits(s[0])
             logits[:, [PAD, BEGIN, UNKNOWN]] = float("-inf")
-            return logits.log_softmax(-1), state
+            return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)), state
 
         longest = (source != PAD).sum(0) * 3 // 2 + 10
         memory = self.encode(source)
@@ -342,43 +356,60 @@ class Translator(nn.Module):
     ) -> list[str]:
         """Translate each sentence; the result does not depend on what else is in the list, nor on ``batch_size``.
 
-        ``beam_size`` 1 is greedy search; ``length_penalty`` is the power of the length that a hypothesis' score
-        is divided by. Raises TypeError for anything but a list of strings, and ValueError, with the sentence's
-        place, for text that is empty, too long, or in a script the model has never seen.
+        ``beam_size`` 1 is greedy search; ``length_penalty`` is the power of the length that the log-probability of a
+        hypothesis is divided by where hypotheses are compared; ``batch_size`` is the most sentences computed at once.
+        It may be called in training mode, and from several threads at once. Raises TypeError for anything but a list
+        of strings, and ValueError for an option out of its interval and, with the sentence's place, for text that is
+        empty, too long, in a script the model has never seen, or without a word that it knows.
         """
-        if isinstance(sentences, str):
-            raise TypeError("translate takes a list of sentences; put the one sentence in a list")
-        if not isinstance(beam_size, int) or beam_size < 1:
-            raise ValueError(f"beam_size must be a whole number of at least 1; got {beam_size!r}")
-        encoded = [self._tokens(text, place) for place, text in enumerate(sentences)]
+        return [found.text for found in self.translate_scored(sentences, beam_size, length_penalty, batch_size)]
+
+    def translate_scored(
+        self, sentences: list[str], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
+    ) -> list[Translation]:
+        """As :meth:`translate`, each with its score: the mean log-probability of a token of it, the end counted.
+
+        Scores of sentences of any length can be compared: 0 is certain, and ``exp(score)`` the (geometric) mean of the
+        probabilities. A low score says that the model would not bet on what it wrote, as is the case where the sentence
+        is no sentence, or of a kind that it was not trained on. It does not find every mistake.
+        """
+        beam_size = whole_number("beam_size", beam_size, 1, self.settings.vocabulary)
+        length_penalty = number("length_penalty", length_penalty, 0, LARGEST_PENALTY)
+        batch_size = min(whole_number("batch_size", batch_size, 1), max(1, HYPOTHESES // beam_size))
+        encoded, device = self._encoded(sentences), self.embedding.weight.device
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-        results = [""] * len(encoded)
-        with evaluating(self):
+        results = [Translation("", 0.0)] * len(encoded)
+        with evaluation_view(self) as network:
             for first in range(0, len(order), batch_size):
                 places = order[first : first + batch_size]
-                batch = pad([encoded[i] for i in places]).to(self.embedding.weight.device)
-                for place, ids in zip(places, self.search(batch, beam_size, length_penalty)):
-                    results[place] = self.tokenizer.decode(ids)
+                batch = pad([encoded[i] for i in places]).to(device)
+                for place, found in zip(places, network.search(batch, beam_size, length_penalty)):
+                    results[place] = Translation(self.tokenizer.decode(found.tokens), found.score)
         return results
 
-    def _tokens(self, text: Any, place: int) -> list[int]:
-        """The token ids of one sentence with its end, or the error that says what is wrong with it."""
-        where = f"sentence {place}"
-        if not isinstance(text, str):
-            raise TypeError(f"{where} must be a string; got {type(text).__name__}")
-        if not text.strip():
-            raise ValueError(f"{where} is empty")
-        ids = self.tokenizer.encode(text).ids
-        letters = [c for c in text.lower() if c.isalpha()]
-        if 2 * sum(c not in self.alphabet for c in letters) > len(letters):
-            raise ValueError(f"{where} is not in a script this model has seen: {text[:40]!r}")
-        if len(ids) + 1 > self.settings.longest:
-            raise ValueError(
-                f"{where} has {len(ids)} tokens and the model takes at most {self.settings.longest - 1}; split it"
-            )
-        return [*ids, END]
+    def check(self, sentence: str, where: str = "the sentence") -> None:
+        """Raise ValueError or TypeError, beginning with ``where``, for a sentence that could not be translated."""
+        readable = normal(sentence, where)
+        self._check(readable, self.reader.ids([readable])[0], where)
+
+    def _check(self, text: str, ids: list[int], where: str) -> None:
+        letters = [c for c in normal(text, where).lower() if c.isalpha()]
+        if 2 * sum(c not in self.reader.alphabet for c in letters) > len(letters):
+            raise ValueError(f"{where} is not in a script this model has seen: {text[:SHOWN]!r}")
+        self.reader.check_known(text, ids, self.reader.words, where)  # marks alone are nothing to translate
+        longest = self.settings.longest - 1
+        if len(ids) > longest:
+            raise ValueError(f"{where} has {len(ids)} tokens and the model takes at most {longest}; split it")
+
+    def _encoded(self, sentences: list[str]) -> list[list[int]]:
+        """The token ids of each sentence with its end, or the error that says what is wrong with one."""
+        encoded = self.reader.ids(sentences)
+        for place, (text, ids) in enumerate(zip(sentences, encoded)):
+            self._check(text, ids, f"sentence {place}")
+        return [[*ids, END] for ids in encoded]
 
 
 def pad(sequences: list[list[int]]) -> Tensor:
-    """Token ids as ``[T, B]``, padded at the end."""
-    return nn.utils.rnn.pad_sequence([torch.tensor(s) for s in sequences], padding_value=PAD)
+    """Token ids as ``[T, B]`` on the CPU, padded at the end."""
+    rows = [torch.tensor(sequence, dtype=torch.long, device="cpu") for sequence in sequences]
+    return nn.utils.rnn.pad_sequence(rows, padding_value=PAD)

@@ -1,33 +1,22 @@
 """The command snn-zoo: what it prints, where, and with which exit code."""
 
 import json
-import os
+import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import tiny_network
+from command_line import CHECKOUT, finish, start
 from typer.testing import CliRunner
 
 import zoo
 from zoo import files
 from zoo.command import app
+from zoo.registry import METHODS
 
-CHECKOUT = Path(zoo.__file__).parent.parent
 SENTENCES = ["Ein Hund", "Schnee", "Zwei Hunde rennen"]
-COMMAND = """
-import pathlib, sys
-sys.path.insert(0, "tests")
-import zoo.registry
-zoo.registry.MODEL_CARDS = pathlib.Path(sys.argv.pop(1))
-zoo.registry.ARCHITECTURE_MODULES["tiny"] = "tiny_network"
-from zoo.command import app
-try:
-    app(prog_name="snn-zoo")
-finally:
-    print("torch" in sys.modules, file=sys.stderr)
-"""
+WIDTHS = [60, 80, 120]
 
 
 @pytest.fixture
@@ -49,21 +38,40 @@ def assert_one_line_error(result, text):
     assert text in result.stderr
 
 
-def run_in_new_process(bundled, *arguments, **options):
-    command = [sys.executable, "-c", COMMAND, str(bundled.parent), *arguments]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, **options)
-
-
 # list and info
 
 
-def test_list_shows_each_model_with_its_task_and_size(bundled, network):
+def test_list_shows_each_model_with_its_task_size_score_and_summary(bundled):
     result = run("list")
     assert result.exit_code == 0
-    heading, line = result.stdout.splitlines()
-    assert heading.split() == ["name", "task", "parameters", "size", "summary"]
-    parameters = str(sum(p.numel() for p in network.parameters()))
-    assert line.split() == ["tiny", "translation", parameters, "0.0", "MiB", *["Says", "one", "word", "of", "five."]]
+    assert result.stdout.splitlines() == [
+        "name  task         size",
+        "tiny  translation  0.0 MiB",
+        "    11.25 BLEU, test",
+        "    Says one word of five.",
+    ]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("arguments", [["list"], *(["info", name] for name in zoo.list_models())])
+def test_list_and_info_fit_a_terminal_and_break_no_word(arguments, width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "10000")
+    words = run(*arguments).stdout.split()
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = run(*arguments).stdout
+    assert shown.split() == words
+    for line in shown.splitlines():
+        assert len(line) <= width or line.startswith("folder")  # a path is not broken
+
+
+def test_figures_are_in_the_unit_and_precision_of_their_meaning():
+    shown = run("info", "lite-snn-multi30k").stdout
+    assert "66.7 % of the neurons' outputs are not zero" in shown and "43.99 BLEU, test 2016\n" in shown
+    shown = run("info", "lite-snn-dvs-gesture").stdout
+    assert "94.95 % accuracy, test (simulated)\n" in shown and "424,331" in shown
+    for name in zoo.list_models():
+        shown = run("info", name).stdout.partition("\nmeasured")[2].partition("folder")[0]
+        assert shown and not re.search(r"\d\.\d{3}", shown)
 
 
 def test_list_takes_a_pattern_and_a_task(bundled):
@@ -82,10 +90,11 @@ def test_list_shows_the_first_sentence_with_square_brackets_as_they_are(bundled)
 def test_info_shows_scores_and_licence(bundled):
     result = run("info", "tiny")
     assert result.exit_code == 0
-    shown = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    shown = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if not line.startswith(" "))
     assert shown["name"] == "tiny"
     assert shown["task"] == "translation"
-    assert shown["bleu_test"] == "11.25"
+    assert shown["measured"] == "12.5 BLEU, val"
+    assert "  11.25 BLEU, test\n" in result.stdout and "  31.0 % of the neurons' outputs" in result.stdout
     assert shown["licence"] == "apache-2.0"
     assert shown["folder"] == str(bundled)
 
@@ -100,12 +109,17 @@ def test_an_unknown_model_is_one_line_with_a_suggestion(bundled):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["list"], ["info", "tiny"], ["--help"], ["--version"], ["translate", "tinny", "Hund"]]
+    "arguments",
+    [["list"], ["info", "lite-snn-imdb"], ["--help"], ["--version"], *([method, "--help"] for method in METHODS)],
 )
-def test_torch_is_imported_by_nothing_but_a_translation(bundled, arguments):
-    result = run_in_new_process(bundled, *arguments)
-    assert result.returncode == (1 if "tinny" in arguments else 0)
-    assert result.stderr.splitlines()[-1] == "False"
+def test_torch_is_imported_by_nothing_but_a_model_at_work(arguments):
+    code = "import sys, zoo.command\ntry: zoo.command.app()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=CHECKOUT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "False\n")
+
+
+def test_python_runs_the_package_as_the_command():
+    assert finish(start("--version")) == (0, f"snn-zoo {zoo.__version__}\n".encode(), "")
 
 
 def test_version_is_the_packages():
@@ -134,7 +148,7 @@ def test_translate_reads_a_file_line_by_line(translations, tmp_path):
     file = tmp_path / "german.txt"
     for text in ("\n".join(SENTENCES), "\n".join(SENTENCES) + "\n", "\r\n".join(SENTENCES) + "\r\n"):
         file.write_bytes(text.encode())
-        assert run("translate", "tiny", "--file", file).stdout.splitlines() == translations
+        assert run("translate", "tiny", "--input", file).stdout.splitlines() == translations
 
 
 def test_translate_reads_standard_input(translations):
@@ -148,18 +162,6 @@ def test_translate_reads_utf8_whatever_the_locale_says(bundled):
     assert zoo.load("tiny").translate([sentence]) != zoo.load("tiny").translate([sentence.encode().decode("latin-1")])
 
 
-def test_translate_at_a_terminal_without_text_says_what_to_give(bundled):
-    pty = pytest.importorskip("pty")
-    master, terminal = pty.openpty()
-    try:
-        result = run_in_new_process(bundled, "translate", "tiny", stdin=terminal)
-    finally:
-        os.close(master)
-        os.close(terminal)
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[0].startswith("snn-zoo: there is nothing to translate: give sentences, --file")
-
-
 def test_translate_passes_the_options_on(bundled):
     assert run("translate", "tiny", "Hund", "--beam-size", "3", "--device", "cpu").exit_code == 0
     assert_one_line_error(run("translate", "tiny", "Hund", "--beam-size", "0"), "beam_size must be at least 1; got 0")
@@ -167,20 +169,8 @@ def test_translate_passes_the_options_on(bundled):
 
 
 def test_translate_takes_sentences_or_a_file_but_not_both(bundled):
-    assert_one_line_error(run("translate", "tiny", "Hund", "--file", "x.txt"), "give sentences or --file, not both")
-
-
-def test_an_empty_line_is_named(bundled, tmp_path):
-    (tmp_path / "german.txt").write_text("Hund\n\nSchnee\n")
-    assert_one_line_error(run("translate", "tiny", "--file", tmp_path / "german.txt"), "line 2 of")
-    assert_one_line_error(run("translate", "tiny", input="Hund\n  \n"), "line 2 of standard input is empty")
-    assert_one_line_error(run("translate", "tiny", input=""), "standard input is empty")
-
-
-def test_a_file_that_cannot_be_read_is_named(bundled, tmp_path):
-    assert_one_line_error(run("translate", "tiny", "--file", tmp_path / "none.txt"), "none.txt")
-    (tmp_path / "latin.txt").write_bytes("Männer".encode("latin-1"))
-    assert_one_line_error(run("translate", "tiny", "--file", tmp_path / "latin.txt"), "latin.txt is not text in UTF-8")
+    result = run("translate", "tiny", "Hund", "--input", "x.txt")
+    assert_one_line_error(result, "give each sentence as an argument or all of them by --input, not both")
 
 
 def test_damaged_weights_are_one_line(bundled):
@@ -199,18 +189,3 @@ def test_a_model_for_a_task_unknown_here_is_one_line(bundled):
     config = json.loads((bundled / files.CONFIG).read_text())
     (bundled / files.CONFIG).write_text(json.dumps({**config, "task": "singing"}))
     assert_one_line_error(run("translate", "tiny", "Hund"), "singing")
-
-
-def test_a_reader_that_stops_early_gets_no_traceback(bundled):
-    command = [sys.executable, "-c", COMMAND, str(bundled.parent), "translate", "tiny"]
-    process = subprocess.Popen(
-        command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    process.stdout.close()
-    process.stdin.write("Hund\n" * 500)
-    process.stdin.close()
-    told = process.stderr.read()
-    assert "Traceback" not in told
-    assert "BrokenPipe" not in told
-    process.stderr.close()
-    process.wait()

@@ -200,34 +200,39 @@ def run(*arguments):
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_predict_prints_the_labels_with_the_most_probable_first(bundled, tmp_path):
+def test_predict_prints_a_label_and_its_probability_for_each_recording(bundled, tmp_path):
     events = as_events(recording())
     write_aedat(tmp_path / "own.aedat", events)
     np.savez(tmp_path / "own.npz", **recording())
     label, probabilities = bundled.predict(events)
-    for name in ("own.aedat", "own.npz"):
-        result = run("predict", "tiny-gesture", tmp_path / name)
-        assert result.exit_code == 0, result.output
-        lines = [line.split("\t") for line in result.stdout.splitlines()]
-        assert lines[0][0] == label and {line[0] for line in lines} == set(LABELS)
-        assert [float(line[1]) for line in lines] == sorted((float(line[1]) for line in lines), reverse=True)
-        assert float(lines[0][1]) == pytest.approx(probabilities[label], abs=1e-4)
+    paths = [str(tmp_path / name) for name in ("own.aedat", "own.npz")]
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
+    for arguments in (paths, ["--input", tmp_path / "list.txt"]):
+        result = run("predict", "tiny-gesture", *arguments)
+        assert (result.exit_code, result.stdout) == (0, 2 * f"{label}\t{probabilities[label]:.4f}\n")
+        result = run("predict", "tiny-gesture", "--json", *arguments)
+        assert [json.loads(line) for line in result.stdout.splitlines()] == 2 * [
+            {"label": label, "probabilities": pytest.approx(probabilities)}
+        ]
 
 
-def test_predict_says_in_one_line_what_is_wrong_with_a_file(bundled, tmp_path):
+def test_predict_says_what_is_wrong_with_a_file_and_goes_on(bundled, tmp_path):
     (tmp_path / "empty.aedat").touch()
     (tmp_path / "other.txt").write_text("x")
     (tmp_path / "cut.aedat").write_bytes(b"#!AER-DAT3.1\r\n#!END-HEADER\r\n" + bytes(10))
+    np.savez(tmp_path / "own.npz", **recording())
     said = {
         "empty.aedat": "is empty",
         "other.txt": "no event file",
         "cut.aedat": "cut off",
         "none.npy": "no event file",
     }
-    for name, message in said.items():
-        result = run("predict", "tiny-gesture", tmp_path / name)
-        assert result.exit_code == 1 and result.stdout == ""
-        assert result.stderr.startswith("snn-zoo: ") and result.stderr.count("\n") == 1 and message in result.stderr
+    result = run("predict", "tiny-gesture", *(tmp_path / name for name in said), tmp_path / "own.npz")
+    assert result.exit_code == 3
+    *empty, last = result.stdout.splitlines()
+    assert empty == 4 * [""] and last.split("\t")[0] in LABELS
+    for number, (line, message) in enumerate(zip(result.stderr.splitlines(), said.values(), strict=True), 1):
+        assert line.startswith(f"snn-zoo: argument {number}: ") and message in line
 
 
 def test_predict_refuses_a_model_of_another_task(bundled, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -68,15 +69,46 @@ def profiled(network):
     return zoo.profile(network, SENTENCES, name="tiny")
 
 
-def test_the_table_has_a_row_a_layer_and_says_what_is_an_estimate(profiled):
-    console = Console(file=io.StringIO(), width=130)
-    console.print(profiled.table())
-    text = console.file.getvalue()
+def printed(profile, width):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(profile.table(width))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_table_has_a_row_a_layer_and_says_what_is_an_estimate(profiled, width, monkeypatch):
+    text = printed(profiled, width)
     for part in ("tiny: mean of 2 inputs", "currents", "neuron", "readout", "total", "(est.)", "Energy is an estimate"):
         assert part in text
     assert "Horowitz" in text
     assert "sigmoid" in text
+    monkeypatch.setenv("COLUMNS", str(width))
     assert str(profiled) == text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_layer_of_a_bundled_model_is_broken_in_two_lines(width):
+    """A model of the same layers, each of which costs much."""
+    counts = Counts(*[888_888_888] * 6)
+    for name in zoo.list_models():
+        layers = [layer for layer, _ in zoo.load(name).named_modules() if layer]
+        profile = Profile(name, 1, [Row(layer, "Linear", 1, 1, counts, 4, Counter({0: 1, 1: 2})) for layer in layers])
+        lines = printed(profile, width).splitlines()
+        first = next(place for place, line in enumerate(lines) if "──" in line) + 1
+        for layer, line in zip(layers, lines[first:]):
+            label, *cells = line.split()
+            assert layer.endswith(label)
+            assert len(cells) >= 4 and "66.7" in cells and "889M" in cells
+        assert max(map(len, lines)) <= width
+
+
+def test_columns_that_have_no_room_are_named(profiled):
+    assert "parameters" not in printed(profiled, 120).replace("param-", "")
+    narrow = printed(profiled, 40)
+    assert "A wider terminal shows" in narrow
+    for column in ("param-", "shift"):
+        assert column not in narrow.split("Weights and buffers")[0]
+    assert "parameters" in narrow and "shift add." in " ".join(narrow.split())
 
 
 def test_the_json_holds_every_count(profiled):
@@ -194,7 +226,7 @@ def test_the_command_prints_a_table_and_the_comparison_with_a_twin(bundled):
     result = run("tiny", "--inputs", "Ein Hund", "--against", bundled)
     assert result.exit_code == 0, result.output
     assert result.stdout.count("Weights and buffers") == 2
-    assert f"tiny: 1.00 times fewer multiplications than {bundled}" in result.stdout
+    assert f"tiny: 1.00 times fewer multiplications than {bundled}" in " ".join(result.stdout.split())
 
 
 def test_the_command_takes_the_lines_of_a_file_or_the_card_s_example(bundled, tmp_path):

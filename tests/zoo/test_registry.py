@@ -40,7 +40,7 @@ def test_a_class_without_the_method_of_its_task_is_refused():
         def assets(self):
             return {}
 
-    with pytest.raises(TypeError, match=r"it has no from_config\(\) and no translate\(\)"):
+    with pytest.raises(TypeError, match=r"it has no from_config\(\) and no translate\(\) and no check\(\)"):
         register_architecture("mute")(Mute)
 
 

@@ -252,7 +252,7 @@ def test_classify_prints_a_label_and_its_probability_a_line(folder, tmp_path):
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
     for arguments, given_input in (
         (TEXTS, None),
-        (["--file", str(tmp_path / "texts.txt")], None),
+        (["--input", str(tmp_path / "texts.txt")], None),
         ([], "\n".join(TEXTS)),
     ):
         result = CliRunner().invoke(app, ["classify", folder, *arguments], input=given_input)
@@ -261,15 +261,15 @@ def test_classify_prints_a_label_and_its_probability_a_line(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message", "status"),
     [
-        (["classify", "--file", "x.txt", "A film."], "give sentences or --file, not both"),
-        (["classify", "кино"], "text 0 has no word that this model knows"),
-        (["translate", "A film."], "is a model for text-classification, and does not translate"),
+        (["classify", "--input", "x.txt", "A film."], "give each text as an argument or all of them by --input", 1),
+        (["classify", "кино"], "argument 1 has no word that this model knows", 3),
+        (["translate", "A film."], "is a model for text-classification, and does not translate", 1),
     ],
 )
-def test_an_error_of_the_command_is_one_line(folder, arguments, message):
+def test_an_error_of_the_command_is_one_line(folder, arguments, message, status):
     command, *rest = arguments
     result = CliRunner().invoke(app, [command, folder, *rest])
-    assert result.exit_code == 1
+    assert result.exit_code == status
     assert len(result.stderr.splitlines()) == 1 and message in result.stderr

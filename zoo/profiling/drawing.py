@@ -16,13 +16,13 @@ SHOWN_NEURONS = 24
 
 def draw(profile: "Profile", path: str | Path) -> None:
     """Write the drawing of ``profile`` to ``path``; ValueError for a model that fired no spikes."""
-    from matplotlib.colors import PowerNorm
-
     layers = [row for row in profile.rows if row.levels]
     if not layers:
         raise ValueError(f"{profile.name} has no spikes that could be drawn")
     height = 2.2 + 0.62 * len(layers)
     drawn, axes = figure(1, 3, (15, height))
+    from matplotlib.colors import PowerNorm  # after figure, which says how to install it
+
     raster, rates, levels = axes[0]
     drawn.suptitle(f"{profile.name}, spikes over {profile.inputs} input{'s' if profile.inputs > 1 else ''}")
     top = max(abs(level) for row in layers for level in row.levels)

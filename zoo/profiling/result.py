@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,12 +101,12 @@ class Profile:
         skipped = [count - zero for count, zero in zip(both, by_zero)]
         float32, int32 = ([profile.energy(kind) for profile in pair] for kind in ("float32", "int32"))
         return [
-            f"{self.name}: {_times(*both)} multiplications than {other.name} ({_short(both[0])} against "
+            f"{self.name}: {_times(both)} multiplications than {other.name} ({_short(both[0])} against "
             f"{_short(both[1])} an input; {_short(both[0] - reals[0])} of the former are by small integers)",
-            f"multiplications of two real numbers alone: {_times(*reals)} than {other.name}",
-            f"if both skipped multiplications by an activation that is zero: {_times(*skipped)} than {other.name}",
-            f"energy of the arithmetic, an estimate: {_times(*float32, 'less')} in float32, "
-            f"{_times(*int32, 'less')} in int32 with shift and add",
+            f"multiplications of two real numbers alone: {_times(reals)} than {other.name}",
+            f"if both skipped multiplications by an activation that is zero: {_times(skipped)} than {other.name}",
+            f"energy of the arithmetic, an estimate: {_times(float32, 'less')} in float32, "
+            f"{_times(int32, 'less')} in int32 with shift and add",
         ]
 
     def card_row(self) -> dict[str, float | str | None]:
@@ -124,61 +125,73 @@ class Profile:
             "estimated_energy in int32, nJ": round(self.energy("int32") / 1000, 1),
         }
 
-    def table(self) -> Table:
-        """A table for the terminal, a row a layer that costs anything; print it with ``rich.print``."""
+    def table(self, width: int = 80) -> Table:
+        """A table for a terminal of so many characters, a row for each layer that costs anything.
+
+        The columns that matter most come first, and others where there is room; print it with ``rich.print``.
+        """
+        shown = [row for row in self.rows if row.parameters or row.levels or row.counts != Counts()]
+        labels = _indented([row.name for row in shown])
+        room = (width - max(map(len, [*labels, "total"])) - 3) // COLUMN_WIDTH
+        most = sorted(_COLUMNS, key=_PRIORITY.index)[: max(room, FEWEST_COLUMNS)]
+        columns = [column for column in _COLUMNS if column in most]
         table = Table(
             box=box.SIMPLE_HEAD,
             pad_edge=False,
+            padding=(0, 0, 0, 1),
             title=f"{self.name}: mean of {self.inputs} {'input' if self.inputs == 1 else 'inputs'}",
-            caption=self._caption(),
+            title_justify="left",
+            caption=self._caption([column for column in _COLUMNS if column not in most]),
             caption_justify="left",
         )
         table.add_column("layer", overflow="fold")
-        for column in _COLUMNS:
-            table.add_column(column, justify="right", no_wrap=True)
-        for row in self.rows:
-            if row.parameters or row.levels or row.counts != Counts():
-                table.add_row(row.name, *self._cells(row, row.counts))
+        for column in columns:
+            table.add_column(column, justify="right", no_wrap=True, min_width=COLUMN_WIDTH - 2)
+        for label, row in zip(labels, shown):
+            table.add_row(label, *self._cells(row, columns))
         table.add_section()
-        total = Row("", "", self.parameters, self.bytes, state_bytes=self.state_bytes)
+        total = Row("", "", self.parameters, self.bytes, self.counts, self.state_bytes)
         total.levels = sum((row.levels for row in self.rows), Counter())
-        table.add_row("total", *self._cells(total, self.counts), style="bold")
+        table.add_row("total", *self._cells(total, columns), style="bold")
         return table
 
-    def _cells(self, row: Row, counts: Counts) -> list[str]:
-        means = (
-            counts.dense_macs,
-            counts.multiplications,
-            counts.integer_multiplications,
-            counts.additions,
-            counts.shift_additions,
-        )
-        return [
-            _short(row.parameters),
-            *(_short(count / self.inputs) for count in means),
-            "" if row.spike_rate is None else f"{row.spike_rate:.3f}",
-            "" if row.state_bytes is None else _short(row.state_bytes),
-            _short(counts.energy() / self.inputs / 1000),
-        ]
+    def _cells(self, row: Row, columns: list[str]) -> list[str]:
+        counts, state = row.counts, row.state_bytes
+        cells = {
+            "param-\neters": _short(row.parameters),
+            "dense\nMACs": _short(counts.dense_macs / self.inputs),
+            "real\nmult.": _short(counts.multiplications / self.inputs),
+            "level\nmult.": _short(counts.integer_multiplications / self.inputs),
+            "addi-\ntions": _short(counts.additions / self.inputs),
+            "shift\nadd.": _short(counts.shift_additions / self.inputs),
+            "spikes\n%": "" if row.spike_rate is None else f"{100 * row.spike_rate:.1f}",
+            "state\nbytes": "" if state is None else _short(state),
+            "nJ\n(est.)": _short(counts.energy() / self.inputs / 1000),
+        }
+        return ["-" if cells[column] == "0" else cells[column] for column in columns]
 
-    def _caption(self) -> str:
+    def _caption(self, left_out: list[str]) -> str:
         functions = ", ".join(
             f"{name} {_short(count / self.inputs)}" for name, count in self.counts.functions.most_common()
         )
-        return "\n".join(
-            [
-                f"Weights and buffers: {self.bytes / 2**20:.1f} MiB. Functions evaluated, not counted: "
-                f"{functions or 'none'}.",
-                *CONVENTIONS,
-                f"Energy is an estimate of the arithmetic alone, in float32 ({self.energy('int32') / 1000:,.3g} nJ in "
-                f"int32). {ENERGY_SOURCE}.",
-            ]
-        )
+        lines = [
+            f"Weights and buffers: {self.bytes / 2**20:.1f} MiB; state: {_short(self.state_bytes)} bytes. Functions "
+            f"evaluated, not counted: {functions or 'none'}.",
+            "Level mult.: by small integers, the levels of spikes. Spikes %: outputs that are not zero.",
+            *CONVENTIONS,
+            f"Energy is an estimate of the arithmetic alone, in float32 ({_short(self.energy('int32') / 1000)} nJ in "
+            f"int32). {ENERGY_SOURCE}.",
+        ]
+        if left_out:
+            names = ", ".join(column.replace("-\n", "").replace("\n", " ") for column in left_out)
+            lines.append(f"A wider terminal shows {names} too, and JSON everything.")
+        return "\n".join(lines)
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=130, color_system=None)
-        console.print(self.table())
-        return console.file.getvalue()
+        width = shutil.get_terminal_size().columns
+        text = io.StringIO()
+        Console(file=text, width=width, color_system=None).print(self.table(width))
+        return text.getvalue()
 
     def to_json(self) -> str:
         """Everything but the raster, as JSON; counts are totals over ``inputs``."""
@@ -210,20 +223,36 @@ class Profile:
         draw(self, path)
 
 
-_COLUMNS = (
+COLUMN_WIDTH = 8
+FEWEST_COLUMNS = 4
+_COLUMNS = [
     "param-\neters",
     "dense\nMACs",
     "real\nmult.",
     "level\nmult.",
     "addi-\ntions",
     "shift\nadd.",
-    "spike\nrate",
+    "spikes\n%",
     "state\nbytes",
     "nJ\n(est.)",
-)
+]
+_PRIORITY = [_COLUMNS[place] for place in (2, 3, 6, 8, 4, 0, 1, 7, 5)]
+"""Which columns are shown first where there is not room for all."""
 
 
-def _times(mine: float, theirs: float, word: str = "fewer") -> str:
+def _indented(names: list[str]) -> list[str]:
+    """The names of layers, each under the layer that it is a part of, without what is said there."""
+    labels, above = [], list[str]()
+    for name in names:
+        while above and not name.startswith(above[-1] + "."):
+            above.pop()
+        labels.append("  " * len(above) + (name[len(above[-1]) + 1 :] if above else name))
+        above.append(name)
+    return labels
+
+
+def _times(pair: list[float], word: str = "fewer") -> str:
+    mine, theirs = pair
     if mine == theirs:
         return f"1.00 times {word}"
     if not mine or not theirs:

@@ -1,0 +1,28 @@
+"""What was measured, in words: the title of a column of ``metrics.json``, and a figure in the unit of its meaning."""
+
+from typing import Any
+
+_OF_SEEDS = (("", ""), ("_mean", ", mean of the seeds"), ("_standard_deviation", ", standard deviation"))
+
+
+def title(column: str, scores: dict[str, Any]) -> str:
+    """The heading of a column; an estimate says so, and a score over several seeds what it is of them."""
+    for ending, meaning in _OF_SEEDS:
+        if (score := column.removesuffix(ending)) in scores:
+            return scores[score]["title"] + meaning
+    estimate = " (estimate)" if column.startswith("estimated_") else ""
+    return column.removeprefix("estimated_").replace("_", " ") + estimate
+
+
+def in_words(column: str, value: float | str | None, scores: dict[str, Any]) -> str:
+    """A figure and what it is of, as a person reads them: a share in percent, else four digits or a whole number."""
+    heading = title(column, scores)
+    if value is None or isinstance(value, str):
+        return f"{heading}: {'not measured' if value is None else value}"
+    if column.endswith("spike_rate"):
+        return f"{100 * value:.1f} % of the neurons' outputs are not zero"
+    if isinstance(value, int) or abs(value) >= 10_000:
+        return f"{value:,.0f} {heading}"
+    if "%" in heading:
+        return f"{value:.4g} % {heading.replace(' (%)', '').replace(' %', '')}"
+    return f"{value:.4g} {heading}"

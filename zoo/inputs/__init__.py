@@ -1,0 +1,1 @@
+"""What turns the world into tensors: text and lines of text."""

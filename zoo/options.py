@@ -1,0 +1,23 @@
+"""Numbers that a caller gives as an option: what they must be, in one wording."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+
+def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """``value``, Python's or NumPy's, as an int; ValueError, naming the option and its interval, for anything else."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)
+        if low <= number and (high is None or number <= high):
+            return number
+    interval = f"of at least {low}" if high is None else f"from {low} to {high}"
+    raise ValueError(f"{name} must be a whole number {interval}; got {value!r}")
+
+
+def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
+    """``value``, Python's or NumPy's, as a float; ValueError, naming the option and its interval, for anything else."""
+    if isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high and abs(value) < math.inf:
+        return float(value)
+    interval = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    raise ValueError(f"{name} must be a finite number {interval}; got {value!r}")
