@@ -42,6 +42,14 @@ def plain_file(path: str | os.PathLike, kind: str) -> Path:
     return path
 
 
+def warranted(path: Path) -> int:
+    """The bytes that the events of a packed file may take.
+
+    Events pack to a tenth or a thirtieth; what unpacks to far more than its file is made to fill the memory.
+    """
+    return max(2**26, 100 * path.stat().st_size)
+
+
 def read_npy(path: str | os.PathLike, most: int) -> np.ndarray:
     """The array of a ``.npy`` file.
 

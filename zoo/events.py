@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.data_files import plain_file, read_npy, read_npz
+from zoo.data_files import plain_file, read_npy, read_npz, warranted
 
 FIELDS = ("t", "x", "y", "p")
 AEDAT_VERSION, AEDAT_END = b"#!AER-DAT3.1", b"#!END-HEADER"
@@ -69,6 +69,21 @@ class Events:
 def join(parts: list[Events]) -> Events:
     """The events of all parts, one part after another."""
     return Events(*(np.concatenate([getattr(part, field) for part in parts]) for field in FIELDS))
+
+
+def one_after_another(parts: list[Events]) -> Events:
+    """The events of parts that have a clock each, on the clock of the first.
+
+    Each clock starts one microsecond after the last event of the part before; how long it was is not known. Raises
+    ValueError where times become too large.
+    """
+    whole = parts[:1]
+    for part in parts[1:]:
+        start = int(whole[-1].t[-1]) + 1
+        if start + int(part.t[-1]) > LATEST:
+            raise ValueError(f"the parts of the recording together last longer than {LATEST} us")
+        whole.append(Events(part.t + start, part.x, part.y, part.p))
+    return join(whole) if len(whole) > 1 else whole[0]
 
 
 def as_events(source: Any) -> Events:
@@ -133,7 +148,7 @@ def _check_range(field: str, column: np.ndarray, highest: int) -> None:
 
 @contextmanager
 def naming(source: Any) -> Iterator[None]:
-    """ValueErrors with the name of the source in them, where it is a file."""
+    """ValueErrors begin with the source, where it is the path of a file or says in words what it is."""
     try:
         yield
     except ValueError as error:
@@ -170,19 +185,14 @@ def read_aedat(path: str | os.PathLike) -> Events:
     bits of data (valid mark in bit 0, polarity in bit 1, y in bits 2 to 16, x in bits 17 to 31) and a timestamp of 31
     bits, which eventTSOverflow extends. Packets of other types and events without the valid mark are left out.
 
-    Where the camera's clock was set to zero while it recorded (:func:`read_aedat_parts`), the parts are put one after
-    another: how long it was from the last event to the reset is not known, and taken to be one microsecond.
+    Where the camera's clock was set to zero while it recorded (:func:`read_aedat_parts`), the parts are put
+    :func:`one_after_another`.
 
     Raises ValueError for another version, and for a packet that is cut off or contradicts the format, with its place.
     """
-    first, *parts = read_aedat_parts(path)
-    whole = [first]
-    for part in parts:
-        reset = int(whole[-1].t[-1]) + 1
-        if reset + int(part.t[-1]) > LATEST:
-            raise ValueError(f"{path} is damaged: its parts between resets of the clock last longer than {LATEST} us")
-        whole.append(Events(part.t + reset, part.x, part.y, part.p))
-    return join(whole) if parts else first
+    parts = read_aedat_parts(path)
+    with naming(path):
+        return one_after_another(parts)
 
 
 def read_aedat_parts(path: str | os.PathLike) -> list[Events]:
@@ -289,9 +299,7 @@ def write_aedat(path: str | os.PathLike, events: Events, packet: int = 4096) -> 
 
 
 def _read_npz(path: Path) -> Events:
-    # Events pack to a tenth or a thirtieth; what unpacks to far more than its file is made to fill the memory.
-    most = min(MOST_EVENTS * 32, max(2**26, 100 * path.stat().st_size))
-    columns = read_npz(path, FIELDS, most)
+    columns = read_npz(path, FIELDS, min(warranted(path), MOST_EVENTS * 32))
     with naming(path):
         return as_events(columns)
 
