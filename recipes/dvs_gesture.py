@@ -207,7 +207,8 @@ def read_labels(path: Path) -> list[tuple[int, int, int]]:
         gesture, start, end = numbers if len(numbers) == len(cells) == 3 else (0, 0, 0)
         if not (1 <= gesture <= len(GESTURES) and start < end <= LATEST):
             raise ValueError(
-                f"{path}, line {number}: {line!r} is no class (1 to {len(GESTURES)}), start and end in microseconds"
+                f"{path}, line {number}: {line[:80]!r} is no class (1 to {len(GESTURES)}), start and end in "
+                "microseconds"
             )
         rows.append((gesture - 1, start, end))
     if not rows:

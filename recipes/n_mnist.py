@@ -62,7 +62,7 @@ def read_samples(folder: Path, split: str) -> Samples:
 def _check_places(data: dict[str, np.ndarray]) -> None:
     """Raise ValueError unless every recording has a digit, and a place within columns of one length."""
     for name, values in data.items():
-        if values.ndim != 1 or values.dtype.kind not in "iu":
+        if values.ndim != 1 or (name not in COLUMNS and values.dtype.kind not in "iu"):
             raise ValueError(f"{name} must hold whole numbers, [N]; it is {values.dtype} {list(values.shape)}")
     lengths = {len(data[name]) for name in COLUMNS}
     if len(lengths) > 1:

@@ -1,4 +1,4 @@
-"""Files of data from strangers: whether a path is a file at all, and NumPy's arrays in it, without pickles.
+"""Data files from strangers: whether a path is a file at all, and NumPy's arrays in it, without pickles.
 
 NumPy allocates what a file's header asks for, and its readers raise whatever a damaged byte leads to. Here the header
 is read first, an array is allocated only where the file holds as many bytes as its header says, and what is wrong is
@@ -122,7 +122,10 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, in
     if count > LONGEST_HEADER:
         raise ValueError(f"its header would be of {count} bytes, more than {LONGEST_HEADER}")
     header = stream.read(count)
-    shape, by_column, dtype = _HEADERS[version](io.BytesIO(length + header))
+    try:
+        shape, by_column, dtype = _HEADERS[version](io.BytesIO(length + header))
+    except Exception:  # NumPy parses it as Python, whose parser raises what it likes
+        raise ValueError(f"its header gives no shape and type: {header[:60]!r}") from None
     return shape, by_column, dtype, len(magic) + len(length) + len(header)
 
 
