@@ -17,14 +17,13 @@ Checkpoints and options are chosen on people held out from the training part (``
 ``measure`` alone.
 """
 
-import csv
 import hashlib
 import json
+import math
 import os
 import random
+import re
 import warnings
-import zipfile
-import zlib
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +38,19 @@ import zoo
 from neurons.monitors import evaluating
 from recipes import training
 from recipes.training import read_settings
-from zoo.events import Binning, as_events, bin_events, read_events
+from zoo.data_files import plain_file, read_npz
+from zoo.events import (
+    LATEST,
+    MOST_BINS,
+    Binning,
+    Events,
+    as_events,
+    bin_events,
+    naming,
+    one_after_another,
+    read_aedat_parts,
+    read_events,
+)
 from zoo.gesture import GestureConfig, GestureNetwork
 
 SOURCE = "https://research.ibm.com/interactive/dvsgesture/"
@@ -62,7 +73,7 @@ MIRRORED = (0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10)
 SPLITS = ("train", "val", "test")
 HELD_OUT = 1 / 6
 """Share of the training people who are ``val``: the last of them, four of 23."""
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 BAND = 22
 """Recordings of a quick check: the first of ``val``."""
 EXAMPLE, EXAMPLE_FILE = "air guitar", "air_guitar.aedat"
@@ -168,10 +179,11 @@ def _layout(folder: Path):
 
 def _official(folder: Path, part: str) -> list[Recording]:
     recordings = []
-    for line in (folder / f"trials_to_{part}.txt").read_text().split():
+    trials = folder / f"trials_to_{part}.txt"
+    for line in _text(plain_file(trials, "list of trials")).split():
         file = folder / line
         if not file.is_file():
-            raise FileNotFoundError(f"trials_to_{part}.txt names {line}, which is not in {folder}")
+            raise FileNotFoundError(f"{trials.name} names {line}, which is not in {folder}")
         for label, start, end in read_labels(file.with_name(f"{file.stem}_labels.csv")):
             recordings.append(Recording(file, start, end, _person(file.stem), label))
     return recordings
@@ -180,29 +192,37 @@ def _official(folder: Path, part: str) -> list[Recording]:
 def read_labels(path: Path) -> list[tuple[int, int, int]]:
     """(label from 0, start, end in microseconds) of each gesture in a labels file.
 
-    In one official trial a gesture ends after the next began (user22_led, class 9); its end is the next one's start.
-    Raises FileNotFoundError, and ValueError with the line for what is no such row.
+    The first line is a heading unless one of its cells begins as a number does. In one official trial a gesture ends
+    after the next began (user22_led, class 9); its end is the next one's start.
+    Raises FileNotFoundError, and ValueError with the line for what is no such row, and for a file without any.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}, which says what the trial holds")
     rows = []
-    with path.open(newline="") as file:
-        lines = csv.reader(file)
-        next(lines, None)
-        for row in filter(None, lines):
-            try:
-                gesture, start, end = (int(value) for value in row)
-            except ValueError:
-                gesture, start, end = 0, 0, 0
-            if not (1 <= gesture <= len(GESTURES) and 0 <= start < end):
-                raise ValueError(
-                    f"{path}, line {lines.line_num}: {','.join(row)!r} is no class (1 to {len(GESTURES)}), start and "
-                    "end in microseconds"
-                )
-            rows.append((gesture - 1, start, end))
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        cells = [cell.strip(' \t"') for cell in line.split(",")]
+        if not line.strip() or (number == 1 and not any(re.match("[-+]?[0-9]", cell) for cell in cells)):
+            continue
+        numbers = [int(cell) for cell in cells if cell.isascii() and cell.isdecimal() and len(cell) < 20]
+        gesture, start, end = numbers if len(numbers) == len(cells) == 3 else (0, 0, 0)
+        if not (1 <= gesture <= len(GESTURES) and start < end <= LATEST):
+            raise ValueError(
+                f"{path}, line {number}: {line[:80]!r} is no class (1 to {len(GESTURES)}), start and end in "
+                "microseconds"
+            )
+        rows.append((gesture - 1, start, end))
+    if not rows:
+        raise ValueError(f"{path} names no gesture")
     rows.sort(key=lambda row: row[1])
     cut = [(label, start, min(end, after)) for (label, start, end), (_, after, _) in pairwise(rows)]
     return [*cut, *rows[-1:]]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from None
 
 
 def _of_spikingjelly(folder: Path) -> list[Recording]:
@@ -254,31 +274,55 @@ def binned(file: Path, recordings: list[Recording], binning: Binning, cache: Pat
     """The frames of the recordings in one file, from the cache where it has them.
 
     What is kept is named after the file's content, the places of the recordings, and the binning. A damaged file in
-    the cache is made again, with a warning. Raises ValueError that names the file for recordings that give no bin.
+    the cache is made again, with a warning. Raises ValueError that names the file for one that is damaged, and for
+    recordings that give no bin.
     """
     places = [(recording.start, recording.end) for recording in recordings]
-    key = hashlib.blake2b(file.read_bytes(), digest_size=16)
+    key = hashlib.blake2b(digest_size=16)
+    with plain_file(file, "event file").open("rb") as content:
+        while block := content.read(1 << 20):
+            key.update(block)
     key.update(json.dumps([CACHE_VERSION, places, asdict(binning)]).encode())
     kept = cache / f"{key.hexdigest()}.npz"
     if kept.exists():
         try:
-            with np.load(kept, allow_pickle=False) as arrays:
-                return [arrays[str(i)] for i in range(len(places))]
-        except (ValueError, TypeError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            warnings.warn(f"{kept} is damaged and made again: {error}", stacklevel=2)
-    events, frames = read_events(file), []
+            return _kept_frames(kept, len(places), binning)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"what is kept of {file.name} is damaged and made again: {error}", stacklevel=2)
+    parts = read_aedat_parts(file) if file.suffix == ".aedat" else [read_events(file)]
+    frames = []
     for start, end in places:
-        try:
-            frames.append(bin_events(events if start is None else events.between(start, end), binning))
-        except ValueError as error:
-            where = "" if start is None else f", from {start} to {end} us"
-            raise ValueError(f"{file}{where}: {error}") from None
+        with naming(file if start is None else f"{file}, from {start} to {end} us"):
+            frames.append(bin_events(_window(parts, start, end), binning))
     cache.mkdir(parents=True, exist_ok=True)
     new = kept.with_suffix(f".{os.getpid()}")
     with new.open("wb") as output:
         np.savez_compressed(output, **{str(i): part for i, part in enumerate(frames)})
     os.replace(new, kept)
     return frames
+
+
+def _kept_frames(kept: Path, count: int, binning: Binning) -> list[np.ndarray]:
+    """The frames of ``count`` recordings from a file of the cache."""
+    names, shape = [str(i) for i in range(count)], binning.shape
+    arrays = read_npz(kept, names, count * MOST_BINS * math.prod(shape))
+    for frames in arrays.values():
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != shape or not len(frames):
+            raise ValueError(f"{kept} holds no frames of {list(shape)} but {frames.dtype} {list(frames.shape)}")
+    return list(arrays.values())
+
+
+def _window(parts: list[Events], start: int | None, end: int | None) -> Events:
+    """The events of one recording in a file, whose parts have a clock each; ValueError where two of them have some."""
+    if start is None or end is None:
+        return one_after_another(parts)
+    held = [found for found in (part.between(start, end) for part in parts) if len(found)]
+    if len(held) > 1:
+        raise ValueError(
+            "the camera's clock was reset while it recorded, and events before and after the reset have these times; "
+            "which of them are meant is not known"
+        )
+    return held[0] if held else parts[0][:0]
 
 
 # ---- Training ----
@@ -428,10 +472,10 @@ def fine_tune(
     for i, (source, label) in enumerate(recordings):
         if label not in model.settings.labels:
             raise zoo.errors.unknown(f"label (recording {i})", label, model.settings.labels)
-        try:
-            frames.append(bin_events(as_events(source), model.binning))
-        except ValueError as error:
-            raise ValueError(f"recording {i}: {error}") from None
+        with naming(f"recording {i}"):
+            events = as_events(source)
+            with naming(source):
+                frames.append(bin_events(events, model.binning))
         labels.append(model.settings.labels.index(label))
     samples = Samples(frames, labels)
     options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed, mirror=False)

@@ -22,10 +22,13 @@ from recipes import dvs_gesture
 from recipes.dvs_gesture import Samples, Trainer, Training
 from recipes.training import read_settings
 from zoo import errors
-from zoo.events import as_events, bin_events
+from zoo.data_files import read_npz, warranted
+from zoo.events import as_events, bin_events, naming
 from zoo.gesture import MIXERS, GestureConfig
 
 DIGITS = [str(digit) for digit in range(10)]
+COLUMNS = {"t_us": "t", "x": "x", "y": "y", "p": "p"}
+"""The columns of events, and what each is to :func:`zoo.events.as_events`."""
 HELD_OUT = 5
 """Every fifth recording."""
 CONFIG = GestureConfig(DIGITS, 34, 34, pool=1, bin_size=10_000, channels=16, head=48)
@@ -33,22 +36,44 @@ TRAINING = Training(epochs=20, learning_rate=4e-3, average=0.98, rotation=10.0, 
 
 
 def read_samples(folder: Path, split: str) -> Samples:
-    """The recordings of ``train``, ``val`` (every fifth of the training file) or ``test`` as frames."""
+    """The recordings of ``train``, ``val`` (every fifth of the training file) or ``test`` as frames.
+
+    Raises FileNotFoundError, and ValueError for a file that is damaged or holds no such recordings, with their place.
+    """
     if split not in dvs_gesture.SPLITS:
         raise errors.unknown("split", split, dvs_gesture.SPLITS)
     path = folder / f"{'test' if split == 'test' else 'train'}.npz"
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}, a part of the N-MNIST sample")
-    with np.load(path, allow_pickle=False) as arrays:
-        data = {name: arrays[name] for name in ("x", "y", "p", "t_us", "label", "offsets")}
+    data = read_npz(path, (*COLUMNS, "label", "offsets"), warranted(path))
+    with naming(path):
+        _check_places(data)
     frames, labels = [], []
     for k, label in enumerate(data["label"].tolist()):
         if split == "test" or (k % HELD_OUT == 0) == (split == "val"):
             own = slice(data["offsets"][k], data["offsets"][k + 1])
-            fields = {"t": data["t_us"][own], "x": data["x"][own], "y": data["y"][own], "p": data["p"][own]}
-            frames.append(bin_events(as_events(fields), CONFIG.binning()))
+            with naming(f"{path}, recording {k}"):
+                fields = {field: data[column][own] for column, field in COLUMNS.items()}
+                frames.append(bin_events(as_events(fields), CONFIG.binning()))
             labels.append(label)
     return Samples(frames, labels)
+
+
+def _check_places(data: dict[str, np.ndarray]) -> None:
+    """Raise ValueError unless every recording has a digit, and a place within columns of one length."""
+    for name, values in data.items():
+        if values.ndim != 1 or (name not in COLUMNS and values.dtype.kind not in "iu"):
+            raise ValueError(f"{name} must hold whole numbers, [N]; it is {values.dtype} {list(values.shape)}")
+    lengths = {len(data[name]) for name in COLUMNS}
+    if len(lengths) > 1:
+        raise ValueError(f"{', '.join(COLUMNS)} must be of one length; they are {sorted(lengths)}")
+    label, offsets = data["label"], data["offsets"]
+    if len(label) and (label.min() < 0 or label.max() >= len(DIGITS)):
+        raise ValueError(f"label must be from 0 to {len(DIGITS) - 1}; got {label.min()} to {label.max()}")
+    if len(offsets) != len(label) + 1:
+        raise ValueError(f"offsets must be one more than the {len(label)} labels; there are {len(offsets)}")
+    if offsets[0] < 0 or offsets[-1] > max(lengths) or (offsets[1:] < offsets[:-1]).any():
+        raise ValueError(f"offsets must rise from 0 to {max(lengths)} at most, the number of events")
 
 
 def compare(folder: Path, runs: Path, output: Path, seeds: int, options: Training, mixers: list[str]) -> dict[str, Any]:

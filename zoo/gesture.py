@@ -17,6 +17,7 @@ spikes and nothing learned in them; ``relu``, which has no memory but the readou
 convolutional GRU (Ballas et al., ICLR 2016, arXiv 1511.06432).
 """
 
+from copy import copy
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -215,11 +216,13 @@ class GestureNetwork(nn.Module):
 
         ``recording`` is an event file (``.aedat``, ``.npz``, ``.npy``), or a structured array or dict with t (in
         microseconds), x, y and p (:func:`zoo.events.as_events`). The bin that it ends in is not complete and not used.
-        Raises TypeError and ValueError for what is no recording of this camera, or shorter than one bin.
+        Raises TypeError and ValueError for what is no recording of this camera, or shorter than one bin; errors of a
+        file name it.
         """
-        stream = self.stream()
-        stream.push(recording)
-        return stream.prediction()
+        stream, found = self.stream(), events.as_events(recording)
+        with events.naming(recording):
+            stream.push(found)
+            return stream.prediction()
 
 
 class GestureStream:
@@ -236,13 +239,20 @@ class GestureStream:
 
     @torch.inference_mode()
     def push(self, slice_of_events: Any) -> int:
-        """Take the next events; return how many bins they completed. Errors as for :meth:`GestureNetwork.predict`."""
-        frames = self.bins.push(events.as_events(slice_of_events))
+        """Take the next events; return how many bins they completed.
+
+        Errors are those of :meth:`GestureNetwork.predict`. After one, or an interrupt, none of the events are taken.
+        """
+        found = events.as_events(slice_of_events)
+        bins, state, membrane = copy(self.bins), self.state, self.membrane
+        with events.naming(slice_of_events):
+            frames = bins.push(found)
         device = self.model.output.weight.device
         with evaluation_view(self.model) as network:
             for frame in torch.from_numpy(frames).to(device).unbind(0):
-                membrane, self.state = network.scan(frame[None, None], self.state)
-                self.membrane = membrane[0, 0]
+                output, state = network.scan(frame[None, None], state)
+                membrane = output[0, 0]
+        self.bins, self.state, self.membrane = bins, state, membrane
         return len(frames)
 
     def prediction(self) -> Prediction:

@@ -1,6 +1,7 @@
 """Event files and bins. AEDAT 3.1 bytes are written here from the format's definition, not by the package."""
 
 import struct
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo import events
-from zoo.events import Binning, BinStream, Events, as_events, bin_events, read_aedat, read_events, write_aedat
+from zoo.events import (
+    LATEST,
+    LONGEST_GAP,
+    Binning,
+    BinStream,
+    Events,
+    as_events,
+    bin_events,
+    read_aedat,
+    read_aedat_parts,
+    read_events,
+    write_aedat,
+)
 
 HEADER = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n#Start-Time: 2016-01-01\r\n#!END-HEADER\r\n"
 
@@ -78,6 +91,50 @@ def test_events_are_put_into_the_order_of_time(file):
 def test_an_empty_packet_and_plain_line_ends_in_the_header_are_fine(file):
     content = HEADER.replace(b"\r\n", b"\n") + packet(b"", 0) + packet(polarity(1, 1, 1, 1), 1)
     assert columns(read_aedat(file(content))) == [(1, 1, 1, 1)]
+
+
+def special(*types: int, valid: int = 1) -> bytes:
+    """A packet of special events: a wrap (0) or a reset (1) of timestamps; their own time is the last there is."""
+    return packet(b"".join(struct.pack("<Ii", kind << 1 | valid, 2**31 - 1) for kind in types), len(types), kind=0)
+
+
+def test_parts_between_resets_of_the_camera_s_clock_come_one_after_another(file):
+    first = packet(polarity(700, 1, 1, 1) + polarity(900, 2, 2, 0), 2)
+    second = packet(polarity(100, 3, 3, 1), 1, overflow=1) + packet(polarity(50, 4, 4, 1), 1)
+    path = file(HEADER + first + special(1) + second + special(5, 1) + packet(polarity(7, 5, 5, 0), 1))
+    after = 901 + 2**31 + 100
+    assert columns(read_aedat(path)) == [
+        (700, 1, 1, 1),
+        (900, 2, 2, 0),
+        (951, 4, 4, 1),
+        (after, 3, 3, 1),
+        (after + 8, 5, 5, 0),
+    ]
+    assert [part.t.tolist() for part in read_aedat_parts(path)] == [[700, 900], [50, 2**31 + 100], [7]]
+
+
+@pytest.mark.parametrize(
+    "marks", [special(1), special(1) + special(1), special(0), special(1, valid=0), special(6, 20)]
+)
+def test_special_events_that_reset_no_clock_between_events_change_nothing(file, marks):
+    body = packet(polarity(10, 1, 1, 1), 1) + packet(polarity(20, 2, 2, 0), 1)
+    expected = columns(read_aedat(file(HEADER + body, "plain.aedat")))
+    between = b"" if marks.startswith(special(1)) else marks
+    content = HEADER + marks + body[: len(body) // 2] + between + body[len(body) // 2 :] + marks
+    assert columns(read_aedat(file(content))) == expected
+    assert len(read_aedat_parts(file(content))) == 1
+
+
+def test_a_reset_among_events_without_the_valid_mark_makes_no_part(file):
+    stale = packet(polarity(5_000, 9, 9, 1, valid=0), 1, valid=0)
+    path = file(HEADER + stale + special(1) + packet(polarity(3, 1, 1, 1), 1))
+    assert columns(read_aedat(path)) == [(3, 1, 1, 1)]
+
+
+def test_parts_that_last_too_long_together_are_refused(file):
+    late = packet(polarity(1, 1, 1, 1), 1, overflow=2**31 - 1)
+    with pytest.raises(ValueError, match=r"recording.aedat: the parts of the recording together last longer than"):
+        read_aedat(file(HEADER + late + special(1) + late))
 
 
 WHOLE = packet(polarity(1, 1, 1, 1) + polarity(2, 2, 2, 1), 2)
@@ -172,6 +229,17 @@ def test_arrays_and_dicts_are_events(source):
         (np.zeros((3, 4)), TypeError, "events are the path of a file, or a structured array or a dict .* got ndarray"),
         (None, TypeError, "got NoneType"),
         ({"t": [1], "x": [1]}, ValueError, "there is no y, p"),
+        (COLUMNS | {"t": [1.0, 1e30]}, ValueError, "event 1 has t = 1e\\+30; t is from 0 to"),
+        (COLUMNS | {"t": [1, 2**62]}, ValueError, f"event 1 has t = {2**62}; t is from 0 to {LATEST}"),
+        (COLUMNS | {"t": np.array([1, 2**64 - 1], np.uint64)}, ValueError, "event 1 has t = 18446744073709551615"),
+        (COLUMNS | {"t": [1, 2**70]}, ValueError, "t must hold whole numbers of microseconds; got object"),
+        (
+            COLUMNS | {"x": np.array([1, 60000], np.float16)},
+            ValueError,
+            "event 1 has x = 60000.0; x is from 0 to 32767",
+        ),
+        (COLUMNS | {"y": [1.0, np.inf]}, ValueError, "y must hold whole numbers"),
+        (COLUMNS | {"x": [1, [2, 3]]}, ValueError, "x must be one number per event; its rows are of different lengths"),
         (COLUMNS | {"x": [1]}, ValueError, "of one length; got 2, 1, 2, 2"),
         (COLUMNS | {"p": [1, -1]}, ValueError, r"event 1 has p = -1; p is 0 \(darker\) or 1 \(brighter\)"),
         (COLUMNS | {"x": [-3, 1]}, ValueError, "event 0 has x = -3"),
@@ -242,6 +310,35 @@ def test_errors_of_a_file_name_it(tmp_path):
     np.savez(tmp_path / "wrong.npz", t=[1], x=[1], y=[1], p=[2])
     with pytest.raises(ValueError, match=r"wrong.npz: event 0 has p = 2"):
         read_events(tmp_path / "wrong.npz")
+
+
+@pytest.mark.parametrize("milliseconds", [2**62 // 1000 + 1, 2**61, 2**63 - 1, -1])
+def test_times_in_milliseconds_that_no_recording_has_are_refused(tmp_path, milliseconds):
+    np.save(tmp_path / "tonic.npy", np.array([[1, 1, 1, 0], [1, 1, 1, milliseconds]]))
+    with pytest.raises(ValueError, match=f"tonic.npy: event 1 has t = {milliseconds}; t is from 0 to {LATEST // 1000}"):
+        read_events(tmp_path / "tonic.npy")
+
+
+def test_the_last_time_that_an_event_may_have_is_written_and_read(tmp_path):
+    rows = [(0, 0, 0, 0), (LATEST, 32767, 32767, 1)]
+    write_aedat(tmp_path / "late.aedat", recording(rows))
+    assert columns(read_aedat(tmp_path / "late.aedat")) == rows
+
+
+def test_events_that_the_format_cannot_hold_are_not_written(tmp_path):
+    wrong = Events(*(np.array(column) for column in ([0, 1], [0, -1], [0, 0], [0, 1])))
+    with pytest.raises(ValueError, match="event 1 has x = -1"):
+        write_aedat(tmp_path / "wrong.aedat", wrong)
+    assert not (tmp_path / "wrong.aedat").exists()
+
+
+def test_a_file_of_more_events_than_are_read_is_refused_before_anything_is_allocated(file, monkeypatch):
+    monkeypatch.setattr(events, "MOST_EVENTS", 3)
+    path = file(HEADER + WHOLE + WHOLE)
+    with pytest.raises(
+        ValueError, match=r"recording.aedat holds 4 events, more than the 3 that are read from one file"
+    ):
+        read_aedat(path)
 
 
 # Bins
@@ -320,6 +417,58 @@ def test_a_stream_that_goes_back_in_time_is_refused():
     stream.push(recording([(100, 0, 0, 1)]))
     with pytest.raises(ValueError, match="an event at 99 us comes after one at 100 us"):
         stream.push(recording([(99, 0, 0, 1)]))
+
+
+def test_a_minute_without_an_event_is_refused_where_bins_are_of_time():
+    found = recording([(0, 0, 0, 1), (7, 1, 0, 1), (7 + LONGEST_GAP, 0, 0, 1)])
+    for refused in (lambda: bin_events(found, Binning()), lambda: BinStream(Binning()).push(found)):
+        with pytest.raises(ValueError, match="there is no event for 60 s after 7 us"):
+            refused()
+    stream = BinStream(Binning())
+    stream.push(found[:2])
+    with pytest.raises(ValueError, match="there is no event for 60 s after 7 us"):
+        stream.push(found[2:])
+    assert len(bin_events(found, Binning(by="number", size=3))) == 1
+    almost = recording([(0, 0, 0, 1), (LONGEST_GAP - 1, 1, 0, 1)])
+    assert len(bin_events(almost, Binning())) == 1199
+
+
+def test_a_long_recording_takes_little_more_memory_than_its_frames():
+    times = np.arange(0, 2_000_000_000, 40_000_000)
+    found = recording([(int(t), 5, 5, 1) for t in times])
+    tracemalloc.start()
+    frames = bin_events(found, Binning())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(frames) == 39_200 and frames.sum() == 49
+    assert most < frames.nbytes + 2**24
+
+
+def test_a_stream_may_go_on_for_longer_than_one_push_may():
+    stream, span = BinStream(Binning(2, 2, 2, size=1000)), 50_000_000
+    for part in range(4):
+        assert len(stream.push(recording([(part * span, 0, 0, 1), ((part + 1) * span - 1000, 0, 0, 1)]))) == 49_999 + (
+            part > 0
+        )
+    assert stream.count == 199_999
+
+
+@given(rows=streams, cells=st.integers(1, 200))
+@settings(max_examples=50, deadline=None)
+def test_frames_are_the_same_however_many_are_counted_at_once(rows, cells):
+    found, binning = recording(sorted(rows)), Binning(4, 4, 2, "time", 7)
+    whole = BinStream(binning).push(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events, "COUNTS_AT_ONCE", cells)
+        assert np.array_equal(BinStream(binning).push(found), whole)
+
+
+def test_events_put_together_by_hand_are_binned_only_in_order_and_inside_of_the_camera():
+    t, zeros, p = np.array([1, 3, 2]), np.zeros(3, np.int16), np.ones(3, bool)
+    with pytest.raises(ValueError, match="not in the order of time: 2 us comes after 3 us"):
+        bin_events(Events(t, zeros, zeros, p), Binning(size=1))
+    with pytest.raises(ValueError, match="event 0 is at x = -1, y = 0, outside"):
+        bin_events(Events(np.sort(t), zeros - 1, zeros, p), Binning(size=1))
 
 
 def test_times_that_span_ages_are_refused():

@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,6 +187,71 @@ def test_an_impossible_network_is_refused(options, message):
         GestureConfig(**{"labels": LABELS} | SMALL | options)
 
 
+def odd_files(folder: Path) -> dict[str, str]:
+    """Files that are recordings of this camera in part only, and what is wrong with each."""
+    events = recording()
+    write_aedat(folder / "outside.aedat", as_events(events | {"x": events["x"] + 3}))
+    np.savez(folder / "short.npz", **recording(last=500))
+    np.savez(folder / "gap.npz", **events | {"t": events["t"] + 90_000_000 * (events["t"] > 5000)})
+    np.save(folder / "ages.npy", np.array([[1, 1, 1, 0], [1, 1, 1, 10**9]]))
+    return {
+        "outside.aedat": "outside of 16 by 16 pixels",
+        "short.npz": "less than one bin of 1 ms",
+        "gap.npz": "there is no event for 90",
+        "ages.npy": "more than 100000 bins",
+    }
+
+
+def test_what_is_wrong_with_the_events_of_a_file_names_the_file(tmp_path):
+    model = MODELS["lif"]
+    for name, problem in odd_files(tmp_path).items():
+        with pytest.raises(ValueError, match=f"^{tmp_path / name}: .*{problem}"):
+            model.predict(tmp_path / name)
+        if name != "short.npz":  # a slice may be short
+            with pytest.raises(ValueError, match=f"^{tmp_path / name}: .*{problem}"):
+                model.stream().push(str(tmp_path / name))
+
+
+@given(cuts=st.sets(st.integers(0, 400), max_size=5), places=st.sets(st.integers(0, 5)))
+@settings(max_examples=15, deadline=None)
+def test_slices_that_are_refused_change_nothing(cuts, places):
+    model, events = MODELS["input-gated-lif"], as_events(recording())
+    edges = [0, *sorted(cuts), len(events)]
+    stream, last = model.stream(), None
+    for place, (start, end) in enumerate(pairwise(edges)):
+        stream.push(events[start:end])
+        last = int(events.t[end - 1]) if end else last
+        if place in places and last is not None:
+            one = {"x": [1], "y": [1], "p": [1]}
+            wrong = [{"x": [16]}, {"p": [3]}, {"t": [last - 1]}, {"t": [last + 2**40]}, {"y": [1, 2]}, {"t": [np.nan]}]
+            for fields in wrong:
+                with pytest.raises(ValueError):
+                    stream.push({"t": [last + 2000], **one} | fields)
+    assert stream.prediction() == model.predict(events)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_an_interrupt_within_a_push_takes_none_of_its_events(mixer, monkeypatch):
+    model, events = network(mixer), as_events(recording())
+    stream, scan, left = model.stream(), model.scan, 5
+    stream.push(events[:100])
+    before = stream.prediction()
+
+    def interrupted(*arguments):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return scan(*arguments)
+
+    monkeypatch.setattr(model, "scan", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.push(events[100:])
+    assert stream.prediction() == before
+    stream.push(events[100:])
+    assert stream.prediction() == model.predict(events)
+
+
 # The command
 
 
@@ -226,11 +292,12 @@ def test_predict_says_what_is_wrong_with_a_file_and_goes_on(bundled, tmp_path):
         "other.txt": "no event file",
         "cut.aedat": "cut off",
         "none.npy": "no event file",
+        **odd_files(tmp_path),
     }
     result = run("predict", "tiny-gesture", *(tmp_path / name for name in said), tmp_path / "own.npz")
     assert result.exit_code == 3
     *empty, last = result.stdout.splitlines()
-    assert empty == 4 * [""] and last.split("\t")[0] in LABELS
+    assert empty == len(said) * [""] and last.split("\t")[0] in LABELS
     for number, (line, message) in enumerate(zip(result.stderr.splitlines(), said.values(), strict=True), 1):
         assert line.startswith(f"snn-zoo: argument {number}: ") and message in line
 
