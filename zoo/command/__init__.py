@@ -65,7 +65,8 @@ def _add_command_of(method: str, how: Method) -> None:
             typer.Argument(metavar=f"[{how.input.upper()}]...", help="Standard input, one per line, if none."),
         ] = None,
         input_file: Annotated[
-            Path | None, typer.Option("--input", metavar="FILE", help=f"A file with one {how.input} per line.")
+            Path | None,
+            typer.Option("--input", "--file", metavar="FILE", help=f"A file with one {how.input} per line."),
         ] = None,
         output_file: Annotated[
             Path | None, typer.Option("--output", metavar="FILE", help="Write the answers to this file.")
