@@ -298,7 +298,7 @@ class TextClassifier(nn.Module):
 
         Texts are computed one by one, so that a result is the same, to the last bit, whatever else is in the list.
         It may be called in training mode, and from several threads at once. Raises TypeError for anything but a list
-        of strings, and ValueError, with the text's place, for one that is empty or has no word that the model knows.
+        of strings, and ValueError, with the text's place, for one that is empty or has nothing that the model knows.
         """
         encoded, device = self.encode(texts), self.embedding.weight.device
         with evaluation_view(self) as network:

@@ -396,7 +396,7 @@ class Translator(nn.Module):
         letters = [c for c in normal(text, where).lower() if c.isalpha()]
         if 2 * sum(c not in self.reader.alphabet for c in letters) > len(letters):
             raise ValueError(f"{where} is not in a script this model has seen: {text[:SHOWN]!r}")
-        self.reader.check_known(text, ids, self.reader.words, where)  # marks alone are nothing to translate
+        self.reader.check_known(text, ids, self.reader.visible, where)
         longest = self.settings.longest - 1
         if len(ids) > longest:
             raise ValueError(f"{where} has {len(ids)} tokens and the model takes at most {longest}; split it")

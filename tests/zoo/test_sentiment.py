@@ -194,7 +194,7 @@ def test_a_text_of_any_length_is_read_to_its_end():
         (["a film", "  "], ValueError, "text 1 is empty"),
         (["<br /><br />"], ValueError, "text 0 is empty"),
         (iter(["a film"]), TypeError, "texts must be a list of strings; got list_iterator"),
-        (["a film", "отличное кино"], ValueError, "text 1 has no word that this model knows: 'отличное кино'"),
+        (["a film", "отличное кино"], ValueError, "text 1 has nothing that this model knows: 'отличное кино'"),
     ],
 )
 def test_what_cannot_be_classified_is_named(texts, error, message):
@@ -264,7 +264,7 @@ def test_classify_prints_a_label_and_its_probability_a_line(folder, tmp_path):
     ("arguments", "message", "status"),
     [
         (["classify", "--input", "x.txt", "A film."], "give each text as an argument or all of them by --input", 1),
-        (["classify", "кино"], "argument 1 has no word that this model knows", 3),
+        (["classify", "кино"], "argument 1 has nothing that this model knows", 3),
         (["translate", "A film."], "is a model for text-classification, and does not translate", 1),
     ],
 )

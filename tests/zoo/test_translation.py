@@ -154,7 +154,7 @@ def test_a_wide_beam_finds_the_best_sequence_there_is(seed, length_penalty):
         begin=begin,
         end=end,
     )
-    assert tuple(found[0]) == best
+    assert tuple(found[0].tokens) == best
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -168,7 +168,7 @@ def test_a_beam_of_one_takes_the_likeliest_token_each_time(seed):
             break
         expected.append(token)
     found = beam_search(lambda t, s, m: (chain[t], None), None, torch.tensor([5]), 1, 1.0, begin=0, end=1)
-    assert found == [expected]
+    assert [hypothesis.tokens for hypothesis in found] == [expected]
 
 
 def test_sentences_of_a_batch_end_at_their_own_longest_length():
@@ -177,7 +177,7 @@ def test_sentences_of_a_batch_end_at_their_own_longest_length():
     chain = chain.log_softmax(-1)
     chain[:, :2] = float("-inf")  # never ends by itself
     found = beam_search(lambda t, s, m: (chain[t], None), None, torch.tensor([2, 5, 1]), 2, 1.0, begin=0, end=1)
-    assert [len(tokens) for tokens in found] == [2, 5, 1]
+    assert [len(hypothesis.tokens) for hypothesis in found] == [2, 5, 1]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_text_that_cannot_be_translated_is_one_clear_error(sentences, error, mes
 
 
 def test_a_beam_of_no_hypothesis_is_refused():
-    with pytest.raises(ValueError, match="beam_size must be a whole number of at least 1; got 0"):
+    with pytest.raises(ValueError, match="beam_size must be a whole number from 1 to 120; got 0"):
         translator().translate(["Ein Hund."], beam_size=0)
 
 
@@ -206,15 +206,18 @@ def test_no_sentences_give_no_translations():
     assert translator().translate([]) == []
 
 
-def test_digits_and_punctuation_alone_are_translated():
-    assert len(translator().translate(["12:30", "?!"])) == 2
+def test_known_punctuation_alone_is_translated_and_unknown_is_refused():
+    assert len(translator().translate([".", ". ."])) == 2
+    for nothing in ("12:30", "\U0001f600"):
+        with pytest.raises(ValueError, match="sentence 1 has nothing that this model knows"):
+            translator().translate([".", nothing])
 
 
 def test_a_sentence_that_spells_a_special_token_is_text():
     model = translator()
     for text in ("Ein <pad> Hund", "Ein </s> Hund", "<s> Ein Hund"):
-        assert not {PAD, BEGIN, END} & set(model._tokens(text, 0)[:-1])
-    assert model._tokens("Ein Hund", 0)[-1] == END
+        assert not {PAD, BEGIN, END} & set(model._encoded([text])[0][:-1])
+    assert model._encoded(["Ein Hund"])[0][-1] == END
 
 
 @pytest.mark.parametrize("kernel", [1, 2])

@@ -21,6 +21,8 @@ _UNSEEN = re.compile(
 )
 _SEPARATORS = re.compile("[\x1c-\x1f]")  # white space to Python, and not to Unicode
 _SURROGATE = re.compile("[\ud800-\udfff]")
+BLANK = "\u2581"
+"""What a tokenizer writes for the blank before a word."""
 SHOWN = 40
 """How much of a text is shown in an error."""
 
@@ -60,8 +62,8 @@ class TextReader:
         self.alphabet = frozenset("".join(known))
         self.known = frozenset(known.values())
         """The ids that stand for any text that the tokenizer knows."""
-        self.words = frozenset(place for token, place in known.items() if any(c.isalnum() for c in token))
-        """Those of them that stand for at least one letter or digit."""
+        self.visible = frozenset(place for token, place in known.items() if token != BLANK)
+        """Those of them that stand for more than a blank."""
 
     def __reduce__(self):
         # A copied tokenizer has forgotten that special tokens are text: a copy is made as this was.
@@ -79,5 +81,5 @@ class TextReader:
     def check_known(self, text: str, ids: list[int], known: frozenset[int], where: str) -> None:
         """Raise ValueError for a text that is empty, or has none of the ids that are ``known``."""
         if known.isdisjoint(ids):
-            problem = "has no word that this model knows" if ids else "is empty"
+            problem = "has nothing that this model knows" if ids else "is empty"
             raise ValueError(f"{where} {problem}{f': {text[:SHOWN]!r}' if text.strip() else ''}")
