@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from neurons.neuron import MembraneState, Neuron, clip, one_or_per_channel, over_channels
 from neurons.registry import register
+from neurons.spike import in_forward_mode
 
 SMALLEST_THRESHOLD = 1e-3
 """Training may not take a threshold to zero, or below it, where the sign of u would turn round."""
@@ -38,6 +39,8 @@ class LearnableLIFParameters(NamedTuple):
 class _TriangularSpike(torch.autograd.Function):
     """1 where u > 0; backward ``gamma * max(0, 1 - |u|)``. NaN stays NaN."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(u: Tensor, gamma: float) -> Tensor:
         return torch.where(u.isnan(), u, (u > 0).to(u.dtype))
@@ -46,11 +49,21 @@ class _TriangularSpike(torch.autograd.Function):
     def setup_context(ctx, inputs, output) -> None:
         u, ctx.gamma = inputs
         ctx.save_for_backward(u)
+        ctx.save_for_forward(u)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         (u,) = ctx.saved_tensors
         return gradient * ctx.gamma * (1 - u.abs()).clamp(min=0), None
+
+
+class _TriangularSpikeInForwardMode(_TriangularSpike):
+    """With its forward-mode derivative, which torch.compile has no way through."""
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, _) -> Tensor:
+        (u,) = ctx.saved_tensors
+        return tangent * ctx.gamma * (1 - u.abs()).clamp(min=0)
 
 
 def learnable_lif_step(
@@ -60,7 +73,8 @@ def learnable_lif_step(
     leak = over_channels(parameters.leak, state.membrane)
     threshold = over_channels(parameters.threshold, state.membrane)
     membrane = leak * state.membrane + x
-    spike = _TriangularSpike.apply(membrane / threshold - 1, parameters.gamma)
+    function = _TriangularSpikeInForwardMode if in_forward_mode() else _TriangularSpike
+    spike = function.apply(membrane / threshold - 1, parameters.gamma)
     return spike, MembraneState(membrane - threshold * spike.detach())
 
 

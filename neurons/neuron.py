@@ -59,7 +59,7 @@ def over_channels(parameter: Tensor, like: Tensor) -> Tensor:
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
     """State is kept in float32 for half-precision input, else in the input's own type."""
-    return torch.promote_types(dtype, torch.float32)
+    return dtype if dtype == torch.float64 else torch.float32
 
 
 class Neuron(nn.Module):

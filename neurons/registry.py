@@ -25,8 +25,9 @@ _registered: dict[str, type["Neuron"]] = {}
 def register(name: str):
     """Class decorator: make a :class:`neurons.Neuron` known by ``name``, in every library.
 
-    Raises ValueError if the name is taken or the class has one already, TypeError if the class is no Neuron with
-    a ``State``.
+    A class that is defined again, as a notebook's cell that is run again does, takes the place of the one before.
+    Raises ValueError if another class has the name or the class has one already, TypeError if the class is no Neuron
+    with a ``State``.
     """
     if not isinstance(name, str):
         raise TypeError(f'register takes a name, as in @neurons.register("my-neuron"); got {name!r}')
@@ -36,15 +37,21 @@ def register(name: str):
 
         if not (isinstance(neuron, type) and issubclass(neuron, Neuron) and hasattr(neuron, "State")):
             raise TypeError(f"{name!r} can only name a subclass of neurons.Neuron that has a State; got {neuron!r}")
-        if name in _registered:
-            raise ValueError(f"the neuron name {name!r} is taken by {_registered[name].__qualname__}")
+        before = _registered.get(name)
         if neuron in _registered.values():
             raise ValueError(f"{neuron.__qualname__} is registered already, as {neuron.name!r}")
+        if before is not None and not is_defined_again(before, neuron):
+            raise ValueError(f"the neuron name {name!r} is taken by {before.__qualname__}")
         neuron.name = name
         _registered[name] = neuron
         return neuron
 
     return decorate
+
+
+def is_defined_again(before: type, now: type) -> bool:
+    """Whether ``now`` is the class ``before`` from a second run of the code that defines it."""
+    return (before.__module__, before.__qualname__) == (now.__module__, now.__qualname__)
 
 
 def list_neurons() -> list[str]:

@@ -63,6 +63,8 @@ def level_count(bits: int) -> int:
 class _StraightThrough(torch.autograd.Function):
     """``spike`` forward; backward the gradient passes where ``|membrane| <= range``."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(membrane: Tensor, spike: Tensor, spike_range: Tensor) -> Tensor:
         return spike.clone()
@@ -71,11 +73,26 @@ class _StraightThrough(torch.autograd.Function):
     def setup_context(ctx, inputs, output) -> None:
         membrane, _, spike_range = inputs
         ctx.save_for_backward(membrane, spike_range)
+        ctx.save_for_forward(membrane, spike_range)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         membrane, spike_range = ctx.saved_tensors
         return gradient * (membrane.abs() <= spike_range), None, None
+
+
+class _StraightThroughInForwardMode(_StraightThrough):
+    """With its forward-mode derivative, which torch.compile has no way through."""
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, *others) -> Tensor:
+        membrane, spike_range = ctx.saved_tensors
+        return tangent * (membrane.abs() <= spike_range)
+
+
+def in_forward_mode() -> bool:
+    """Whether derivatives are taken along with the forward (``torch.func.jvp``)."""
+    return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
 
 
 class MultiBitSpike(NamedTuple):
@@ -96,7 +113,8 @@ class MultiBitSpike(NamedTuple):
     def levels(self, membrane: Tensor) -> Tensor:
         """The integer spikes q, as floating point. NaN stays NaN."""
         r = self.spike_range
-        q = torch.trunc(self.scale * torch.clamp(membrane, -r, r))
+        # trunc, as a division, which the export to ONNX knows
+        q = torch.div(self.scale * torch.clamp(membrane, -r, r), 1, rounding_mode="trunc")
         if self.bits == 1:
             q = q.clamp(min=0)
         return torch.where(q.abs() <= self.threshold_levels, torch.zeros_like(q), q)
@@ -109,7 +127,8 @@ class MultiBitSpike(NamedTuple):
         same_type = self._replace(spike_range=r)
         with torch.no_grad():
             spike = same_type.levels(membrane) / same_type.scale
-        return _StraightThrough.apply(membrane, spike, r)
+        function = _StraightThroughInForwardMode if in_forward_mode() else _StraightThrough
+        return function.apply(membrane, spike, r)
 
 
 class Statistics(NamedTuple):
@@ -255,8 +274,16 @@ class TrackedRange(nn.Module):
         """Put these in the place of the buffers, where ``observed``."""
         if observed is False:
             return
-        for own, new in zip(self._statistics(), statistics):
-            own.copy_(new if observed is True else torch.where(observed, new, own))
+        try:
+            for own, new in zip(self._statistics(), statistics):
+                own.copy_(new if observed is True else torch.where(observed, new, own))
+        except RuntimeError as error:
+            if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+                raise
+            raise RuntimeError(
+                "in training a forward moves the range of its spikes, which a transform of torch.func cannot do to "
+                'buffers from outside: call .eval() on the network, or fix the range (range_tracking="fixed")'
+            ) from error
 
     def update(self, minimum: Tensor, maximum: Tensor) -> None:
         """Move the averages towards the extremes of one sequence (or one step)."""

@@ -14,8 +14,12 @@ A node is the plain neuron and a SpikingJelly ``MemoryModule`` at once (:class:`
 because parameters, buffers and so the names in ``state_dict`` are then the plain neuron's by construction, and a
 checkpoint moves between the plain neuron, SpikingJelly and snnTorch as it is.
 
-Two things of the library to know. Its operation counters (``op_counter``) take a layer's input for spikes only
-where every value is 0 or 1, so they count the additions after a multi-bit spike as zero.
+Of its operation counters (``op_counter``) two things are to know. While one counts, the scans run in torch step by
+step, so that their operations are seen as those of the library's own nodes are; what a counter has no rule for
+(clamping a learned leak, rounding to a level) it leaves out and lists in ``get_unsupported``, or refuses if it is
+``strict``. And they take a layer's input for spikes only where every value is 0 or 1, so they count the additions
+after a multi-bit spike as multiplications.
+
 ``memopt.optimize_memory(compress=True)`` chooses its one-bit compression from one example input: give it
 ``compress=False`` where multi-bit spikes are the input of what it checkpoints.
 """

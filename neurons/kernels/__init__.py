@@ -7,18 +7,21 @@ A neuron's ``backend`` says what runs its scan over a sequence:
 - ``"torch"``: the readable step in a loop, on any device; the reference;
 - ``"auto"``, the default: the kernel for the device of the input. ``"torch"`` runs in its place where the neuron has
   no kernel (one registered elsewhere, or a range that moves at every step), and, with a warning, where what
-  the kernel needs is not installed.
+  the kernel needs is not there. So it does where only torch's own operators are known: in an export to ONNX, and
+  while SpikingJelly's counters count.
 
 After a call, the neuron's ``last_backend`` says what ran.
 """
 
 import functools
 import importlib.util
+import os
 import warnings
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from neurons.kernels.operators import OPERATORS, scan
 
@@ -36,16 +39,31 @@ _INSTALLED = {backend: importlib.util.find_spec(library) is not None for backend
 
 def available() -> tuple[str, ...]:
     """The backends that can run here: "torch" always, "cpu" with Numba, "cupy" with CuPy and a CUDA device."""
-    usable = {"torch": True, "cpu": _INSTALLED["cpu"], "cupy": _INSTALLED["cupy"] and torch.cuda.is_available()}
-    return tuple(backend for backend, can_run in usable.items() if can_run)
+    usable = [backend for backend in ("torch", "cpu", "cupy") if _missing(backend) is None]
+    return tuple(backend for backend in usable if backend != "cupy" or torch.cuda.is_available())
+
+
+def _missing(backend: str) -> str | None:
+    """What a backend needs and does not find here, with the way to it; None where it can run."""
+    if not _INSTALLED.get(backend, True):
+        return f"{_LIBRARIES[backend]}; install it with: {_INSTALL[backend]}"
+    if backend == "cpu" and not _numba_compiles():
+        return "a Numba that compiles, and NUMBA_DISABLE_JIT is set; start Python without it"
+    return None
+
+
+@functools.cache
+def _numba_compiles() -> bool:
+    """Numba reads its settings when it is imported, and so once."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
 def check_backend(backend: str) -> str:
-    """``backend``, or ValueError for an unknown one, ImportError with the install line for one not installed."""
+    """``backend``, or ValueError for an unknown one, ImportError with the way out for one that cannot run here."""
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
-    if not _INSTALLED.get(backend, True):
-        raise ImportError(f'backend "{backend}" needs {_LIBRARIES[backend]}; install it with: {_INSTALL[backend]}')
+    if (missing := _missing(backend)) is not None:
+        raise ImportError(f'backend "{backend}" needs {missing}')
     return backend
 
 
@@ -59,19 +77,30 @@ def choose(neuron: "Neuron", x: Tensor) -> str:
         return asked
     why_not, backend = neuron.reference_only(), _BACKEND_OF_DEVICE.get(device)
     if asked == "auto":
-        if why_not is not None:
+        if why_not is not None or _only_torch_is_known():
             return "torch"
-        if backend is None or not _INSTALLED[backend]:
-            hint = "" if backend is None else f"; install it with: {_INSTALL[backend]}"
-            _warn_once(f"no fused kernel for tensors on {device}, the slower torch loop runs the scan{hint}")
-            return "torch"
-        return backend
+        missing = None if backend is None else _missing(backend)
+        if backend is not None and missing is None:
+            return backend
+        hint = "" if missing is None else f"; it needs {missing}"
+        _warn_once(f"no fused kernel for tensors on {device}, the slower torch loop runs the scan{hint}")
+        return "torch"
     if why_not is not None:
         raise ValueError(f'{why_not}: it runs with backend "torch" or "auto", not "{asked}"')
     if backend != asked:
         raise ValueError(f'backend "{asked}" cannot scan a tensor on {x.device}; "auto" takes any device')
     check_backend(asked)
     return asked
+
+
+def _only_torch_is_known() -> bool:
+    """Whether what watches knows torch's own operators alone: the export to ONNX, SpikingJelly's counters."""
+    if torch.onnx.is_in_onnx_export():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    watching = _get_current_dispatch_mode_stack() if torch._C._len_torch_dispatch_stack() else []
+    return any(type(mode).__module__.startswith("spikingjelly.") for mode in watching)
 
 
 def _warn_once(message: str) -> None:

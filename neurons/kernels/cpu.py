@@ -11,13 +11,16 @@ Numba compiles a kernel when it is first used and keeps it on disk, in this pack
 written, in the user's cache folder (``NUMBA_CACHE_DIR`` names another).
 """
 
+import contextlib
 import ctypes
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +68,34 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+_INTERRUPTS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name))
+"""Signals whose handlers may raise an exception."""
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Within it Python's handlers of signals wait: what they raise would be lost on the way through another runtime.
+
+    They run at the end of it, each once. Python runs them in the main thread alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in _INTERRUPTS}
+    arrived: dict[int, Any] = {}
+    try:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, arrived.__setitem__)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+    for number, frame in arrived.items():
+        handlers[number](number, frame)  # type: ignore[operator, misc]
+
+
 def _in_threads(work: Callable[[], None], threads: int) -> None:
     """Call ``work`` in so many threads at once, this one among them, and return when all calls have."""
     global _pool
@@ -95,7 +126,8 @@ def _run(kernel, arguments: Sequence, blocks: int, steps: int) -> None:
         except BaseException as error:  # which could not pass through the OpenMP runtime
             errors.append(error)
 
-    _in_threads(work, threads)
+    with _interrupts_wait():
+        _in_threads(work, threads)
     if errors:
         raise errors[0]
 

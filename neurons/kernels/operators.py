@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, library
 from torch._functorch import pyfunctorch
+from torch.utils import flop_counter
 
 from neurons.repeats import NAMESPACE
 
@@ -150,6 +151,7 @@ def nothing_watches() -> bool:
         or torch.autograd.forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
+        or torch._C._get_tracing_state() is not None
         or torch.autograd.profiler._is_profiler_enabled
     )
 
@@ -236,9 +238,14 @@ def _differentiate(operator: Operator, saved: tuple, settings: list, grads: tupl
     *inputs, checkpoints = saved
     gradients = [grad.contiguous() for grad in grads[: 1 + len(operator.state)]]
     arguments = *inputs, *settings, checkpoints, *gradients
-    if torch.is_grad_enabled() or not nothing_watches():
+    if torch.is_grad_enabled() or not nothing_watches() or any(map(_is_batched, gradients)):
         return operator.backward_function(*arguments)
     return _backward(operator, *operator.split(arguments))
+
+
+def _is_batched(gradient: Tensor) -> bool:
+    """Whether it stands for a batch of gradients (``is_grads_batched``), which torch takes apart for an operator."""
+    return "Batched" in repr(torch._C._dispatch_keys(gradient))  # the key has no name in torch._C.DispatchKey
 
 
 class _EagerScan(torch.autograd.Function):
@@ -311,3 +318,17 @@ def _define(operator: Operator) -> None:
 
 for _operator in OPERATORS.values():
     _define(_operator)
+
+
+# What torch.utils.flop_counter counts are products of matrices, which only one of the scans does.
+@flop_counter.register_flop_formula(OPERATORS[RECURRENT].function.overloadpacket)
+def _recurrent_products(x_shape, *shapes, **known) -> int:
+    """A product of the last spikes ``[B, N]`` with ``[N, 2N]`` at each step."""
+    steps, batch, channels = x_shape
+    return 2 * steps * batch * (channels // 2) * channels
+
+
+@flop_counter.register_flop_formula(OPERATORS[RECURRENT].backward_function.overloadpacket)
+def _recurrent_backward_products(x_shape, *shapes, **known) -> int:
+    """One at each step for the spikes before it, and as much for the weight."""
+    return 2 * _recurrent_products(x_shape)

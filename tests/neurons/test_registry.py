@@ -218,3 +218,34 @@ def test_importing_neurons_imports_torch_and_no_library_around_it():
     assert not imported & heavy
     # All else is Python's own.
     assert not imported - set(sys.stdlib_module_names) - {"neurons", "torch"}
+
+
+CELL = """
+import neurons
+import torch
+
+
+@neurons.register("from-a-notebook")
+class Doubler(neurons.Integrator):
+    @staticmethod
+    def step(x, state, parameters):
+        return FACTOR * x, state
+"""
+
+
+@pytest.mark.parametrize("library", ["torch", "spikingjelly", "snntorch"])
+def test_a_class_that_is_defined_again_takes_the_place_of_the_one_before(own_registry, library):
+    found = []
+    for factor in (2, 3):
+        cell = {"__name__": "__main__", "FACTOR": factor}
+        exec(CELL, cell)
+        neuron = neurons.create("from-a-notebook", library=library)
+        assert isinstance(neuron, cell["Doubler"])
+        found.append(neurons.neuron_class("from-a-notebook").step(torch.ones(1), None, None)[0].item())
+    assert found == [2, 3]
+
+
+def test_another_class_does_not_take_a_name_however_it_is_called(own_registry):
+    exec(CELL, {"__name__": "one", "FACTOR": 2})
+    with pytest.raises(ValueError, match="the neuron name 'from-a-notebook' is taken by Doubler"):
+        exec(CELL, {"__name__": "another", "FACTOR": 2})

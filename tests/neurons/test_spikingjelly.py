@@ -927,6 +927,24 @@ def test_a_node_checkpointed_in_chunks_of_time_gives_the_same_outputs(name):
     assert_alike(memopt.checkpoint_module(node, chunks=3)(x), expected)
 
 
+@explicit_states
+@every_neuron
+def test_the_library_s_counters_see_the_operations_of_a_scan_and_say_what_they_leave_out(name):
+    from spikingjelly.activation_based.op_counter import ACCounter
+    from spikingjelly.activation_based.op_counter.base import DispatchCounterMode
+
+    counted = []
+    for mode in ("m", "s"):
+        node, counter = build(name, step_mode=mode).eval(), ACCounter()
+        x = current(node)
+        with torch.no_grad(), DispatchCounterMode([counter]) as watching:
+            scan(node, x, mode)
+        counted.append(counter.get_total())
+        assert not any("snn_zoo" in operator for operator in watching.get_unsupported(counter))
+        assert node.last_backend == "torch"
+    assert counted[0] == counted[1]
+
+
 # What cannot be
 
 
@@ -1031,7 +1049,7 @@ def test_everything_above_holds_under_the_old_release_too(old_release, request):
         "PYTHONPATH": os.pathsep.join([str(old_release), os.environ.get("PYTHONPATH", "")]),
         "SPIKINGJELLY_RELEASE": OLD_RELEASE,
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert re.search(r"\d{2,} passed", done.stdout), done.stdout

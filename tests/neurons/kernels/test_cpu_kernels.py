@@ -359,3 +359,37 @@ def test_products_and_sums_are_rounded_apart_as_torch_rounds_them():
     assert (leak.double() * membrane.double() + x.double()).all()
     _, (final,), *_ = cpu.scan_forward("learnable-lif", x, [membrane], [leak, torch.ones(1)], [0.3], False, False)
     assert not final.any()
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import torch, neurons
+from neurons.kernels import cpu
+
+torch.set_num_threads(2)
+if sys.argv[1] == "pool":
+    cpu._openmp = None
+neuron, x = neurons.LearnableLIF().eval(), torch.randn(100, 64, 512)
+with torch.no_grad():
+    neuron(x)
+    lost = 0
+    for trial in range(60):
+        wait = 0.0005 * (trial % 7)
+        sender = threading.Thread(target=lambda: (time.sleep(wait), os.kill(os.getpid(), signal.SIGINT)))
+        try:
+            sender.start()
+            while sender.is_alive():
+                neuron(x)
+            neuron(x)
+            lost += 1
+        except KeyboardInterrupt:
+            pass
+        sender.join()
+print(lost, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize("threads", ["openmp", "pool"])
+def test_no_interrupt_is_lost_in_a_scan_on_several_threads(threads):
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, threads], capture_output=True, text=True)
+    assert done.stdout == "0 True\n", done.stdout + done.stderr
