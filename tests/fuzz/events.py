@@ -9,6 +9,7 @@ import io
 import os
 import random as randomness
 import struct
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -22,6 +23,20 @@ NAME = "events"
 ALLOWED = (ValueError, OSError)
 EXTREMES = (-(2**63), -(2**31), -1, 0, 1, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1)
 FIELDS = ("t", "x", "y", "p")
+
+
+def prepare() -> None:
+    """Compile what reads recordings."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("plain.npz", "plain.aedat"):
+            path = Path(folder) / name
+            if name.endswith("npz"):
+                t = np.arange(200_000)
+                np.savez(path, t=t, x=t % 99, y=t % 99, p=t % 2)
+            else:
+                fields, events = (1, 0, 8, 4, 0, 9, 9, 9), b"".join(struct.pack("<Ii", 1, 9_000 * i) for i in range(9))
+                path.write_bytes(b"#!AER-DAT3.1\r\n#!END-HEADER\r\n" + struct.pack("<hhiiiiii", *fields) + events)
+            recording(path)
 
 
 # ---- Making them ----
