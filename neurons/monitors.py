@@ -49,11 +49,11 @@ def around_steps(net: nn.Module, around: Around) -> Iterator[None]:
     try:
         for name, neuron in watched:
             neuron.backend = "torch"
-            neuron.step = functools.partial(around, name or type(neuron).__name__, neuron, neuron.step)
+            vars(neuron)["step"] = functools.partial(around, name or type(neuron).__name__, neuron, neuron.step)
         yield
     finally:
         for neuron, backend, last_backend in asked:
-            neuron.__dict__.pop("step", None)
+            vars(neuron).pop("step", None)
             neuron.backend, neuron.last_backend = backend, last_backend
 
 
@@ -79,14 +79,14 @@ def evaluation_view(net: Module) -> Iterator[Module]:
     ``net`` itself stays in its mode, and may be trained, or looked at so in other threads, meanwhile: a change of its
     mode does not reach the view, one of its weights in place does, and is then used by whatever part runs after it.
     """
-    views: dict[nn.Module, nn.Module] = {}
+    views: dict[nn.Module, Any] = {}
     yield _view(net, views)
     for module, view in views.items():
         if isinstance(module, Neuron) and isinstance(view, Neuron) and view.last_backend != module.last_backend:
             module._ran(view.last_backend)
 
 
-def _view(module: Module, views: dict[nn.Module, nn.Module]) -> Module:
+def _view(module: Module, views: dict[nn.Module, Any]) -> Module:
     if module not in views:
         views[module] = view = object.__new__(type(module))
         vars(view).update(vars(module), training=False, _modules={})
@@ -255,7 +255,7 @@ def vanishing_gradient(
         torch.manual_seed(seed)
         x_seq = torch.randn(steps, 1, 40)
         gated = [nn.Linear(40, 2 * channels) for _ in range(2)]
-        nets = {
+        nets: dict[str, nn.Module] = {
             "plain LIF": nn.Sequential(nn.Linear(40, channels), LearnableLIF()),
             "input-gated LIF (v1)": nn.Sequential(gated[0], InputGatedLIF(bits=6, initial_range=4.0)),
             "recurrent-gated LIF (v2)": nn.Sequential(gated[1], RecurrentGatedLIF(channels, bits=6, initial_range=4.0)),

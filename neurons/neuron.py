@@ -75,7 +75,7 @@ class Neuron(nn.Module):
     (:func:`neurons.register`).
     """
 
-    State: ClassVar[type]
+    State: ClassVar[Any]
     inputs_per_neuron: ClassVar[int] = 1
     name: ClassVar[str] = ""
     """The registered name, set by :func:`neurons.register`."""
@@ -194,13 +194,13 @@ class Neuron(nn.Module):
 
     def _device(self) -> torch.device | None:
         """The device of the first parameter or buffer; ``parameters()`` takes longer than many a step."""
-        for module in (self, *self._modules.values()):
+        for module in (self, *filter(None, self._modules.values())):
             for tensor in (*module._parameters.values(), *module._buffers.values()):
                 if tensor is not None:
                     return tensor.device
         return None
 
-    def _ran(self, backend: str) -> None:
+    def _ran(self, backend: str | None) -> None:
         object.__setattr__(self, "last_backend", backend)  # nn.Module's own takes longer than many a step
 
     def checked_state(self, state: Any, x: Tensor, sequence: bool) -> Any:
@@ -281,7 +281,7 @@ class MultiBitNeuron(Neuron):
         raise NotImplementedError
 
     def constants(self) -> Any:
-        return self.spike_constants(self.spike())
+        return self.spike_constants(self.spike())  # type: ignore[arg-type]  # a tuple that can be called
 
     def reference_only(self) -> str | None:
         if self.tracks and self.spike_range.tracking == "step":
@@ -302,8 +302,9 @@ class MultiBitNeuron(Neuron):
             y_seq, state = reference_scan(self.step, x_seq, state, self.spike_constants(spike))
             self._track(spike, start, observed)
             return y_seq, state
-        constants = self.spike_constants(self._spike_of(start))
+        constants = self.spike_constants(self._spike_of(start))  # type: ignore[arg-type]
         y_seq, state, extremes = kernels.scan(self.name, x_seq, state, constants, track=True)
+        assert extremes is not None
         self.spike_range.observe(start, extremes[0], extremes[1], observed)
         return y_seq, self.State(*state)
 

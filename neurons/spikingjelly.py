@@ -133,7 +133,8 @@ class Node:
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         """Scan ``x_seq [T, B, C, ...]`` from the node's memories."""
         carried, first = repeats.carried(self._starts, x_seq, tuple(self._memories.values()), self.training)
-        state, membranes = self.State(*self.materialize_states((x_seq,), carried, "m")), None
+        state = self.State(*self.materialize_states((x_seq,), carried, "m"))
+        membranes: Tensor | None = None
         if self.store_v_seq and len(x_seq):
             if first:  # what was fed step by step before is a sequence of its own, as it is to a scan
                 self.finish_sequence()
@@ -213,7 +214,7 @@ class Node:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle has the state and not the graph behind it, which neither can hold."""
-        state: dict[str, Any] = super().__getstate__()
+        state: Any = super().__getstate__()
         memories = {name: _detached(value) for name, value in self._memories.items()}
         return state | {"_memories": memories, "v_seq": _detached(self.v_seq)}
 

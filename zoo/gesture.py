@@ -165,7 +165,7 @@ class GestureNetwork(nn.Module):
             for i, (inputs, outputs) in enumerate(pairwise(sizes))
         )
         if config.mixer == "convgru":
-            self.head = ConvolutionalGRU(sizes[-1], config.head)
+            self.head: nn.Module = ConvolutionalGRU(sizes[-1], config.head)
         elif config.mixer == "input-gated-lif":
             self.head = Block(sizes[-1], 2 * config.head, 1, neurons.InputGatedLIF(**config.spike()))
         else:
@@ -261,4 +261,4 @@ class GestureStream:
             raise ValueError(events.too_short(self.bins))
         probabilities = (self.membrane / self.bins.count).softmax(-1).tolist()
         named = dict(zip(self.model.settings.labels, probabilities))
-        return Prediction(max(named, key=named.get), named)
+        return Prediction(max(named, key=named.__getitem__), named)

@@ -17,7 +17,9 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
 
 def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
     """``value``, Python's or NumPy's, as a float; ValueError, naming the option and its interval, for anything else."""
-    if isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high and abs(value) < math.inf:
-        return float(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        real = float(value)
+        if low <= real <= high and math.isfinite(real):
+            return real
     interval = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
     raise ValueError(f"{name} must be a finite number {interval}; got {value!r}")

@@ -112,6 +112,8 @@ def ngram_keys(tokens: Tensor) -> Tensor:
 class NgramEvidence(nn.Module):
     """One number for each known n-gram, found by its key; zero for any other. Not trained with the network."""
 
+    known: Tensor
+
     def __init__(self, count: int):
         super().__init__()
         self.register_buffer("known", torch.arange(count, dtype=torch.int32))
@@ -196,7 +198,7 @@ class PooledReadout(nn.Module):
 
     def __init__(self, config: TextClassifierConfig):
         super().__init__()
-        mixers = {"relu": SpikingMixer, "input-gated-lif": SpikingMixer, "bag-of-words": BagOfWords}
+        mixers: dict[str, Any] = {"relu": SpikingMixer, "input-gated-lif": SpikingMixer, "bag-of-words": BagOfWords}
         self.mixer = mixers.get(config.mixer, RecurrentMixer)(config)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(2 * self.mixer.outputs, len(config.labels))

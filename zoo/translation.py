@@ -17,7 +17,7 @@ The twins differ in the layer's mixer only: ``mixer`` is the name of a neuron, o
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -103,7 +103,7 @@ class StreamSpikes(nn.Module):
     def __init__(self, config: TranslatorConfig):
         super().__init__()
         self.norm = nn.LayerNorm(config.width)
-        self.neuron = None
+        self.neuron: neurons.Neuron | None = None
         self.activation = nn.ReLU() if config.mixer == "relu" else nn.Identity()
         if config.mixer == "input-gated-lif":
             spike = config.spike(config.initial_range)
@@ -181,8 +181,8 @@ class RecurrentMixer(nn.Module):
         return first_rows(y, batch), tuple(first_rows(part.squeeze(0), batch) for part in parts)
 
 
-def mixer(config: TranslatorConfig, causal: bool) -> nn.Module:
-    return (RecurrentMixer if config.mixer in ("lstm", "gru") else SpikingMixer)(config, causal)
+def mixer(config: TranslatorConfig, causal: bool) -> SpikingMixer | RecurrentMixer:
+    return RecurrentMixer(config, causal) if config.mixer in ("lstm", "gru") else SpikingMixer(config, causal)
 
 
 class EncoderLayer(nn.Module):
@@ -316,7 +316,8 @@ class Translator(nn.Module):
             h = layer(h, mask)
         e, _ = self.encoder_spikes(h, mask=mask)
         e = self.dropout(e)
-        return tuple(layer.attention.memory(e) for layer in self.decoder), whole_key_groups(tokens).T[:, None, None, :]
+        memories = tuple(cast(DecoderLayer, layer).attention.memory(e) for layer in self.decoder)
+        return memories, whole_key_groups(tokens).T[:, None, None, :]
 
     def decode(self, target: Tensor, memory: tuple, mask: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Last spikes ``[T, B, N]`` for each token of ``target [T, B]``, and the state for the tokens to come."""
@@ -341,7 +342,8 @@ class Translator(nn.Module):
         """The best translation found for each column of ``source [S, B]``."""
 
         def next_token(tokens: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any]:
-            s, state = self.decode(tokens.unsqueeze(0), *memory, state)
+            keys_values, mask = memory
+            s, state = self.decode(tokens.unsqueeze(0), keys_values, mask, state)
             logits = self.logits(s[0])
             logits[:, [PAD, BEGIN, UNKNOWN]] = float("-inf")
             return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)), state

@@ -173,7 +173,7 @@ def checkpoint_shape(neuron: str, steps: int, state_shape: tuple[int, ...]) -> t
     return ((steps + STEPS - 1) // STEPS, _KERNELS[neuron].states, *state_shape)
 
 
-_NUMBERS = {torch.float32: np.float32, torch.float64: np.float64}
+_NUMBERS: dict[torch.dtype, type[np.floating]] = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class _Layout:
@@ -280,12 +280,12 @@ class Scan:
             *self.learned,
             layout.array(y, 1),
             *layout.arrays(final_state),
-            layout.checkpoints(checkpoints) if keep else self.no_checkpoints,
+            self.no_checkpoints if checkpoints is None else layout.checkpoints(checkpoints),
             None if extremes is None else extremes.numpy(),
             self.settings,
         )
         _run(self.kernels.forward, arguments, layout.blocks, steps)
-        if track:
+        if extremes is not None:
             extremes = torch.stack((extremes[0].amin(), extremes[1].amax()))
         return y, final_state, checkpoints, extremes
 
@@ -305,7 +305,8 @@ def scan_forward(
     the extremes of the membrane before the spike ``[minimum, maximum]`` (None unless ``track``).
     """
     if neuron == RECURRENT:
-        return _recurrent_forward(x, state, *parameters, settings, keep, track)
+        weight, spike_range = parameters
+        return _recurrent_forward(x, state, weight, spike_range, settings, keep, track)
     return Scan(neuron, state, parameters, settings).forward(x, state, keep, track)
 
 
@@ -321,7 +322,8 @@ def scan_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Gradients with respect to ``x``, the state and the learned parameters."""
     if neuron == RECURRENT:
-        return _recurrent_backward(x, state, *parameters, settings, checkpoints, grad_y, grad_final_state)
+        weight, spike_range = parameters
+        return _recurrent_backward(x, state, weight, spike_range, settings, checkpoints, grad_y, grad_final_state)
     layout, kernels = _Layout(neuron, state), _KERNELS[neuron]
     learned = parameters[: kernels.learned]
     grad_x, grad_state = empty(x, x.shape), [grad.clone() for grad in grad_final_state]
@@ -356,8 +358,8 @@ def _recurrent_forward(
     final_state = [part.clone() for part in state]
     currents, membranes, spikes = layout.arrays(final_state)
     checkpoints = empty(state[0], checkpoint_shape(RECURRENT, steps, layout.shape)) if keep else None
-    sums = checkpoints if keep else torch.empty_like(x[:1], dtype=weight.dtype).expand(*x.shape)
-    extremes = [torch.full_like(state[0], value) for value in (float("inf"), float("-inf"))] if track else None
+    sums = torch.empty_like(x[:1], dtype=weight.dtype).expand(*x.shape) if checkpoints is None else checkpoints
+    extremes = [torch.full_like(state[0], value) for value in (float("inf"), float("-inf"))] if track else []
     lowest, highest = layout.arrays(extremes) if track else (None, None)
     spike, last_spikes = _settings(RECURRENT, [weight, spike_range], settings), final_state[2].flatten(1)
     in_, sums_, out = layout.arrays((x, sums, y), 1)

@@ -6,7 +6,7 @@ it step by step, and innermost element by element.
 """
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -41,7 +41,7 @@ def _can_keep() -> bool:
     return True
 
 
-_OPTIONS = {"cache": _can_keep(), "nogil": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"cache": _can_keep(), "nogil": True, "error_model": "numpy"}
 _kernel = njit(**_OPTIONS, pipeline_class=_Disjoint)
 # A call in a loop over elements would keep it from becoming vector instructions.
 _inline = njit(**_OPTIONS, forceinline=True)

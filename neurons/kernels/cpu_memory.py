@@ -45,11 +45,11 @@ class _Store:
                 with contextlib.suppress(ValueError):  # a piece that came meanwhile may have pushed it out
                     self.pieces.remove(piece)
                     return piece
-        piece = _new(size)
-        if piece is None:
+        fresh = _new(size)
+        if fresh is None:
             self.clear()
-            piece = _new(size)
-        return piece
+            fresh = _new(size)
+        return fresh
 
     def put(self, piece: mmap.mmap) -> None:
         if len(piece) > MOST_KEPT:
@@ -105,7 +105,9 @@ def empty(like: Tensor, shape: Sequence[int]) -> Tensor:
     if piece is None:
         return like.new_empty(shape)
     storage = torch.from_numpy(np.asarray(_Lent(piece, size))).untyped_storage()
-    return like.new_empty(0).set_(storage, 0, tuple(shape))  # autograd would take .view(shape) for a view
+    made = like.new_empty(0)
+    made.set_(storage, 0, tuple(shape))  # type: ignore[call-overload]  # autograd would take .view(shape) for a view
+    return made
 
 
 def give_back() -> None:

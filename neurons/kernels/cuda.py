@@ -109,7 +109,7 @@ def scan_forward(
     definitions = _definitions(kernels, x)
     kernel = "scan_forward_tracking" if track else "scan_forward"
     launch(x.device, definitions, kernel, _FORWARD, values, (blocks, 1), threads)
-    extremes = gather_extremes(partial_extremes, definitions) if track else None
+    extremes = None if partial_extremes is None else gather_extremes(partial_extremes, definitions)
     return y, final_state, checkpoints, extremes
 
 

@@ -121,7 +121,7 @@ def scan_forward(x: Tensor, state: Sequence[Tensor], parameters: Sequence[Tensor
     )
     sizes = steps, batch, neurons
     _launch(plan, "recurrent_forward", _FORWARD, x, pointers(tensors), sizes, settings)
-    extremes = gather_extremes(partial_extremes, plan.definitions) if track else None
+    extremes = None if partial_extremes is None else gather_extremes(partial_extremes, plan.definitions)
     return y, final_state, kept, extremes
 
 

@@ -73,7 +73,8 @@ class Operator(NamedTuple):
         gradients = [f"grad_{part}" for part in ("y", *final)]
         found = [f"grad_{part}" for part in ("x", *self.state, *self.learned)]
         backward = [*common, *_tensors("checkpoints", *gradients)], _tensors(*found)
-        return tuple(f"({', '.join(takes)}) -> ({', '.join(gives)})" for takes, gives in (forward, backward))
+        schema = "({}) -> ({})".format
+        return schema(*map(", ".join, forward)), schema(*map(", ".join, backward))
 
     def split(self, arguments: tuple) -> tuple[Tensor, list[Tensor], list[Tensor], list, tuple]:
         """x, state, parameters, settings and the rest of an operator's arguments."""
@@ -108,20 +109,20 @@ def scan(
     ``constants`` is what the neuron's ``constants()`` returns. Returns ``y_seq``, the final state and, where ``track``
     asks for them, the extremes ``[minimum, maximum]`` of the membrane before the spike.
     """
-    x, state = x_seq.contiguous(), [part.contiguous() for part in state]
-    parameters, settings = parameters_and_settings(constants, state[0].dtype)
+    x, parts = x_seq.contiguous(), [part.contiguous() for part in state]
+    parameters, settings = parameters_and_settings(constants, parts[0].dtype)
     # Inside an operator gradients are always off, so this has to be known before.
-    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *state, *parameters))
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parts, *parameters))
     operator = OPERATORS[neuron]
     if not nothing_watches():
-        inputs = x, *state, *parameters
+        inputs = x, *parts, *parameters
         _refuse_transforms(neuron, inputs)
         y, *final_state, _, extremes = operator.function(*inputs, *settings, keep, track)
     # The kernel at once: for a few time steps, the way through torch's dispatcher takes longer than all the rest.
     elif keep:
-        y, *final_state, extremes = _EagerScan.apply(operator, settings, track, x, *state, *parameters)
+        y, *final_state, extremes = _EagerScan.apply(operator, settings, track, x, *parts, *parameters)
     else:
-        y, *final_state, _, extremes = _forward(operator, x, state, parameters, settings, False, track)
+        y, *final_state, _, extremes = _forward(operator, x, parts, parameters, settings, False, track)
     return y, final_state, extremes
 
 
@@ -273,9 +274,9 @@ def _define(operator: Operator) -> None:
     forward_name, backward_name = operator.name, f"{operator.name}_backward"
 
     def forward(*arguments):
-        *inputs, (keep, track) = operator.split(arguments)
-        outputs = _forward(operator, *inputs, keep, track)
-        return tuple(inputs[1][0].new_empty(0) if output is None else output for output in outputs)
+        x, state, parameters, settings, (keep, track) = operator.split(arguments)
+        outputs = _forward(operator, x, state, parameters, settings, keep, track)
+        return tuple(state[0].new_empty(0) if output is None else output for output in outputs)
 
     def forward_shapes(*arguments):
         x, state, _, _, (keep, track) = operator.split(arguments)

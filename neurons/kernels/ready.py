@@ -29,7 +29,8 @@ class ReadyScan:
     """The scan of ``neuron`` on the CPU, without gradients, over inputs like the one that it was last prepared for."""
 
     def __init__(self, neuron: "Neuron"):
-        self.neuron, self.ready = neuron, None
+        self.neuron = neuron
+        self.ready: _Ready | None = None
         self.constants: dict[torch.dtype, tuple[list[Tensor], list]] = {}
         """Parameters, in the type of the state, and settings."""
 

@@ -31,8 +31,8 @@ def draw(profile: "Profile", path: str | Path) -> None:
 
     places = np.arange(len(layers))
     rates.barh(places, [row.spike_rate for row in layers], color="tab:blue", height=0.7)
-    for place, row in zip(places, layers):
-        rates.text(row.spike_rate + 0.01, place, f"{row.spike_rate:.2f}", va="center", fontsize=8)
+    for place, rate in zip(places, (row.spike_rate or 0.0 for row in layers)):
+        rates.text(rate + 0.01, place, f"{rate:.2f}", va="center", fontsize=8)
     rates.set(xlim=(0, 1.1), yticks=places, yticklabels=[], xlabel="spike rate (share of outputs not zero)")
     rates.grid(axis="x", alpha=0.3)
 
