@@ -20,7 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from neurons.neuron import MembraneState, Neuron, clip, one_or_per_channel, over_channels
+from neurons.checks import Setting, flag, leak_start, one_or_per_channel, positive, within
+from neurons.neuron import MembraneState, Neuron, clip, over_channels
 from neurons.registry import register
 from neurons.spike import in_forward_mode
 
@@ -82,13 +83,15 @@ def learnable_lif_step(
 class LearnableLIF(Neuron):
     """Learnable LIF over a sequence ``[T, B, N]`` of input currents; fires 0 or 1.
 
-    ``leak`` (clipped to [0, 1] where it is used) and ``threshold`` (positive, and 0.001 at least where it is used)
-    start as given, one a layer or, given as a tensor ``[N]``, one a channel. ``learn_leak`` and ``learn_threshold``
-    say whether they are trained. ``gamma`` is the height of the surrogate gradient.
+    ``leak``, in [0, 1], and ``threshold``, 0.001 or more, start as given, one per layer or, given as a tensor ``[N]``,
+    one per channel; where training takes them out of these intervals they are clipped to them. ``learn_leak`` and
+    ``learn_threshold`` say whether they are trained. ``gamma``, a finite number above 0, is the height of the surrogate
+    gradient.
     """
 
     State = MembraneState
     step = staticmethod(learnable_lif_step)
+    gamma = Setting(lambda _, gamma: positive(gamma, "gamma"))
 
     def __init__(
         self,
@@ -99,15 +102,15 @@ class LearnableLIF(Neuron):
         learn_threshold: bool = True,
     ):
         super().__init__()
-        self.leak = nn.Parameter(one_or_per_channel(leak, "leak"), requires_grad=learn_leak)
-        self.threshold = nn.Parameter(one_or_per_channel(threshold, "threshold"), requires_grad=learn_threshold)
+        self.leak = nn.Parameter(leak_start(leak), requires_grad=flag(learn_leak, "learn_leak"))
+        says = f"threshold must be positive, {SMALLEST_THRESHOLD} at least, in membrane units"
+        start = within(one_or_per_channel(threshold, "threshold"), SMALLEST_THRESHOLD, math.inf, says)
+        self.threshold = nn.Parameter(start, requires_grad=flag(learn_threshold, "learn_threshold"))
         self.gamma = gamma
-        if not self.threshold.is_meta and not (self.threshold > 0).all():
-            raise ValueError(f"threshold must be positive, in membrane units; got {threshold!r}")
         lengths = {len(p) for p in (self.leak, self.threshold) if p.dim()}
         if len(lengths) > 1:
             raise ValueError(
-                "leak and threshold, where given one a channel, must be of one length; "
+                "leak and threshold, where given one per channel, must be of one length; "
                 f"got {len(self.leak)} and {len(self.threshold)}"
             )
 

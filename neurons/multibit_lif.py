@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from neurons.neuron import MembraneState, MultiBitNeuron, clip, one_or_per_channel, over_channels
+from neurons.checks import flag, leak_start
+from neurons.neuron import MembraneState, MultiBitNeuron, clip, over_channels
 from neurons.registry import register
 
 
@@ -40,7 +41,8 @@ def multibit_lif_step(
 class MultiBitLIF(MultiBitNeuron):
     """Multi-bit LIF over a sequence ``[T, B, N]``.
 
-    ``leak`` (clipped to [0, 1] where it is used) is one a layer or, given as a tensor ``[N]``, one a channel;
+    ``leak`` starts in [0, 1], and is clipped to it where it is used; it is one per layer or, given as a tensor ``[N]``,
+    one per channel;
     ``bits``, ``threshold_levels`` and the range are those of the spike (:class:`neurons.spike.TrackedRange`).
     """
 
@@ -49,7 +51,7 @@ class MultiBitLIF(MultiBitNeuron):
 
     def __init__(self, leak: float | Tensor = 0.95, learn_leak: bool = True, **spike):
         super().__init__(**spike)
-        self.leak = nn.Parameter(one_or_per_channel(leak, "leak"), requires_grad=learn_leak)
+        self.leak = nn.Parameter(leak_start(leak), requires_grad=flag(learn_leak, "learn_leak"))
 
     @property
     def channels(self) -> int | None:

@@ -15,9 +15,9 @@ Source: PR22, the traditional recurrence that "v1" and "v2" improve on.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from neurons.checks import flag, one_or_per_channel, within
 from neurons.neuron import MultiBitNeuron, SynapticState, check_channels, over_channels
 from neurons.registry import register
 
@@ -39,20 +39,30 @@ def multibit_synaptic_lif_step(
     return y, SynapticState(current, membrane - y)
 
 
+def _tau_start(tau: float | Tensor, channels: int) -> Tensor:
+    says = "tau must lie in [0, 1]: it is the share of the synaptic current that is left after a time step"
+    start = within(one_or_per_channel(tau, "tau"), 0.0, 1.0, says)
+    if start.dim() and len(start) != channels:
+        raise ValueError(f"tau is one number, or one per channel: {channels} here; got {len(start)}")
+    return start.expand(channels).clone()
+
+
 @register("multibit-synaptic-lif")
 class MultiBitSynapticLIF(MultiBitNeuron):
     """Multi-bit synaptic LIF over a sequence ``[T, B, N]`` of ``channels`` N.
 
-    ``tau`` is one learned decay a neuron and starts at 1, as in PR22; ``bits``, ``threshold_levels`` and the
-    range are those of the spike (:class:`neurons.spike.TrackedRange`).
+    ``tau`` is one learned decay per neuron, the share of the current that is left after a step. It starts at 1, as in
+    PR22, or at another number (or tensor ``[N]``) in [0, 1]: with more, the current would grow without end, and with
+    less than 0 it would change its sign at every step. Training may move it anywhere. ``bits``,
+    ``threshold_levels`` and the range are those of the spike (:class:`neurons.spike.TrackedRange`).
     """
 
     State = SynapticState
     step = staticmethod(multibit_synaptic_lif_step)
 
-    def __init__(self, channels: int, tau: float = 1.0, learn_tau: bool = True, **spike):
+    def __init__(self, channels: int, tau: float | Tensor = 1.0, learn_tau: bool = True, **spike):
         super().__init__(**spike)
-        self.tau = nn.Parameter(torch.full((check_channels(channels),), float(tau)), requires_grad=learn_tau)
+        self.tau = nn.Parameter(_tau_start(tau, check_channels(channels)), requires_grad=flag(learn_tau, "learn_tau"))
 
     @property
     def channels(self) -> int:

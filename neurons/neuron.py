@@ -12,10 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from neurons import kernels
+from neurons.checks import Setting, is_whole
 from neurons.kernels.operators import RECURRENT
 from neurons.kernels.ready import ReadyScan
 from neurons.registry import neuron_class
-from neurons.spike import MultiBitSpike, ObservedSpike, Statistics, StepTrackedSpike, TrackedRange, check_bits
+from neurons.spike import (
+    FULL_PRECISION,
+    MultiBitSpike,
+    ObservedSpike,
+    Statistics,
+    StepTrackedSpike,
+    TrackedRange,
+    check_bits,
+)
 
 Step = Callable[[Tensor, Any, Any], tuple[Tensor, Any]]
 
@@ -255,8 +264,27 @@ def _scans_as_registered(neuron: Neuron) -> bool:
     return known and neuron.name != RECURRENT and not {"scan", "step"} & neuron.__dict__.keys()
 
 
+def _bits(neuron: "MultiBitNeuron", bits: int) -> int:
+    """``bits`` that go with the threshold; at full precision any does, and waits for fewer bits."""
+    waits = is_whole(bits) and bits == FULL_PRECISION
+    check_bits(bits, 0 if waits else neuron.__dict__.get("threshold_levels", 0))
+    return int(bits)
+
+
+def _threshold_levels(neuron: "MultiBitNeuron", threshold_levels: int) -> int:
+    check_bits(neuron.bits, threshold_levels)
+    return int(threshold_levels)
+
+
 class MultiBitNeuron(Neuron):
-    """Base of the neurons that fire the multi-bit spike: holds its bits, threshold and tracked range."""
+    """Base of the neurons that fire the multi-bit spike: holds its bits, threshold and tracked range.
+
+    ``bits`` and ``threshold_levels`` may be set later too. Fewer bits need a threshold that leaves a level to fire, so
+    lower the threshold first.
+    """
+
+    bits = Setting(_bits)
+    threshold_levels = Setting(_threshold_levels)
 
     def __init__(
         self,
@@ -266,7 +294,6 @@ class MultiBitNeuron(Neuron):
         range_tracking: str = "sequence",
         range_momentum: float = 0.1,
     ):
-        check_bits(bits, threshold_levels)
         super().__init__()
         self.bits = bits
         self.threshold_levels = threshold_levels
@@ -349,17 +376,6 @@ class MultiBitNeuron(Neuron):
         return f"bits={self.bits}, threshold_levels={self.threshold_levels}"
 
 
-def one_or_per_channel(value: float | Tensor, what: str) -> Tensor:
-    """A parameter's start as a tensor of one element or of one a channel ``[N]``."""
-    try:
-        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{what} is one number, or one a channel [N]; got {value!r}") from error
-    if tensor.dim() > 1:
-        raise ValueError(f"{what} is one number, or one a channel [N]; got shape {list(tensor.shape)}")
-    return tensor
-
-
 class _Clip(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -391,9 +407,9 @@ def clip(value: Tensor, low: float, high: float) -> Tensor:
 
 def check_channels(channels: int) -> int:
     """``channels``, or a ValueError unless it is a whole number of at least 1."""
-    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+    if not is_whole(channels) or channels < 1:
         raise ValueError(f"channels is the number of neurons, a whole number of at least 1; got {channels!r}")
-    return channels
+    return int(channels)
 
 
 class MembraneState(NamedTuple):

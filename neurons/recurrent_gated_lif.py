@@ -70,7 +70,8 @@ class RecurrentGatedLIF(MultiBitNeuron):
 
     def __init__(self, channels: int, **spike):
         super().__init__(**spike)
-        weight = torch.empty(check_channels(channels), 2 * channels)
+        channels = check_channels(channels)
+        weight = torch.empty(channels, 2 * channels)
         self.recurrent_weight = nn.Parameter(nn.init.orthogonal_(weight))
 
     @property

@@ -17,7 +17,6 @@ for every other network along with it. :func:`reset` here reaches any depth and 
 
 import copyreg
 import functools
-import inspect
 import weakref
 from typing import Any
 
@@ -26,6 +25,8 @@ from torch import Tensor, nn
 
 import neurons
 from neurons import repeats
+from neurons.checks import Setting, flag
+from neurons.foreign import Foreign
 from neurons.neuron import Neuron, state_dtype
 from neurons.repeats import Notes
 
@@ -80,14 +81,33 @@ class _Alpha(snn.Alpha):
     __init__ = nn.Module.__init__
 
 
-_LIBRARY_OPTIONS = {
-    option
-    for own in (snn.Leaky, snn.Synaptic, snn.RSynaptic, snn.Alpha)
-    for option in inspect.signature(own).parameters
-} - {"init_hidden", "output"}
+_EQUATIONS = "what it computes is in the neuron's own equations, with parameters of its own"
+_RECURRENCE = "only the recurrent-gated LIF is recurrent, through its recurrent_weight"
+_RESET = "its reset subtracts the spike, at once"
+_SPIKES = "its spikes are those of its equations: 0 or 1, or levels of a tracked range"
+_SURROGATE = "its surrogate gradient is part of its equations; gamma of the learnable LIF is its height"
+_THRESHOLD = "the learnable LIF has a threshold, multi-bit spikes have threshold_levels and a tracked range"
+INSTEAD = {
+    **dict.fromkeys(("beta", "learn_beta"), "its leak per time step, where it has one, is leak"),
+    **dict.fromkeys(("alpha", "learn_alpha"), "how its synaptic current decays is in its equations"),
+    **dict.fromkeys(("threshold", "learn_threshold"), _THRESHOLD),
+    **dict.fromkeys(("spike_grad", "surrogate_disable"), _SURROGATE),
+    **dict.fromkeys(("reset", "reset_mechanism", "reset_mechanism_val", "reset_delay", "mem_reset"), _RESET),
+    **dict.fromkeys(("inhibition", "fire", "fire_inhibition"), _SPIKES),
+    **dict.fromkeys(("graded_spikes_factor", "learn_graded_spikes_factor"), _SPIKES),
+    "state_quant": "its state is kept as it is, in float32 at least",
+    "state_function": _EQUATIONS,
+    **dict.fromkeys(("V", "learn_recurrent", "recurrent", "all_to_all", "linear_features"), _RECURRENCE),
+    **dict.fromkeys(("conv2d_channels", "kernel_size"), _RECURRENCE),
+}
+"""What only the library's own neurons have, and what ours have instead."""
 
 
-class PluggedNeuron:
+def _flag(name: str) -> Setting[bool]:
+    return Setting(lambda _, value: flag(value, name))
+
+
+class PluggedNeuron(Foreign):
     """What makes a :class:`neurons.Neuron` a neuron of snnTorch; options and parameters are those of the neuron.
 
     It is called on one time step ``[B, C, ...]``, with the state in the library's order and by the library's names:
@@ -107,8 +127,13 @@ class PluggedNeuron:
     The state of half-precision input is float32. Spikes come back in the input's type, so that a neuron which is
     handed its last spikes sees them rounded; with ``init_hidden`` and in ``multi_step`` it does not.
 
-    Raises TypeError for an option of snnTorch that means nothing to this neuron.
+    Raises TypeError for an option of snnTorch that means nothing to this neuron, and AttributeError where such an
+    attribute is set.
     """
+
+    library, foreign, added = "snnTorch", INSTEAD, ("init_hidden", "output")
+    init_hidden = _flag("init_hidden")
+    output = _flag("output")
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -116,30 +141,12 @@ class PluggedNeuron:
         cls._field_of = {LIBRARY_NAMES.get(field, field): field for field in fields}
 
     def __init__(self, *args, init_hidden: bool = False, output: bool = False, **options):
-        self._refuse(_LIBRARY_OPTIONS & options.keys())
         super().__init__(*args, **options)
         self.init_hidden = init_hidden
         self.output = output
         self._starts = Notes()
         self._state = self._no_state()
         _list(self)
-
-    @classmethod
-    def _refuse(cls, options: set[str]) -> None:
-        """Raise TypeError for library options that are not options of the neuron too."""
-        own = set()
-        for base in cls.__mro__:
-            if not issubclass(base, Neuron) or issubclass(base, PluggedNeuron) or "__init__" not in vars(base):
-                continue
-            parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
-            own.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-                break
-        if refused := sorted(options - own):
-            raise TypeError(
-                f"{cls.__name__} has no {', '.join(refused)}, which only snnTorch's own neurons have. "
-                f"It takes {', '.join([*sorted(own), 'init_hidden', 'output'])}"
-            )
 
     def forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None):
         """Take one step on ``input_ [B, C, ...]``."""
@@ -225,7 +232,7 @@ class PluggedNeuron:
         except AttributeError:
             if name in type(self)._field_of and "_state" in self.__dict__:
                 return getattr(self._state, self._field_of[name])
-            if name in _LIBRARY_OPTIONS:
+            if name in INSTEAD:
                 raise AttributeError(
                     f"{type(self).__name__} has no {name}: it is called as snnTorch's own neurons are but computes "
                     "something else, and cannot stand for one of them (in an export to NIR, for example)"

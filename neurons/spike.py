@@ -21,7 +21,6 @@ Sequential Learning", AAAI 2022, arXiv 2109.01905 (PR22).
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
+from neurons.checks import Setting, is_real, is_whole
 from neurons.repeats import Notes, start_in_graph, start_of
 
 FULL_PRECISION = 32
@@ -41,14 +41,12 @@ TRACKING = ("sequence", "step", "fixed")
 
 def check_bits(bits: int, threshold_levels: int = 0) -> None:
     """Raise ValueError unless ``bits`` is 1 to 8 or 32 and the threshold leaves a level that fires."""
-    whole = isinstance(bits, int) and not isinstance(bits, bool)
-    if not whole or not (1 <= bits <= 8 or bits == FULL_PRECISION):
+    if not is_whole(bits) or not (1 <= bits <= 8 or bits == FULL_PRECISION):
         raise ValueError(
             f"bits must be a whole number from 1 to 8, or {FULL_PRECISION} for full precision; got {bits!r}"
         )
     top = 0 if bits == FULL_PRECISION else level_count(bits) - 1
-    whole = isinstance(threshold_levels, int) and not isinstance(threshold_levels, bool)
-    if not whole or not 0 <= threshold_levels <= max(top - 1, 0):
+    if not is_whole(threshold_levels) or not 0 <= threshold_levels <= max(top - 1, 0):
         raise ValueError(
             f"threshold_levels must be a whole number from 0 to {max(top - 1, 0)} at {bits} bits, "
             f"or the neuron never fires; got {threshold_levels!r}"
@@ -172,6 +170,18 @@ def _earlier(initial: Tensor, minimum: Tensor, maximum: Tensor, updates: Tensor,
     return Statistics(current, lowest, highest, updates)
 
 
+def _tracking(_: Any, tracking: str) -> str:
+    if not isinstance(tracking, str) or tracking not in TRACKING:
+        raise ValueError(f"range tracking must be one of {', '.join(TRACKING)}; got {tracking!r}")
+    return tracking
+
+
+def _momentum(_: Any, momentum: float) -> float:
+    if not is_real(momentum) or not 0 < momentum <= 1:
+        raise ValueError(f"range momentum must lie in (0, 1]; got {momentum!r}")
+    return float(momentum)
+
+
 class TrackedRange(nn.Module):
     """The range r of a layer's spikes: an exponential moving average of the membrane's extremes.
 
@@ -200,24 +210,20 @@ class TrackedRange(nn.Module):
     minimum: Tensor
     maximum: Tensor
     updates: Tensor
-    tracking: str
-    momentum: float
+    tracking = Setting(_tracking)
+    momentum = Setting(_momentum)
     _notes: Notes
     _running: _Running | None
     _still: bool
 
     def __init__(self, initial_range: float = 1.0, tracking: str = "sequence", momentum: float = 0.1):
         super().__init__()
-        if tracking not in TRACKING:
-            raise ValueError(f"range tracking must be one of {', '.join(TRACKING)}; got {tracking!r}")
         largest = torch.finfo(torch.float32).max
-        if not isinstance(initial_range, Real) or not SMALLEST_RANGE <= initial_range <= largest:
+        if not is_real(initial_range) or not SMALLEST_RANGE <= initial_range <= largest:
             raise ValueError(
                 f"initial_range must be a finite number of membrane units, at least {SMALLEST_RANGE}; "
                 f"got {initial_range!r}"
             )
-        if not isinstance(momentum, Real) or not 0 < momentum <= 1:
-            raise ValueError(f"range momentum must lie in (0, 1]; got {momentum!r}")
         self.tracking = tracking
         self.momentum = momentum
         initial = float(initial_range)

@@ -33,6 +33,8 @@ import torch
 from torch import Tensor
 
 from neurons import repeats
+from neurons.checks import flag
+from neurons.foreign import Foreign
 from neurons.input_gated_lif import InputGatedLIF
 from neurons.integrator import Integrator
 from neurons.kernels import BACKENDS
@@ -54,7 +56,23 @@ MEMORIES = {"membrane": "v", "synaptic_current": "i"}
 """The library's names for parts of a neuron's state; any other part keeps its own name."""
 
 
-class Node:
+_REACHES = "how far its reset passes a gradient on is part of its equations"
+INSTEAD = {
+    "v_threshold": "the learnable LIF has a threshold, multi-bit spikes have threshold_levels and a tracked range",
+    "v_reset": "its reset subtracts the spike, as v_reset=None does in the library",
+    "tau": "its leak per time step, where it has one, is leak = 1 - 1/tau",
+    "init_tau": "its leak per time step, where it has one, is leak = 1 - 1/tau",
+    "w": "its leak per time step, where it has one, is leak",
+    "decay_input": "its input is added as it is, as decay_input=False does in the library",
+    "detach_reset": _REACHES,
+    "surrogate_function": "its surrogate gradient is part of its equations; gamma of the learnable LIF is its height",
+    "lava_s_cale": "there is no exchange with Lava",
+    "cupy_fp32_inference": "backend says what runs it",
+}
+"""What only the library's own nodes have, and what ours have instead."""
+
+
+class Node(Foreign):
     """What turns a :class:`neurons.Neuron` into a node: SpikingJelly's calling conventions over explicit state.
 
     A node takes the plain neuron's arguments and, by keyword, ``step_mode``, "s" or "m", ``store_v_seq`` and
@@ -80,7 +98,12 @@ class Node:
 
     In activation checkpointing a call that is repeated starts from the memories that it had the first time, and leaves
     those that the node has by then.
+
+    Raises TypeError for an option of the library that means nothing to this neuron, and AttributeError where such an
+    attribute is set.
     """
+
+    library, foreign, added = "SpikingJelly", INSTEAD, ("step_mode", "store_v_seq", "backend")
 
     def __init__(self, *args, step_mode: str = "s", store_v_seq: bool = False, backend: str = "auto", **options):
         super().__init__(*args, **options)
@@ -103,7 +126,7 @@ class Node:
 
     @store_v_seq.setter
     def store_v_seq(self, value: bool) -> None:
-        if value and "membrane" not in self.State._fields:
+        if flag(value, "store_v_seq") and "membrane" not in self.State._fields:
             raise ValueError(f"{type(self).__name__} has no membrane, so store_v_seq has nothing to store")
         self._store_v_seq = value
         self.v_seq = None
@@ -220,7 +243,14 @@ class Node:
 
     def __getattr__(self, name: str):
         # The AttributeMonitor of 0.0.0.0.14 calls this for v_seq too, which is no memory here.
-        return self.__dict__[name] if name in self.__dict__ else super().__getattr__(name)
+        if name in self.__dict__:
+            return self.__dict__[name]
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in INSTEAD:
+                raise AttributeError(self._explain(name)) from None
+            raise
 
     def extra_repr(self) -> str:
         own, librarys = super().extra_repr(), MemoryModule.extra_repr(self)

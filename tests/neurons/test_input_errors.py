@@ -1,12 +1,15 @@
 """Bad input to a neuron is one clear error that says what was wrong and what would be right."""
 
+import inspect
 import re
 
+import numpy as np
 import pytest
 import torch
 from registered import EVERY, MULTI_BIT, build, currents
 
 import neurons
+from neurons.checks import Setting
 from neurons.spike import check_bits
 
 every_neuron = pytest.mark.parametrize("name", EVERY)
@@ -253,10 +256,10 @@ def test_a_range_momentum_outside_zero_to_one_is_refused(name, momentum):
 
 @pytest.mark.parametrize("name", ["learnable-lif", "multibit-lif"])
 def test_a_leak_that_is_neither_one_number_nor_one_a_channel_is_refused(name):
-    with raises(ValueError, "leak is one number, or one a channel [N]", "got shape [2, 3]"):
+    with raises(ValueError, "leak is one number, or one per channel [N]", "got shape [2, 3]"):
         neurons.create(name, leak=torch.ones(2, 3))
     for wrong in ("slow", None, ["slow"]):
-        with raises(TypeError, "leak is one number, or one a channel [N]", f"got {wrong!r}"):
+        with raises(TypeError, "leak is one number, or one per channel [N]", f"got {wrong!r}"):
             neurons.create(name, leak=wrong)
 
 
@@ -267,7 +270,7 @@ def test_a_threshold_that_is_not_positive_is_refused(threshold):
 
 
 def test_a_threshold_that_is_neither_one_number_nor_one_a_channel_is_refused():
-    with raises(ValueError, "threshold is one number, or one a channel [N]", "got shape [2, 3]"):
+    with raises(ValueError, "threshold is one number, or one per channel [N]", "got shape [2, 3]"):
         neurons.LearnableLIF(threshold=torch.ones(2, 3))
 
 
@@ -288,3 +291,141 @@ def test_an_option_that_the_neuron_does_not_have_is_refused(name):
     size = {"channels": 3} if build(name, 3).channels else {}
     with raises(TypeError, "bitz"):
         neurons.create(name, **size, bitz=3)
+
+
+# A value of another kind than a number for every option that there is
+
+
+def options(name):
+    """The names of all that the constructor takes, and of a spike's options where it fires multi-bit spikes."""
+    classes = [neurons.neuron_class(name), *([neurons.MultiBitNeuron] if name in MULTI_BIT else [])]
+    found = [p for one in classes for p in inspect.signature(one).parameters.values()]
+    return sorted({p.name for p in found if p.kind is p.POSITIONAL_OR_KEYWORD})
+
+
+EVERY_OPTION = [(name, option) for name in EVERY for option in options(name)]
+NONSENSE = [
+    "x",
+    None,
+    NAN,
+    INF,
+    -INF,
+    -3,
+    1j,
+    [],
+    {},
+    object(),
+    torch.tensor([NAN, 0.5]),
+    torch.zeros(0),
+    np.float64("nan"),
+]
+
+
+@pytest.mark.parametrize("library", neurons.registry.LIBRARIES)
+@pytest.mark.parametrize(("name", "option"), EVERY_OPTION)
+@pytest.mark.parametrize("wrong", NONSENSE, ids=lambda wrong: str(wrong)[:20])
+def test_nonsense_is_refused_by_the_name_of_the_option(name, option, wrong, library):
+    size = {"channels": 3} if build(name, 3).channels else {}
+    with raises((ValueError, TypeError), option.replace("range_", ""), "got"):
+        neurons.create(name, library=library, **size | {option: wrong})
+
+
+@pytest.mark.parametrize(("name", "option"), [(n, o) for n, o in EVERY_OPTION if not o.startswith("learn_")])
+def test_a_bool_is_no_number(name, option):
+    size = {"channels": 3} if build(name, 3).channels else {}
+    for wrong in (True, torch.tensor(True)):
+        with raises((ValueError, TypeError), option.replace("range_", ""), "got"):
+            neurons.create(name, **size | {option: wrong})
+
+
+@pytest.mark.parametrize(("name", "option"), [(n, o) for n, o in EVERY_OPTION if o.startswith("learn_")])
+def test_a_number_is_no_bool(name, option):
+    size = {"channels": 3} if build(name, 3).channels else {}
+    for wrong in (1, 0, "yes"):
+        with raises(ValueError, f"{option} must be True or False", f"got {wrong!r}"):
+            neurons.create(name, **size | {option: wrong})
+
+
+@pytest.mark.parametrize("name", ["learnable-lif", "multibit-lif"])
+@pytest.mark.parametrize("leak", [-3, -1e-6, 1.0001, 2.0, torch.tensor([0.5, 1.5]), np.float32(1.5)])
+def test_a_leak_outside_zero_to_one_is_refused(name, leak):
+    with raises(ValueError, "leak must lie in [0, 1]", "got"):
+        neurons.create(name, leak=leak)
+
+
+@pytest.mark.parametrize("library", neurons.registry.LIBRARIES)
+@pytest.mark.parametrize("name", ["learnable-lif", "multibit-lif"])
+def test_a_time_constant_for_a_leak_is_told_the_leak_that_it_makes(name, library):
+    with raises(ValueError, "SpikingJelly's tau is no leak", "1 - 1/tau = 0.5", "got 2"):
+        neurons.create(name, 2.0, library=library)
+
+
+@pytest.mark.parametrize("tau", [-0.1, 1.5, torch.tensor([0.5, 0.5, 2.0])])
+def test_a_synaptic_decay_outside_zero_to_one_is_refused(tau):
+    with raises(ValueError, "tau must lie in [0, 1]", "got"):
+        neurons.MultiBitSynapticLIF(3, tau=tau)
+
+
+def test_a_synaptic_decay_per_channel_fits_the_channels():
+    assert neurons.MultiBitSynapticLIF(3, tau=torch.tensor([0.1, 0.2, 0.3])).tau.tolist() == pytest.approx(
+        [0.1, 0.2, 0.3]
+    )
+    with raises(ValueError, "tau is one number, or one per channel: 3 here", "got 2"):
+        neurons.MultiBitSynapticLIF(3, tau=[0.1, 0.2])
+
+
+@pytest.mark.parametrize("threshold", [1e-4, INF, 1e-60])
+def test_a_threshold_that_would_be_clipped_where_it_is_used_is_refused(threshold):
+    with raises(ValueError, "threshold must be positive, 0.001 at least", "got"):
+        neurons.LearnableLIF(threshold=threshold)
+
+
+@pytest.mark.parametrize("gamma", [0, -0.3, 1e300, 1e-300, torch.tensor(0.3), None])
+def test_a_height_of_the_surrogate_that_is_no_positive_number_is_refused(gamma):
+    with raises(ValueError, "gamma must be a finite number above 0", "got"):
+        neurons.LearnableLIF(gamma=gamma)
+
+
+def test_numbers_of_numpy_are_numbers():
+    lif = neurons.LearnableLIF(leak=np.float32(0.5), threshold=np.float64(2), gamma=np.float32(0.5))
+    assert (lif.leak, lif.threshold, lif.gamma, type(lif.gamma)) == (0.5, 2, 0.5, float)
+    gated = neurons.RecurrentGatedLIF(np.int64(3), bits=np.int32(5), threshold_levels=np.int64(2))
+    assert (gated.channels, gated.bits, gated.threshold_levels, type(gated.bits)) == (3, 5, 2, int)
+    assert neurons.MultiBitLIF(leak=np.array([0.1, 0.9])).channels == 2
+
+
+# Settings that are set later
+
+
+@pytest.mark.parametrize("library", neurons.registry.LIBRARIES)
+@every_neuron
+def test_a_setting_that_is_set_later_is_checked_as_in_the_constructor(name, library):
+    size = {"channels": 3} if build(name, 3).channels else {}
+    neuron = neurons.create(name, library=library, **size)
+    settings = [
+        (module, setting)
+        for module in neuron.modules()
+        for setting in {
+            s for base in type(module).__mro__ for s, value in vars(base).items() if isinstance(value, Setting)
+        }
+    ]
+    for module, setting in [*settings, (neuron, "backend")]:
+        before = getattr(module, setting)
+        for wrong in ("x", None, -1, NAN, 0.5j):
+            with pytest.raises(ValueError, match=f"{setting} must"):
+                setattr(module, setting, wrong)
+            assert getattr(module, setting) == before
+        setattr(module, setting, before)
+
+
+@multi_bit_neuron
+def test_bits_and_threshold_set_later_leave_a_level_that_fires(name):
+    neuron = build(name, 3, bits=4, threshold_levels=6)
+    with raises(ValueError, "threshold_levels must be a whole number from 0 to 2 at 3 bits", "got 6"):
+        neuron.bits = 3
+    with raises(ValueError, "threshold_levels must be a whole number from 0 to 6 at 4 bits", "got 7"):
+        neuron.threshold_levels = 7
+    neuron.bits = 32  # and back, as training does that begins in full precision
+    neuron.bits, neuron.threshold_levels = 4, 2
+    neuron.bits = 3
+    assert (neuron.bits, neuron.threshold_levels) == (3, 2)

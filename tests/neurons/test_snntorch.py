@@ -774,6 +774,52 @@ def test_what_only_the_library_s_own_neurons_have_cannot_be_read_or_exported(nam
             getattr(lif, attribute)
 
 
+OWN_NEURONS = (
+    lambda: snn.Leaky(beta=0.9),
+    lambda: snn.Synaptic(alpha=0.9, beta=0.9),
+    lambda: snn.RSynaptic(alpha=0.9, beta=0.9, linear_features=3),
+    lambda: snn.Alpha(alpha=0.9, beta=0.8),
+)
+
+
+SHARED = {"training", "init_hidden", "output", "spk", "syn", "syn_exc", "syn_inh", "mem"}
+"""What ours do too, and the parts of a state."""
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_whatever_a_neuron_of_the_library_holds_is_done_or_refused_when_it_is_set(name):
+    lif = build(name)
+    for make in OWN_NEURONS:
+        own = make()
+        held = {*vars(own), *own._parameters, *own._buffers, *own._modules, "reset_mechanism", "fire", "mem_reset"}
+        for attribute in sorted(held - SHARED - {*lif._parameters, *vars(lif)}):
+            if attribute.startswith("_"):
+                continue
+            with pytest.raises(AttributeError, match=f"{type(lif).__name__} has no {attribute}, which only snnTorch's"):
+                setattr(lif, attribute, getattr(own, attribute))
+
+
+def test_what_is_refused_says_what_there_is_instead():
+    lif = plug_in.LearnableLIF()
+    with pytest.raises(AttributeError, match=r"has no reset_mechanism.*its reset subtracts the spike"):
+        lif.reset_mechanism = "zero"
+    with pytest.raises(AttributeError, match=r"has no beta.*is leak"):
+        lif.beta = torch.full((8,), 0.9)
+    for name in ("init_hidden", "output"):
+        with pytest.raises(ValueError, match=f"{name} must be True or False; got 'yes'"):
+            setattr(lif, name, "yes")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_was_refused_changes_nothing_and_copies_refuse_it_too(name):
+    lif = build(name)
+    for one in (lif, copy.deepcopy(lif), pickle.loads(pickle.dumps(lif))):
+        before = one.state_dict().keys()
+        with pytest.raises(AttributeError, match="has no state_quant"):
+            one.state_quant = 3
+        assert one.state_dict().keys() == before and not hasattr(one, "state_quant")
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_an_export_to_nir_is_an_error_and_not_a_leaky_neuron(name):
     pytest.importorskip("nirtorch", reason="the export to NIR needs nirtorch")

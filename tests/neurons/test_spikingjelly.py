@@ -948,6 +948,33 @@ def test_the_library_s_counters_see_the_operations_of_a_scan_and_say_what_they_l
 # What cannot be
 
 
+@pytest.mark.parametrize("cls", NAMED)
+def test_whatever_a_node_of_the_library_holds_is_done_or_refused_when_it_is_set(cls):
+    size = {"channels": 3} if cls in (MultiBitSynapticLIFNode, RecurrentGatedLIFNode) else {}
+    node = cls(**size)
+    for own in (neuron.IFNode(), neuron.LIFNode(), neuron.ParametricLIFNode()):
+        held = {*vars(own), *own._parameters, *own._buffers, *own._modules, "init_tau"}
+        for attribute in sorted(held - {"training", "v_seq", "backend"} - {*node._parameters}):
+            if attribute.startswith("_"):
+                continue
+            with pytest.raises(AttributeError, match=f"{cls.__name__} has no {attribute}, which only SpikingJelly's"):
+                setattr(node, attribute, getattr(own, attribute, 2.0))
+            with pytest.raises(AttributeError, match=f"{cls.__name__} has no {attribute}"):
+                getattr(node, attribute)
+            with pytest.raises(TypeError, match=f"{cls.__name__} has no {attribute}.*It takes .*step_mode"):
+                cls(**size, **{attribute: 2.0})
+
+
+def test_what_is_refused_says_what_there_is_instead_and_copies_refuse_it_too():
+    node = MultiBitLIFNode()
+    for one in (node, copy.deepcopy(node), pickle.loads(pickle.dumps(node))):
+        with pytest.raises(AttributeError, match=r"has no tau.*leak = 1 - 1/tau"):
+            one.tau = 2.0
+        with pytest.raises(ValueError, match="store_v_seq must be True or False; got 1"):
+            one.store_v_seq = 1
+    assert MultiBitSynapticLIFNode(3, tau=0.5).tau.tolist() == [0.5] * 3
+
+
 def test_symbolic_tracing_is_refused_rather_than_wrong():
     with pytest.raises(TypeError, match="NIR"):
         torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2), LearnableLIFNode()))

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import neurons
 from neurons.neuron import clip
@@ -353,7 +354,8 @@ def test_exactly_the_parameters_that_are_learned_receive_gradient(run_by, name, 
 
 @pytest.mark.parametrize("start", [1.2, -0.2])
 def test_a_leak_that_training_took_out_of_its_interval_comes_back(start):
-    neuron, wanted = neurons.create("learnable-lif", leak=start), 0.5
+    neuron, wanted = neurons.create("learnable-lif"), 0.5
+    nn.init.constant_(neuron.leak, start)
     x = torch.full((3, 1, 1), 0.3)  # below every threshold, so that the membrane alone can tell the leak
     optimiser = torch.optim.SGD([neuron.leak], lr=0.5)
     goal = sum(0.3 * wanted**i for i in range(3))
@@ -365,7 +367,8 @@ def test_a_leak_that_training_took_out_of_its_interval_comes_back(start):
 
 
 def test_a_multibit_leak_outside_its_interval_gets_gradient_back_into_it_alone():
-    neuron = neurons.create("multibit-lif", leak=torch.tensor([-0.2, 1.2]), threshold_levels=3)
+    neuron = neurons.create("multibit-lif", leak=torch.tensor([0.0, 1.0]), threshold_levels=3)
+    neuron.leak.data = torch.tensor([-0.2, 1.2])
     y, _ = neuron(torch.full((2, 1, 2), 0.3))
     (back,) = torch.autograd.grad((y * torch.tensor([-1.0, 1.0])).sum(), neuron.leak, retain_graph=True)
     (out,) = torch.autograd.grad((y * torch.tensor([1.0, -1.0])).sum(), neuron.leak)
