@@ -67,7 +67,7 @@ INSTEAD = {
     "detach_reset": _REACHES,
     "surrogate_function": "its surrogate gradient is part of its equations; gamma of the learnable LIF is its height",
     "lava_s_cale": "there is no exchange with Lava",
-    "cupy_fp32_inference": "backend says what runs it",
+    **dict.fromkeys(("cupy_fp32_inference", "forward_kernel", "backward_kernel"), "backend says what runs it"),
 }
 """What only the library's own nodes have, and what ours have instead."""
 
