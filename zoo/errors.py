@@ -8,6 +8,9 @@ import difflib
 from collections.abc import Collection
 from pathlib import Path
 
+LONGEST = 400
+"""The most characters of a message that come from a file."""
+
 
 class UnknownNameError(ValueError):
     """No model, architecture or task of that name."""
@@ -31,9 +34,9 @@ class HubError(OSError):
 
 def unknown(kind: str, name: object, known: Collection[str]) -> UnknownNameError:
     """``name`` is no ``kind``; the message suggests the nearest known name."""
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = difflib.get_close_matches(_short(str(name)), known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(known)) or 'none'}"
-    return UnknownNameError(f"no {kind} is called {name!r}; {hint}")
+    return UnknownNameError(f"no {kind} is called {_short(repr(name))}; {hint}")
 
 
 def unknown_model(name: str, known: Collection[str]) -> UnknownNameError:
@@ -52,11 +55,35 @@ def newer_format(path: Path, found: int, known: int) -> NewerFormatError:
 
 
 def bad_config(path: Path, problem: str) -> DamagedModelError:
-    return DamagedModelError(f"{path} {problem}")
+    """What is wrong with a config, or another JSON file; the words of ``problem`` go on from the file's name."""
+    return DamagedModelError(f"{path} {_short(problem)}")
+
+
+def _short(text: str) -> str:
+    """A stranger's file may hold a megabyte in the place of a word."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def missing_file(path: Path) -> DamagedModelError:
     return DamagedModelError(f"{path} is missing; the model folder is not complete")
+
+
+def no_plain_file(path: Path) -> DamagedModelError:
+    return DamagedModelError(f"{path} is no plain file, as all files of a model are")
+
+
+def link_out(path: Path) -> DamagedModelError:
+    return DamagedModelError(
+        f"{path} is a link to something outside the model's folder, which is not followed; put the file there itself"
+    )
+
+
+def unreadable_file(path: Path, error: OSError) -> DamagedModelError:
+    return DamagedModelError(f"{path} cannot be read: {error.strerror or error}")
+
+
+def too_large(path: Path, found: int, most: int) -> DamagedModelError:
+    return DamagedModelError(f"{path} has {found} bytes, more than the {most} that such a file may have")
 
 
 def wrong_size(path: Path, expected: int, found: int) -> DamagedModelError:
@@ -71,6 +98,10 @@ def wrong_hash(path: Path, expected: str, found: str) -> DamagedModelError:
     )
 
 
+def wrong_digest(path: Path, expected: object, found: str) -> DamagedModelError:
+    return bad_config(path, f"is altered: its digest should be {found}, and is {expected!r}. Fetch or save it again")
+
+
 def hub(repo: str, revision: str | None, error: Exception) -> HubError:
     at = f" at {revision!r}" if revision else ""
     message = f"could not fetch {repo!r}{at} from the Hugging Face Hub: {' '.join(str(error).split())}"
@@ -79,18 +110,22 @@ def hub(repo: str, revision: str | None, error: Exception) -> HubError:
     return HubError(message)
 
 
-def no_safetensors(path: Path, error: Exception) -> DamagedModelError:
-    return DamagedModelError(f"{path} is no safetensors file: {error}")
+def no_safetensors(path: Path, problem: str) -> DamagedModelError:
+    return bad_config(path, f"is no safetensors file: {problem}")
+
+
+def not_finite(path: Path, tensor: str) -> DamagedModelError:
+    return bad_config(path, f"has NaN or infinity in the tensor {tensor!r}")
 
 
 def weights_mismatch(path: Path, problems: list[str]) -> WeightsMismatchError:
-    shown = "; ".join(problems[:5])
+    shown = "; ".join(map(_short, problems[:5]))
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
     return WeightsMismatchError(f"{path} does not fit the network: it has {shown}{more}")
 
 
 def does_not_build(path: Path, architecture: str, error: Exception) -> DamagedModelError:
-    return DamagedModelError(f"{path} does not fit the architecture {architecture!r}: {type(error).__name__}: {error}")
+    return bad_config(path, f"does not fit the architecture {architecture!r}: {type(error).__name__}: {error}")
 
 
 def unusable_device(device: object, error: Exception) -> ValueError:

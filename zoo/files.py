@@ -10,7 +10,7 @@ metrics.json       what was measured (:mod:`zoo.card`)
 
 ``config.json`` has these keys::
 
-    format_version       1
+    format_version       2
     name                 the model's name, which is its folder's
     architecture         a registered architecture
     architecture_config  the architecture's own configuration
@@ -18,22 +18,34 @@ metrics.json       what was measured (:mod:`zoo.card`)
     parameters           number of trained values
     files                {file name: {"sha256": ..., "bytes": ...}} of the weights and each asset
     versions             {"snn-zoo": ..., "torch": ...} at saving
+    digest               SHA-256 of all the rest, so that a flipped bit is noticed; format 1 has none
+
+Files are read no further than their records and the limits below say, and only where they are plain files of the
+folder itself: a link may lead to another file of the folder or, in the cache of the Hub, to where that keeps it.
 
 Only JSON and safetensors are read. Nothing here imports torch.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import re
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from zoo import errors
+from zoo import errors, strict_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CARD, CONFIG, WEIGHTS, METRICS = "README.md", "config.json", "model.safetensors", "metrics.json"
 HUB_PATTERNS = [CARD, WEIGHTS, "*.json"]
 """What of a repository on the Hub is fetched: nothing that could hold code."""
+LARGEST_JSON = 2**20
+"""The most bytes that ``config.json`` and ``metrics.json`` may have; ours have some thousand."""
+LARGEST_ASSET = 2**23
+"""The most bytes of an asset: a tokenizer of 300,000 tokens."""
 _TYPES = {
     "name": str,
     "architecture": str,
@@ -43,6 +55,7 @@ _TYPES = {
     "files": dict,
     "versions": dict,
 }
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def is_asset_name(name: str) -> bool:
@@ -60,13 +73,26 @@ def to_json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def sealed(config: dict[str, Any]) -> dict[str, Any]:
+    """A config in the present format, with the digest that it must have."""
+    config = {"format_version": FORMAT_VERSION} | config | {"format_version": FORMAT_VERSION}
+    return config | {"digest": _digest(config)}
+
+
+def _digest(config: dict[str, Any]) -> str:
+    """SHA-256 of what a config says, in whatever order and with whatever spaces."""
+    rest = {key: value for key, value in config.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The checked ``config.json`` of a model folder.
 
     Raises NewerFormatError for a later format, DamagedModelError for anything that is not a config.
     """
     path = folder / CONFIG
-    config = _read_json(path)
+    config = _read_json(folder, CONFIG)
     version = config.get("format_version")
     if type(version) is not int or version < 1:
         raise errors.bad_config(path, f"is no config of a model: its format_version is {version!r}")
@@ -77,54 +103,118 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise errors.bad_config(path, f"has no {key!r}")
         if type(config[key]) is not kind:
             raise errors.bad_config(path, f"has {config[key]!r} for {key!r}, which must be of type {kind.__name__}")
-    if WEIGHTS not in config["files"]:
+    _check_files(path, config["files"])
+    if config["parameters"] < 0:
+        raise errors.bad_config(
+            path, f"has {config['parameters']} for 'parameters', which no network has fewer of than 0"
+        )
+    for library, installed in config["versions"].items():
+        if type(installed) is not str:
+            raise errors.bad_config(path, f"has {installed!r} for the version of {library!r}, which must be text")
+    if version > 1 and "digest" not in config:
+        raise errors.bad_config(path, "has no 'digest'")
+    if "digest" in config and config["digest"] != (found := _digest(config)):
+        raise errors.wrong_digest(path, config["digest"], found)
+    return config
+
+
+def _check_files(path: Path, records: dict[str, Any]) -> None:
+    if WEIGHTS not in records:
         raise errors.bad_config(path, f"has no record of {WEIGHTS!r} in 'files'")
-    for name, record in config["files"].items():
+    for name, record in records.items():
         if name != WEIGHTS and not is_asset_name(name):
             raise errors.bad_config(path, f"names the file {name!r}, which no model may have")
         if not _is_record(record):
             raise errors.bad_config(path, f"has no SHA-256 and size of {name!r}")
-    return config
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """The ``metrics.json`` of a model folder; DamagedModelError where it is missing or not JSON."""
-    return _read_json(folder / METRICS)
-
-
-def read_checked(folder: Path, name: str, record: dict[str, Any]) -> bytes:
-    """The content of a file, once its size and SHA-256 are those of its record."""
-    path = folder / name
-    data = _read(path)
-    if len(data) != record["bytes"]:
-        raise errors.wrong_size(path, record["bytes"], len(data))
-    found = describe(data)["sha256"]
-    if found != record["sha256"]:
-        raise errors.wrong_hash(path, record["sha256"], found)
-    return data
+        if name != WEIGHTS and record["bytes"] > LARGEST_ASSET:
+            raise errors.too_large(path.parent / name, record["bytes"], LARGEST_ASSET)
 
 
 def _is_record(record: Any) -> bool:
     return (
         isinstance(record, dict)
         and type(record.get("bytes")) is int
+        and record["bytes"] >= 0
         and re.fullmatch("[0-9a-f]{64}", str(record.get("sha256"))) is not None
     )
 
 
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise errors.missing_file(path)
-    return path.read_bytes()
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The ``metrics.json`` of a model folder; DamagedModelError where it is missing or not JSON."""
+    return _read_json(folder, METRICS)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def open_recorded(folder: Path, name: str, record: dict[str, Any]) -> Iterator[BinaryIO]:
+    """A file, open for reading, once its size is that of its record."""
+    with _opened(folder, name) as (file, size):
+        if size != record["bytes"]:
+            raise errors.wrong_size(folder / name, record["bytes"], size)
+        yield file
+
+
+def read_checked(folder: Path, name: str, record: dict[str, Any]) -> bytes:
+    """The content of a file, once its size and SHA-256 are those of its record."""
+    with open_recorded(folder, name, record) as file:
+        data = file.read(record["bytes"])
+    found = describe(data)["sha256"]
+    if found != record["sha256"]:
+        raise errors.wrong_hash(folder / name, record["sha256"], found)
+    return data
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, name: str) -> Iterator[tuple[BinaryIO, int]]:
+    """A file and its size; DamagedModelError for what is no plain file of this folder, and where reading it fails."""
+    path = folder / name
     try:
-        content = json.loads(_read(path))
+        if not _is_inside(folder, path):
+            raise errors.link_out(path)
+        # Without waiting, for a pipe that nobody writes to would be waited for without end.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise errors.no_plain_file(path)
+            yield file, status.st_size
+    except FileNotFoundError:
+        raise errors.missing_file(path) from None
+    except IsADirectoryError:
+        raise errors.no_plain_file(path) from None
+    except OSError as error:
+        raise errors.unreadable_file(path, error) from error
+
+
+def _is_inside(folder: Path, path: Path) -> bool:
+    """Whether a file is one of the folder's own, its links followed; the Hub's cache keeps all files beside."""
+    root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    beside = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    return real.parent in (root, beside)
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    with _opened(folder, name) as (file, size):
+        if size > LARGEST_JSON:
+            raise errors.too_large(path, size, LARGEST_JSON)
+        data = file.read(size)
+    try:
+        content = strict_json.parse(data)
     except ValueError as error:
-        if isinstance(error, errors.DamagedModelError):
-            raise
-        raise errors.bad_config(path, f"is not JSON: {error}") from None
+        raise errors.bad_config(path, str(error)) from None
     if not isinstance(content, dict):
         raise errors.bad_config(path, f"must hold a JSON object; it holds {type(content).__name__}")
+    if found := _CONTROL.search("".join(_texts(content))):
+        raise errors.bad_config(path, f"holds the control character {found[0]!r}, which a terminal might obey")
     return content
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """All text in a JSON value, keys too."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict | list):
+        for part in content:
+            yield from _texts(part)
+            if isinstance(content, dict):
+                yield from _texts(content[part])

@@ -32,6 +32,7 @@ from zoo.layers import SequenceDropout, at_least_one
 from zoo.registry import register_architecture
 
 MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
+MOST_BLOCKS = 16
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class GestureConfig:
         if not isinstance(self.labels, list | tuple) or len(set(self.labels)) < max(2, len(self.labels)):
             raise ValueError(f"labels must be at least two different names; got {self.labels!r}")
         at_least_one(self, "channels", "blocks", "head")
+        if self.blocks > MOST_BLOCKS:
+            raise ValueError(f"blocks must be {MOST_BLOCKS} at most, each halves the picture; got {self.blocks}")
         self.binning()
 
     def binning(self) -> events.Binning:

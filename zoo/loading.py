@@ -3,11 +3,17 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.overrides import TorchFunctionMode
 
 import neurons
 from neurons import kernels
@@ -18,6 +24,12 @@ if TYPE_CHECKING:
     from zoo.sentiment import TextClassifier
     from zoo.translation import Translator
 
+SOON_READ = 2**26
+"""The most bytes of weights that are read to explain why they do not fit; larger ones may be holes without end."""
+PARTS_PER_TENSOR = 16
+"""The most modules, parameters and buffers of a network for each of its tensors; ours have four at most."""
+_OF_A_CONFIG = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What an architecture raises for a config or assets that make no sense: also where it did not expect them to."""
 _default_type = threading.RLock()
 """Held where torch's default type may be set aside."""
 
@@ -79,22 +91,52 @@ def load(
     kernels.check_backend(backend)
     folder = registry.locate(name_or_repo_or_folder, revision)
     config = files.read_config(folder)
-    contents = {name: files.read_checked(folder, name, record) for name, record in config["files"].items()}
-    network = _build(config, {name: data for name, data in contents.items() if name != files.WEIGHTS}, folder)
-    weights.unpack(contents[files.WEIGHTS], network, folder / files.WEIGHTS)
+    record, path = config["files"][files.WEIGHTS], folder / files.WEIGHTS
+    others = {name: of_other for name, of_other in config["files"].items() if name != files.WEIGHTS}
+    assets = {name: files.read_checked(folder, name, of_other) for name, of_other in others.items()}
+    try:
+        header = _header(folder, record)
+        with _no_larger_than(header):
+            weights.check_fits(header, _build(config, assets, folder, "meta"), path)
+    except (errors.DamagedModelError, errors.WeightsMismatchError):
+        if record["bytes"] <= SOON_READ:
+            files.read_checked(folder, files.WEIGHTS, record)  # an altered file is the better explanation
+        raise
+    data = files.read_checked(folder, files.WEIGHTS, record)
+    network = _build(config, assets, folder, "cpu")
+    weights.unpack(data, network, path)
     for module in network.modules():
         if isinstance(module, neurons.Neuron):
             module.backend = backend
     return network.to(device).eval()
 
 
-@contextmanager
-def float32_on_cpu() -> Iterator[None]:
+def float32_on_cpu() -> AbstractContextManager[None]:
     """Within it networks are built in float32 on the CPU, whatever torch's default type and device are.
 
     Another default type is set aside for all threads, as torch has one for all; several may build at once.
     """
-    with _default_type, torch.device("cpu"):
+    return _float32_on("cpu")
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Within it tensors that hold no values are made without what torch would load its compiler and sympy for."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.Tensor.normal_, torch.nn.init.normal_):
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        count = {torch.linspace: args[2:3], torch.arange: args if len(args) == 1 else ()}.get(func)
+        if count and kwargs.get("device") == torch.device("meta"):
+            return torch.empty(*count, **kwargs)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _float32_on(device: str) -> Iterator[None]:
+    with _default_type, _WithoutValues() if device == "meta" else nullcontext(), torch.device(device):
         usual = torch.get_default_dtype()
         if usual != torch.float32:
             torch.set_default_dtype(torch.float32)
@@ -105,19 +147,54 @@ def float32_on_cpu() -> Iterator[None]:
                 torch.set_default_dtype(usual)
 
 
-def _build(config: dict, assets: dict[str, bytes], folder: Path) -> Any:
+def _header(folder: Path, record: dict) -> dict[str, weights.Stored]:
+    """What the weights file says that it holds; no weights are read."""
+    with files.open_recorded(folder, files.WEIGHTS, record) as file:
+        return weights.read_header(file, record["bytes"], folder / files.WEIGHTS)
+
+
+@contextmanager
+def _no_larger_than(header: dict[str, weights.Stored]) -> Iterator[None]:
+    """Within it this thread builds no network of many more parts than a file with this header has tensors.
+
+    A number in a config may ask for more layers than there is time to build, even without any memory for them.
+    """
+    most, found, here = PARTS_PER_TENSOR * (len(header) + PARTS_PER_TENSOR), 0, threading.get_ident()
+
+    def count(module: torch.nn.Module, name: str, part: Any) -> None:
+        nonlocal found
+        found += threading.get_ident() == here
+        if found > most:
+            raise ValueError(
+                f"it asks for a network of more than {most} parts, and the weights are {len(header)} tensors"
+            )
+
+    hooks = (
+        register_module_parameter_registration_hook(count),
+        register_module_buffer_registration_hook(count),
+        register_module_module_registration_hook(count),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _build(config: dict, assets: dict[str, bytes], folder: Path, device: str) -> Any:
+    """The network with weights of any value, or, on the meta device, without any."""
+    path = folder / files.CONFIG
     architecture = registry.architecture(config["architecture"])
     if architecture.task != config["task"]:
         raise errors.bad_config(
-            folder / files.CONFIG,
-            f"says the task is {config['task']!r}, but {config['architecture']!r} is for {architecture.task!r}",
+            path, f"says the task is {config['task']!r}, but {config['architecture']!r} is for {architecture.task!r}"
         )
     try:
         # The first values are overwritten, so drawing them leaves the caller's random numbers as they were.
-        with torch.random.fork_rng(devices=[]), float32_on_cpu():
+        with torch.random.fork_rng(devices=[]), _float32_on(device):
             return architecture.from_config(config["architecture_config"], assets)
-    except (TypeError, ValueError, KeyError) as error:
-        raise errors.does_not_build(folder / files.CONFIG, config["architecture"], error) from error
+    except _OF_A_CONFIG as error:
+        raise errors.does_not_build(path, config["architecture"], error) from error
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:

@@ -46,6 +46,24 @@ def save(
     return folder
 
 
+def rewrite_config(folder: str | os.PathLike, **architecture_config: Any) -> None:
+    """Write the config of a model anew, in the present format, with some settings of its architecture changed.
+
+    The weights stay as they are, byte for byte. Raises ValueError, and leaves the config as it was, where the model
+    would not load with it.
+    """
+    folder = Path(folder).expanduser().resolve()
+    config = files.read_config(folder)
+    config["architecture_config"] = config["architecture_config"] | architecture_config
+    with _beside(folder) as new:
+        shutil.copytree(folder, new, dirs_exist_ok=True)
+        (new / files.CONFIG).write_bytes(files.to_json(files.sealed(config)))
+        card_of_it = card.render_card(config, files.read_metrics(folder))
+        (new / files.CARD).write_bytes(card_of_it.encode())
+        loading.load(new)
+        _replace(folder, new)
+
+
 def _contents(model: nn.Module, name: str, metrics: dict[str, Any], pictures: dict[str, bytes]) -> dict[str, bytes]:
     """Every file of the model's folder."""
     if not registry.is_registered(type(model)):
@@ -55,8 +73,7 @@ def _contents(model: nn.Module, name: str, metrics: dict[str, Any], pictures: di
         if not files.is_asset_name(asset):
             raise ValueError(f"{type(model).__name__} has an asset {asset!r}; assets are JSON files in lower case")
     needed = {files.WEIGHTS: weights.pack(model), **assets}
-    config = {
-        "format_version": files.FORMAT_VERSION,
+    unsealed = {
         "name": name,
         "architecture": model.architecture,
         "architecture_config": model.config,
@@ -65,6 +82,7 @@ def _contents(model: nn.Module, name: str, metrics: dict[str, Any], pictures: di
         "files": {file: files.describe(data) for file, data in needed.items()},
         "versions": _versions(),
     }
+    config = files.sealed(unsealed)
     return {
         **needed,
         files.CONFIG: files.to_json(config),

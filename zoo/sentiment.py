@@ -28,6 +28,7 @@ from torch.nn import functional as F
 import neurons
 from neurons.monitors import evaluation_view
 from zoo.inputs.text import TextReader, normal
+from zoo.inputs.tokenizer import read_tokenizer
 from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, at_least_one, mirrored
 from zoo.registry import register_architecture
 
@@ -35,6 +36,7 @@ PAD, UNKNOWN = range(2)
 SPECIAL_TOKENS = ["<pad>", "<unk>"]
 TOKENIZER_FILE = "tokenizer.json"
 LONGEST_NGRAM = 3
+MOST_STEPS_PER_WORD = 64
 MEAN_SCALE = 16
 """What the mean over a text's words is multiplied with: about its inverse spread, as that of 256 words apart."""
 RECURRENT = {"lstm": (nn.LSTM, 1), "bilstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}
@@ -75,6 +77,8 @@ class TextClassifierConfig:
         if self.channels % 2:
             raise ValueError(f"channels must be even, for the two directions; got {self.channels}")
         at_least_one(self, "vocabulary", "width", "channels", "kernel", "steps_per_word")
+        if self.steps_per_word > MOST_STEPS_PER_WORD:
+            raise ValueError(f"steps_per_word must be {MOST_STEPS_PER_WORD} at most; got {self.steps_per_word}")
         if self.ngrams < 0:
             raise ValueError(f"ngrams must be 0, for none, or more; got {self.ngrams}")
 
@@ -280,7 +284,7 @@ class TextClassifier(nn.Module):
     @classmethod
     def from_config(cls, config: dict[str, Any], assets: dict[str, bytes]) -> "TextClassifier":
         settings = TextClassifierConfig(**config | {"labels": tuple(config["labels"])})
-        return cls(settings, Tokenizer.from_buffer(assets[TOKENIZER_FILE]))
+        return cls(settings, read_tokenizer(assets[TOKENIZER_FILE], SPECIAL_TOKENS))
 
     def forward(self, tokens: Tensor, evidence: Tensor | None = None) -> Tensor:
         x = self.embedding(tokens)

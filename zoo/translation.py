@@ -28,6 +28,7 @@ import neurons
 from neurons.monitors import evaluation_view
 from zoo.decoding import Hypothesis, beam_search
 from zoo.inputs.text import SHOWN, TextReader, normal
+from zoo.inputs.tokenizer import read_tokenizer
 from zoo.layers import (
     Linear,
     ParallelLayerNorm,
@@ -302,7 +303,7 @@ class Translator(nn.Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], assets: dict[str, bytes]) -> "Translator":
-        return cls(TranslatorConfig(**config), Tokenizer.from_buffer(assets[TOKENIZER_FILE]))
+        return cls(TranslatorConfig(**config), read_tokenizer(assets[TOKENIZER_FILE], SPECIAL_TOKENS))
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.dropout(self.embedding(tokens) * self.settings.width**0.5)

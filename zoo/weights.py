@@ -7,9 +7,15 @@ that was loaded holds only values that are stored exactly, so saving it again gi
 Files of earlier releases, in which tracked ranges have other names, are read as well.
 
 A tensor that a network holds under several names (tied weights) is stored once, under the first of them.
+
+The header of a file names its tensors with their types and shapes. It is compared with the network before any tensor
+is read, so that a file may be refused at the price of its header.
 """
 
+import io
+import math
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import safetensors.torch
 import torch
@@ -17,44 +23,132 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from neurons.spike import earlier_names
-from zoo import errors
+from zoo import errors, strict_json
+
+LARGEST_HEADER = 2**20
+"""The most bytes of a header: that of some 10,000 tensors."""
+_TYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+"""The types of safetensors that torch has too."""
+_STORED_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What the numbers of a network may be stored as, if the network's own type holds them without loss."""
+
+
+class Stored(NamedTuple):
+    """What a header says of a tensor."""
+
+    dtype: torch.dtype
+    shape: list[int]
 
 
 def pack(network: nn.Module) -> bytes:
     """The weights of ``network`` as the bytes of a safetensors file.
 
-    Raises ValueError for parameters that are not finite, and for state that is no tensor.
+    Raises ValueError for numbers that are not finite, and for state that is no tensor.
     """
     state = network.state_dict(keep_vars=True)
     stored = _stored_names(state)
     return safetensors.torch.save({name: _compact(name, state[name]) for name in dict.fromkeys(stored.values())})
 
 
-def unpack(data: bytes, network: nn.Module, path: Path) -> None:
-    """Fill ``network`` with the weights that ``data`` holds; ``path`` is where they lie, for the messages.
+def read_header(file: BinaryIO, size: int, path: Path) -> dict[str, Stored]:
+    """The tensors that a safetensors file of this size holds; nothing but its header is read.
 
-    Raises WeightsMismatchError unless the file has every tensor of the network, in its shape and in a type that
-    the network's holds without loss, and no other; the network is then unchanged.
+    Raises DamagedModelError unless the tensors lie in the file as the header says, with nothing between them.
     """
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise errors.no_safetensors(path, "its header does not fit into it")
+    if length > LARGEST_HEADER:
+        raise errors.no_safetensors(path, f"its header has {length} bytes, and {LARGEST_HEADER} are the most")
     try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise errors.no_safetensors(path, error) from None
-    state = network.state_dict()
-    stored = _stored_names(network.state_dict(keep_vars=True))
-    earlier = earlier_names(network)
-    in_file = {name: earlier[name] if earlier.get(stored[name]) in tensors else name for name in state}
+        content = strict_json.parse(file.read(length))
+        if not isinstance(content, dict):
+            raise ValueError("holds no object")
+        content.pop("__metadata__", None)
+        parts = sorted(content.items(), key=lambda part: part[1]["data_offsets"])
+        end = 0
+        for name, part in parts:
+            end = _end_of(name, part, end)
+    except (ValueError, TypeError, LookupError) as error:
+        raise errors.no_safetensors(path, f"its header {error}") from None
+    if end != size - 8 - length:
+        raise errors.no_safetensors(path, f"its header has {end} bytes of tensors, and {size - 8 - length} are there")
+    return {name: Stored(_TYPES[part["dtype"]], part["shape"]) for name, part in parts}
+
+
+def _end_of(name: str, part: dict, begin: int) -> int:
+    """Where a tensor ends that begins there; ValueError for one that does not."""
+    if part.keys() != {"dtype", "shape", "data_offsets"} or part["dtype"] not in _TYPES:
+        raise ValueError(f"describes the tensor {name!r} in a way unknown to torch: {part}")
+    if not all(type(length) is int and length >= 0 for length in part["shape"]):
+        raise ValueError(f"has the shape {part['shape']} for the tensor {name!r}")
+    end = begin + math.prod(part["shape"]) * _TYPES[part["dtype"]].itemsize
+    if part["data_offsets"] != [begin, end]:
+        raise ValueError(f"has the tensor {name!r} at {part['data_offsets']} and not at {[begin, end]}")
+    return end
+
+
+def check_fits(header: dict[str, Stored], network: nn.Module, path: Path) -> None:
+    """Raise WeightsMismatchError unless a file with this header has the tensors of ``network`` and no other.
+
+    Each must have its shape, and a type that the network's holds without loss. ``network`` may be on the meta device.
+    """
+    state = network.state_dict(keep_vars=True)
+    stored = _stored_names(state)
+    in_file = _names_in_file(header, network, stored)
     expected = {in_file[name]: state[name] for name in dict.fromkeys(stored.values())}
-    problems = [f"no tensor {name!r}, {_describe(expected[name])}" for name in expected if name not in tensors]
-    problems += [f"an unexpected tensor {name!r}" for name in tensors if name not in expected]
+    problems = [f"no tensor {name!r}, {_describe(expected[name])}" for name in expected if name not in header]
+    problems += [f"an unexpected tensor {name!r}" for name in header if name not in expected]
     problems += [
-        f"{name!r} as {_describe(tensors[name])}, where {_describe(own)} is expected"
+        f"{name!r} as {_describe(header[name])}, where {_describe(own)} is expected"
         for name, own in expected.items()
-        if name in tensors and not _fits(tensors[name], own)
+        if name in header and not _fits(header[name], own)
     ]
     if problems:
         raise errors.weights_mismatch(path, problems)
-    network.load_state_dict({in_file[name]: tensors[in_file[stored[name]]] for name in state}, strict=True)
+
+
+def unpack(data: bytes, network: nn.Module, path: Path) -> None:
+    """Fill ``network`` with the weights that ``data`` holds; ``path`` is where they lie, for the messages.
+
+    Raises DamagedModelError and WeightsMismatchError, as :func:`read_header` and :func:`check_fits` do, and
+    DamagedModelError for numbers that are not finite; the network is then unchanged.
+    """
+    header = read_header(io.BytesIO(data), len(data), path)
+    check_fits(header, network, path)
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise errors.no_safetensors(path, str(error)) from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not _is_finite(tensor):
+            raise errors.not_finite(path, name)
+    stored = _stored_names(network.state_dict(keep_vars=True))
+    in_file = _names_in_file(header, network, stored)
+    network.load_state_dict({in_file[name]: tensors[in_file[stored[name]]] for name in stored}, strict=True)
+
+
+def _names_in_file(header: dict[str, Stored], network: nn.Module, stored: dict[str, str]) -> dict[str, str]:
+    """For every name in the state dict of ``network`` the one that a file with this header has for it."""
+    earlier = earlier_names(network)
+    return {name: earlier[name] if earlier.get(stored[name]) in header else name for name in stored}
 
 
 def _stored_names(state: dict[str, Tensor]) -> dict[str, str]:
@@ -72,17 +166,26 @@ def _compact(name: str, tensor: Tensor) -> Tensor:
     value = tensor.detach().cpu().contiguous()
     if not value.is_floating_point():
         return value
+    if not _is_finite(value):
+        kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+        raise ValueError(f"the {kind} {name!r} holds NaN or infinity; such a network is not saved")
     if not isinstance(tensor, nn.Parameter):
         return value.float()
-    if not torch.isfinite(value).all():
-        raise ValueError(f"the parameter {name!r} holds NaN or infinity; such a network is not saved")
     half = value.half()
-    return half if value.dim() and torch.isfinite(half).all() else value.float()
+    return half if value.dim() and _is_finite(half) else value.float()
 
 
-def _fits(stored: Tensor, own: Tensor) -> bool:
-    return stored.shape == own.shape and torch.promote_types(stored.dtype, own.dtype) == own.dtype
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
-def _describe(tensor: Tensor) -> str:
+def _fits(stored: Stored, own: Tensor) -> bool:
+    if stored.shape != list(own.shape):
+        return False
+    if not own.is_floating_point():
+        return stored.dtype == own.dtype
+    return stored.dtype in _STORED_FLOATS and torch.promote_types(stored.dtype, own.dtype) == own.dtype
+
+
+def _describe(tensor: Tensor | Stored) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -181,11 +181,11 @@ def test_damaged_weights_are_one_line(bundled):
 
 def test_a_model_for_another_task_is_refused(bundled):
     config = json.loads((bundled / files.CONFIG).read_text())
-    (bundled / files.CONFIG).write_text(json.dumps({**config, "task": "text-classification"}))
+    (bundled / files.CONFIG).write_bytes(files.to_json(files.sealed({**config, "task": "text-classification"})))
     assert_one_line_error(run("translate", "tiny", "Hund"), "'tiny' is a model for text-classification")
 
 
 def test_a_model_for_a_task_unknown_here_is_one_line(bundled):
     config = json.loads((bundled / files.CONFIG).read_text())
-    (bundled / files.CONFIG).write_text(json.dumps({**config, "task": "singing"}))
+    (bundled / files.CONFIG).write_bytes(files.to_json(files.sealed({**config, "task": "singing"})))
     assert_one_line_error(run("translate", "tiny", "Hund"), "singing")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import zoo
 from neurons import Neuron
+from zoo import files
 from zoo.command import app
 from zoo.events import as_events, write_aedat
 from zoo.gesture import MIXERS, GestureConfig, GestureNetwork
@@ -304,6 +305,6 @@ def test_predict_says_what_is_wrong_with_a_file_and_goes_on(bundled, tmp_path):
 
 def test_predict_refuses_a_model_of_another_task(bundled, tmp_path):
     config = zoo.registry.MODEL_CARDS / "tiny-gesture" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"task": "translation"}))
+    config.write_bytes(files.to_json(files.sealed(json.loads(config.read_text()) | {"task": "translation"})))
     result = run("predict", "tiny-gesture", tmp_path / "own.aedat")
     assert result.exit_code == 1 and "is a model for translation, and does not predict" in result.stderr

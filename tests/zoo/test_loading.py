@@ -27,7 +27,10 @@ def edit_config(folder, **changes):
             del config[key]
         else:
             config[key] = value
-    path.write_text(json.dumps(config))
+    version = config.get("format_version")
+    path.write_text(
+        json.dumps(files.sealed(config) | {"format_version": version} if version != 2 else files.sealed(config))
+    )
 
 
 def replace_weights(folder, change):
@@ -319,7 +322,7 @@ def test_many_wrong_tensors_make_one_short_error(saved):
 
 def test_a_config_of_a_newer_format_asks_for_an_upgrade(saved):
     edit_config(saved, format_version=files.FORMAT_VERSION + 1, something_new={}, files=None)
-    with pytest.raises(errors.NewerFormatError, match=r"format_version 2.*reads up to 1; upgrade it with: pip install"):
+    with pytest.raises(errors.NewerFormatError, match=r"format_version 3.*reads up to 2; upgrade it with: pip install"):
         zoo.load(saved)
 
 
