@@ -95,7 +95,7 @@ def check_metrics(name: str, metrics: dict[str, Any]) -> None:
             raise errors.unknown("entry of the metrics", key, KEYS)
         if type(value) is not KEYS[key]:
             raise ValueError(f"metrics[{key!r}] must be a {KEYS[key].__name__}; got {value!r}")
-    inner = {(key,): keys for key, keys in _INNER_KEYS.items() if key in metrics}
+    inner: dict[tuple[str, ...], Any] = {(key,): keys for key, keys in _INNER_KEYS.items() if key in metrics}
     inner |= {("scores", column): _SCORE_KEYS for column in metrics.get("scores", ())}
     for path, keys in inner.items():
         value = metrics[path[0]] if len(path) == 1 else metrics[path[0]][path[1]]

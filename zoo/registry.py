@@ -93,17 +93,18 @@ ARCHITECTURE_MODULES = {
 MODEL_CARDS = Path(__file__).resolve().parent.parent / "model_cards"
 """The folder of bundled models; it lies beside this package in a checkout and in an installation alike."""
 
-_architectures: dict[str, type] = {}
+_architectures: dict[str, type[Any]] = {}
 
 
 def register_architecture(name: str):
     """Class decorator: make a network known by ``name``, so that it can be saved and loaded.
 
+    A class that is defined again, as a notebook's cell that is run again does, takes the place of the one before.
     Raises ValueError for a taken name or an unknown task, TypeError for a class that lacks ``from_config``,
     ``assets``, the method of its task or, where that takes texts, ``check``.
     """
 
-    def decorate(network: type) -> type:
+    def decorate(network: type[Any]) -> type[Any]:
         task = getattr(network, "task", None)
         if task not in TASKS:
             raise errors.unknown("task", task, TASKS)
@@ -116,8 +117,9 @@ def register_architecture(name: str):
             raise TypeError(
                 f"{network!r} cannot be the architecture {name!r}: it has no {'() and no '.join(missing)}()"
             )
-        if name in _architectures:
-            raise ValueError(f"the architecture name {name!r} is taken by {_architectures[name].__qualname__}")
+        before = _architectures.get(name)
+        if before is network or (before is not None and not _is_defined_again(before, network)):
+            raise ValueError(f"the architecture name {name!r} is taken by {before.__qualname__}")
         network.architecture = name
         _architectures[name] = network
         return network
@@ -125,7 +127,12 @@ def register_architecture(name: str):
     return decorate
 
 
-def architecture(name: str) -> type:
+def _is_defined_again(before: type, now: type) -> bool:
+    """Whether ``now`` is the class ``before`` from a second run of the code that defines it."""
+    return (before.__module__, before.__qualname__) == (now.__module__, now.__qualname__)
+
+
+def architecture(name: str) -> type[Any]:
     """The class registered under ``name``, its module imported if need be; ValueError for an unknown one."""
     if name not in _architectures and name in ARCHITECTURE_MODULES:
         importlib.import_module(ARCHITECTURE_MODULES[name])
@@ -174,7 +181,7 @@ def info(name_or_repo_or_folder: str | os.PathLike, *, revision: str | None = No
     """What is known of a model without loading it; the argument as for :func:`zoo.load`."""
     folder = locate(name_or_repo_or_folder, revision, only=[files.CONFIG, files.METRICS])
     config, metrics = files.read_config(folder), files.read_metrics(folder)
-    own = next((row for row in metrics.get("results", []) if row.get("name") == config["name"]), {})
+    own: dict[str, Any] = next((row for row in metrics.get("results", []) if row.get("name") == config["name"]), {})
     return ModelInfo(
         name=config["name"],
         architecture=config["architecture"],
@@ -205,7 +212,7 @@ def locate(name: str | os.PathLike, revision: str | None = None, only: list[str]
         return hub.snapshot(name, revision, only)
     if revision is not None:
         raise ValueError(f"revision={revision!r} chooses a commit on the Hub (org/name); {str(name)!r} is not there")
-    if _is_path(name):
+    if not isinstance(name, str) or _is_path(name):
         folder = Path(name).expanduser()
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {str(name)!r}")

@@ -64,7 +64,7 @@ def rewrite_config(folder: str | os.PathLike, **architecture_config: Any) -> Non
         _replace(folder, new)
 
 
-def _contents(model: nn.Module, name: str, metrics: dict[str, Any], pictures: dict[str, bytes]) -> dict[str, bytes]:
+def _contents(model: Any, name: str, metrics: dict[str, Any], pictures: dict[str, bytes]) -> dict[str, bytes]:
     """Every file of the model's folder."""
     if not registry.is_registered(type(model)):
         raise errors.not_an_architecture(model)
@@ -138,7 +138,7 @@ def _beside(folder: Path):
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _check_loads(new: Path, model: nn.Module, contents: dict[str, bytes]) -> None:
+def _check_loads(new: Path, model: Any, contents: dict[str, bytes]) -> None:
     """Raise ValueError unless the model in ``new`` loads and would be saved with the same bytes."""
     try:
         loaded = loading.load(new)

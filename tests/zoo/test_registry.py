@@ -132,3 +132,17 @@ def test_the_bundled_weights_are_small():
     sizes = [path.stat().st_size for path in MODEL_CARDS.glob("*/*.safetensors")]
     assert all(size < 16 * 2**20 for size in sizes)
     assert sum(sizes) < 32 * 2**20
+
+
+def test_an_architecture_that_is_defined_again_takes_the_place_of_the_one_before(monkeypatch):
+    monkeypatch.setattr("zoo.registry._architectures", {})
+
+    def define(module: str) -> type:
+        methods = {method: lambda self: None for method in ("from_config", "assets", "translate", "check")}
+        network = type("Mine", (), {"task": "translation", "__module__": module, **methods})
+        return register_architecture("mine")(network)
+
+    first, again = define("__main__"), define("__main__")
+    assert architecture("mine") is again is not first
+    with pytest.raises(ValueError, match="the architecture name 'mine' is taken by Mine"):
+        define("another")
