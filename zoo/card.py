@@ -34,13 +34,14 @@ measured.
 import json
 import math
 import re
-from typing import Any
-
-from huggingface_hub import EvalResult, ModelCardData
+from typing import TYPE_CHECKING, Any
 
 from zoo import errors
 from zoo.figures import title
 from zoo.registry import TASKS
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
 
 KEYS = {
     "summary": str,
@@ -69,6 +70,18 @@ _INNER_KEYS = {
     "data": ("name", "type", "url", "licence", "use"),
 }
 _SCORE_KEYS = ("title", "type", "split", "signature")
+_KINDS: dict[tuple[str, str], tuple[type, ...]] = {
+    ("example", "input"): (str, list),
+    ("example", "output"): (str, list),
+    ("costs", "rows"): (list,),
+    ("costs", "comparison"): (list,),
+    ("costs", "plot"): (str, type(None)),
+    ("score_band", "inputs"): (int,),
+    ("score_band", "low"): (int, float),
+    ("score_band", "high"): (int, float),
+}
+"""What the inner keys hold; text, where nothing is said."""
+_LISTS_OF_TEXT = ("languages", "commands", "limits", "sources")
 
 
 def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -95,12 +108,14 @@ def check_metrics(name: str, metrics: dict[str, Any]) -> None:
             raise errors.unknown("entry of the metrics", key, KEYS)
         if type(value) is not KEYS[key]:
             raise ValueError(f"metrics[{key!r}] must be a {KEYS[key].__name__}; got {value!r}")
-    inner: dict[tuple[str, ...], Any] = {(key,): keys for key, keys in _INNER_KEYS.items() if key in metrics}
-    inner |= {("scores", column): _SCORE_KEYS for column in metrics.get("scores", ())}
-    for path, keys in inner.items():
-        value = metrics[path[0]] if len(path) == 1 else metrics[path[0]][path[1]]
-        if not isinstance(value, dict) or set(value) != set(keys):
-            raise ValueError(f"metrics{list(path)} must have exactly the keys {', '.join(keys)}; got {value!r}")
+    for key in _LISTS_OF_TEXT:
+        _check_texts(f"metrics[{key!r}]", metrics.get(key, []))
+    if any(type(seed) is not int for seed in metrics.get("seeds", [])):
+        raise ValueError(f"metrics['seeds'] must be whole numbers; got {metrics['seeds']!r}")
+    for key in _INNER_KEYS.keys() & metrics.keys():
+        _check_inner(key, f"metrics[{key!r}]", metrics[key], _INNER_KEYS[key])
+    for column, score in metrics.get("scores", {}).items():
+        _check_inner("scores", f"metrics['scores'][{column!r}]", score, _SCORE_KEYS)
     for name_of_picture in pictures(metrics):
         if not re.fullmatch(r"[a-z0-9_-]+\.png", str(name_of_picture)):
             raise ValueError(f"a picture of the card is a PNG file in lower case; got {name_of_picture!r}")
@@ -110,12 +125,29 @@ def check_metrics(name: str, metrics: dict[str, Any]) -> None:
     _check_results(name, metrics)
 
 
+def _check_inner(key: str, where: str, value: Any, keys: tuple[str, ...]) -> None:
+    if not isinstance(value, dict) or set(value) != set(keys):
+        raise ValueError(f"{where} must have exactly the keys {', '.join(keys)}; got {value!r}")
+    for inner, held in value.items():
+        kinds = _KINDS.get((key, inner), (str,))
+        if type(held) not in kinds:
+            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise ValueError(f"{where} must have {names} for {inner!r}; got {held!r}")
+        if isinstance(held, list) and inner in ("input", "comparison"):
+            _check_texts(f"{where}[{inner!r}]", held)
+
+
+def _check_texts(where: str, value: list[Any]) -> None:
+    if any(type(text) is not str for text in value):
+        raise ValueError(f"{where} must be a list of texts; got {value!r}")
+
+
 def _check_row(key: str, row: Any) -> None:
     needed = {"published": ("name", "source"), "results": ("name",), "costs": ("name",), "sparsity": ()}[key]
     if not isinstance(row, dict) or any(type(row.get(column)) is not str for column in needed):
         raise ValueError(f"each row of metrics[{key!r}] must have text for {' and '.join(needed)}; got {row!r}")
     for column, value in row.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = type(value) is int or (type(value) is float and math.isfinite(value))
         if not number and not isinstance(value, str | None):
             raise ValueError(f"{column!r} in metrics[{key!r}] must be a finite number, text or null; got {value!r}")
 
@@ -135,7 +167,9 @@ def _check_results(name: str, metrics: dict[str, Any]) -> None:
             raise ValueError(f"no row of metrics['results'] has the score {column!r}")
 
 
-def _front_matter(config: dict[str, Any], metrics: dict[str, Any]) -> ModelCardData:
+def _front_matter(config: dict[str, Any], metrics: dict[str, Any]) -> "ModelCardData":
+    from huggingface_hub import EvalResult, ModelCardData  # here, for who checks metrics alone
+
     scores = metrics.get("scores", {})
     own = _own_row(config, metrics)
     data = metrics.get("data", {})

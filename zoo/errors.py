@@ -42,9 +42,22 @@ def unknown(kind: str, name: object, known: Collection[str]) -> UnknownNameError
 def unknown_model(name: str, known: Collection[str]) -> UnknownNameError:
     """No bundled model has this bare name; a local folder that has it is pointed out, never taken."""
     message = str(unknown("bundled model", name, known))
-    if name and Path(name).is_dir():
+    if name and "\0" not in name and Path(name).is_dir():
         message += f" To load the local folder of that name, write './{name}'"
     return UnknownNameError(message)
+
+
+def repository_or_folder(name: str) -> UnknownNameError:
+    """A name that could be either is never guessed."""
+    return UnknownNameError(
+        f"{name!r} is the name of a repository on the Hugging Face Hub, and there is a local folder {name!r} with a "
+        f"model: write './{name}' for the folder, or zoo.load({name!r}, revision='main') for the repository"
+    )
+
+
+def folder_of_models(folder: Path, models: list[Path]) -> DamagedModelError:
+    found = ", ".join(map(str, models[:5]))
+    return DamagedModelError(f"{folder} is no model's folder: it has no config.json. There are models in it: {found}")
 
 
 def newer_format(path: Path, found: int, known: int) -> NewerFormatError:

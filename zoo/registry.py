@@ -180,8 +180,9 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
 def info(name_or_repo_or_folder: str | os.PathLike, *, revision: str | None = None) -> ModelInfo:
     """What is known of a model without loading it; the argument as for :func:`zoo.load`."""
     folder = locate(name_or_repo_or_folder, revision, only=[files.CONFIG, files.METRICS])
-    config, metrics = files.read_config(folder), files.read_metrics(folder)
-    own: dict[str, Any] = next((row for row in metrics.get("results", []) if row.get("name") == config["name"]), {})
+    config = files.read_config(folder)
+    metrics = _checked_metrics(folder, config["name"])
+    own: dict[str, Any] = next((row for row in metrics.get("results", []) if row["name"] == config["name"]), {})
     return ModelInfo(
         name=config["name"],
         architecture=config["architecture"],
@@ -197,25 +198,50 @@ def info(name_or_repo_or_folder: str | os.PathLike, *, revision: str | None = No
     )
 
 
+def _checked_metrics(folder: Path, name: str) -> dict[str, Any]:
+    """What was measured of the model ``name``; DamagedModelError for what is not laid out as metrics are."""
+    from zoo import card
+
+    metrics = files.read_metrics(folder)
+    try:
+        card.check_metrics(name, metrics)
+    except ValueError as error:
+        raise errors.bad_config(folder / files.METRICS, f"holds no metrics: {error}") from error
+    return metrics
+
+
 def locate(name: str | os.PathLike, revision: str | None = None, only: list[str] | None = None) -> Path:
     """The folder of a model, by the shape of its name alone.
 
     A ``Path``, or text that starts as a path does (``./``, ``../``, ``~``, an absolute one), is a local
     folder; ``org/name`` is a repository on the Hub, of which ``only`` some files may be wanted; a bare name
-    is a bundled model. Raises ValueError for an unknown name, FileNotFoundError for a missing folder.
+    is a bundled model. Raises ValueError for an unknown name and for ``org/name`` where a model's folder of that name
+    is there too, unless ``revision`` says that the Hub is meant; FileNotFoundError for a missing folder, and
+    NotADirectoryError for a file.
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(f"a model is named by text or a path; got {type(name).__name__}")
     if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(("./", "../")):
+        if revision is None and (Path(name) / files.CONFIG).is_file():
+            raise errors.repository_or_folder(name)
         from zoo import hub
 
         return hub.snapshot(name, revision, only)
     if revision is not None:
         raise ValueError(f"revision={revision!r} chooses a commit on the Hub (org/name); {str(name)!r} is not there")
     if not isinstance(name, str) or _is_path(name):
-        folder = Path(name).expanduser()
+        try:
+            folder = Path(name).expanduser()
+        except RuntimeError:  # the home of a user who is not known
+            folder = Path(name)
+        if folder.is_file():
+            raise NotADirectoryError(f"{str(name)!r} is a file; a model is the folder that its {files.CONFIG} is in")
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {str(name)!r}")
+        if not os.path.lexists(folder / files.CONFIG):
+            models = sorted(config.parent for config in folder.glob(f"*/{files.CONFIG}"))
+            if models:
+                raise errors.folder_of_models(folder, models)
         return folder
     if name not in _bundled():
         raise errors.unknown_model(name, _bundled())

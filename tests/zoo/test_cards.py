@@ -153,7 +153,7 @@ def test_an_unknown_entry_gets_a_suggestion(config, metrics):
     "change, problem",
     [
         (lambda m: m["data"].pop("licence"), r"metrics\['data'\] must have exactly the keys name, type, url, licence"),
-        (lambda m: m["scores"].update(bleu_val=3), r"metrics\['scores', 'bleu_val'\] must have exactly"),
+        (lambda m: m["scores"].update(bleu_val=3), r"metrics\['scores'\]\['bleu_val'\] must have exactly"),
         (lambda m: m.pop("scores"), "need 'scores' too"),
         (lambda m: m.pop("data"), "need 'data' too"),
         (lambda m: m["results"].pop(0), "one row of the model's own name, 'tiny'"),

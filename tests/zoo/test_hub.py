@@ -182,7 +182,7 @@ def test_weights_altered_on_the_way_are_refused(hub, ask):
 
 def test_a_local_folder_of_the_same_name_is_pointed_out(ask, tmp_path, network):
     zoo.save(network, tmp_path / "some" / "tiny")
-    code = "import os, sys; os.chdir(sys.argv[1]); import zoo; zoo.info('some/tiny')"
+    code = "import os, sys; os.chdir(sys.argv[1]); import zoo; zoo.info('some/tiny', revision='main')"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": str(CHECKOUT)}
     result = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True

@@ -12,9 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 from tokenizers import Tokenizer
+from typer.testing import CliRunner
 
 import zoo
 from zoo import errors, files, saving, strict_json, weights
+from zoo.command import app
 from zoo.inputs.tokenizer import read_tokenizer
 from zoo.registry import MODEL_CARDS
 from zoo.translation import SPECIAL_TOKENS
@@ -393,3 +395,63 @@ def test_a_header_says_what_the_library_reads():
         assert {key: (stored.dtype, stored.shape) for key, stored in header.items()} == {
             key: (tensor.dtype, list(tensor.shape)) for key, tensor in tensors.items()
         }
+
+
+# Metrics
+
+
+ODD_METRICS = [
+    {"results": [None]},
+    {"results": {}},
+    {"results": [{"name": []}], "scores": {}, "data": {}},
+    {"scores": []},
+    {"scores": {"bleu": None}},
+    {"scores": {"bleu": {"title": 1, "type": "x", "split": "y", "signature": "z"}}},
+    {"costs": []},
+    {"costs": {"inputs": "x", "rows": 5, "comparison": [], "plot": None}},
+    {"costs": {"inputs": "x", "rows": [], "comparison": [5], "plot": None}},
+    {"costs": {"inputs": "x", "rows": [], "comparison": [], "plot": []}},
+    {"score_band": {"score": [], "split": "x", "inputs": 1, "low": 1, "high": 2}},
+    {"score_band": {"score": "x", "split": "x", "inputs": 1, "low": "low", "high": 2}},
+    {"example": {"input": 5, "output": "x"}},
+    {"example": {"input": [None], "output": "x"}},
+    {"example": []},
+    {"languages": [None]},
+    {"seeds": ["x"]},
+    {"summary": None},
+    {"sparsity": [5]},
+    {"sparsity_plot": "../x.png"},
+    {"unknown": 1},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_METRICS)
+def test_metrics_of_another_shape_are_one_error_in_all_that_reads_them(odd, bundled):
+    (bundled / files.METRICS).write_text(json.dumps(odd))
+    with pytest.raises(errors.DamagedModelError, match=r"metrics\.json holds no metrics"):
+        zoo.info(bundled)
+    for command in (["list"], ["info", "tiny"], ["translate", "tiny", "x"], ["profile", "tiny"]):
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 1 and result.stderr.count("\n") == 1
+        assert "metrics.json holds no metrics" in result.stderr
+    assert zoo.load(bundled)
+
+
+# Half-known folders
+
+
+def test_a_name_that_is_a_repository_and_a_folder_is_never_guessed(saved, monkeypatch):
+    (saved.parent / "runs").mkdir()
+    saved.rename(saved.parent / "runs" / "best")
+    monkeypatch.chdir(saved.parent)
+    for ask in (zoo.load, zoo.info):
+        with pytest.raises(errors.UnknownNameError, match=r"write '\./runs/best' for the folder.*revision='main'"):
+            ask("runs/best")
+    assert zoo.load("./runs/best")
+    with pytest.raises(errors.DamagedModelError, match=r"There are models in it: runs/best"):
+        zoo.load("./runs")
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(saved):
+    with pytest.raises(NotADirectoryError, match="is a file; a model is the folder"):
+        zoo.load(saved / files.WEIGHTS)
