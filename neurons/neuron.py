@@ -154,6 +154,10 @@ class Neuron(nn.Module):
         self._ran("torch")
         return _apart(*self.step(x, state, self.constants()), x.dtype)
 
+    def shown_membrane(self, y: Tensor, state: Any) -> Tensor:
+        """The membrane of ``state``, which a step left that put out ``y``, for a caller who may take a loss of it."""
+        return state.membrane
+
     def finish_sequence(self) -> None:
         """Close a sequence that was fed step by step: the next step begins a new one for a tracked range."""
 
@@ -366,6 +370,13 @@ class MultiBitNeuron(Neuron):
         else:
             self.spike_range.observe(start, spike.minimum, spike.maximum, observed)
 
+    def shown_membrane(self, y: Tensor, state: Any) -> Tensor:
+        """Also straight through: the membrane after the reset, with the gradient of the membrane before it.
+
+        V - Q(V) itself has none where Q passes it straight through, so that a loss of it would train nothing.
+        """
+        return _ShownMembrane.apply(state.membrane, y)
+
     def finish_sequence(self) -> None:
         self.spike_range.finish_sequence()
 
@@ -374,6 +385,24 @@ class MultiBitNeuron(Neuron):
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, threshold_levels={self.threshold_levels}"
+
+
+class _ShownMembrane(torch.autograd.Function):
+    """The membrane after the reset forward; backward as if it were the one before it, ``membrane + y``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(membrane: Tensor, y: Tensor) -> Tensor:
+        return membrane.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.dtype = inputs[1].dtype
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient, gradient.to(ctx.dtype)
 
 
 class _Clip(torch.autograd.Function):

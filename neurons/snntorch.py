@@ -121,6 +121,13 @@ class PluggedNeuron(Foreign):
     In training, a tracked range takes the steps from one reset to the next (``reset_mem()``, :func:`reset` or
     ``snntorch.utils.reset``) for one sequence. So let every sequence begin with a reset.
 
+    The membrane of multi-bit spikes is V - Q(V), the rest that the reset leaves. Where it is returned, a loss of it
+    (``SF.ce_max_membrane_loss``, ``SF.mse_membrane_loss``) trains what goes into V, as if the reset were detached, as
+    it is in snnTorch's own neurons. The tensor that was returned can be handed over to the next call, whose gradient
+    is the neuron's own; a copy of it (``mem.clone()``) takes the gradient of the loss along. Two cases train nothing by
+    such a loss: a compiled neuron, or one in a reentrant checkpoint, that is handed its state; and the attribute
+    ``lif.mem``.
+
     In activation checkpointing a call that is repeated starts from the state that was carried to it the first time, and
     leaves the state that the neuron carries by then.
 
@@ -175,7 +182,19 @@ class PluggedNeuron(Foreign):
         if self.init_hidden and not self.output:
             return y
         # Copies: whoever changes what was handed out does not change what is carried to the next call.
-        return y, *[getattr(state, field).clone() for name, field in self._field_of.items() if name != "spk"]
+        handed_out = {name: getattr(state, field).clone() for name, field in self._field_of.items() if name != "spk"}
+        if "mem" in handed_out and len(input_) and (self.init_hidden or (first and _is_eager())):
+            handed_out["mem"] = self._shown(y[-1] if sequence else y, state)
+        return y, *handed_out.values()
+
+    def _shown(self, y: Tensor, state: Any) -> Tensor:
+        """The membrane for the caller, who may hand it over to the next call too: that goes on from ``state``."""
+        mem = self.shown_membrane(y, state)
+        if mem is state.membrane:
+            return mem.clone()
+        if not self.init_hidden and mem.requires_grad:
+            mem.grad_fn.carried = state.membrane
+        return mem
 
     def _start(self, input_: Tensor, sequence: bool, carried: Any, given: dict[str, Any]) -> Any:
         """The state to start from; None for zeros."""
@@ -206,6 +225,8 @@ class PluggedNeuron(Foreign):
         given = {self._field_of[name]: value for name, value in passed.items() if value is not None}
         if given and self.init_hidden:
             raise TypeError(f"{who} keeps its state inside (init_hidden=True); call it on the input alone")
+        if isinstance(mem := given.get("membrane"), Tensor) and _is_eager():
+            given["membrane"] = getattr(mem.grad_fn, "carried", mem)
         if isinstance(given.get("spikes"), Tensor):
             given["spikes"] = given["spikes"].to(state_dtype(given["spikes"].dtype))
         return given
@@ -252,6 +273,11 @@ class PluggedNeuron(Foreign):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         _list(self)
+
+
+def _is_eager() -> bool:
+    """Whether a tensor's own graph can be looked at: no compiler and no transform of torch.func is at work."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 def _is_absent(value: Any) -> bool:

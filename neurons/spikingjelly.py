@@ -87,6 +87,9 @@ class Node(Foreign):
     then takes the steps one by one in plain torch: the same outputs, slower, and with a warning where ``backend``
     asks for a kernel.
 
+    For a loss of the membrane of multi-bit spikes, V - Q(V), take ``v_seq``: its gradient is that of V, as if the reset
+    were detached. ``v`` is the state itself, which has no gradient where Q passes it straight through.
+
     ``backend`` says what runs the scan of mode "m" (:mod:`neurons.kernels`): "auto", the kernel for the device of the
     input; "cpu" or "cupy", that kernel or an error; "torch", the steps in a loop. ``last_backend`` says what ran. In
     0.0.0.0.14, ``functional.set_backend(net, "cupy")`` sets it, after ``set_step_mode(net, "m")`` as for the
@@ -147,7 +150,7 @@ class Node(Foreign):
         if first:
             self._memories.update(zip(self._memories, state))
             if self.store_v_seq:
-                v = self.v.unsqueeze(0)
+                v = self.shown_membrane(y, state).unsqueeze(0)
                 self.v_seq = v.clone() if self.v_seq is None else torch.cat((self.v_seq, v))
         else:
             self._starts.pass_on(state)
@@ -183,7 +186,7 @@ class Node(Foreign):
         for x in x_seq.unbind(0):
             y, state = self.single_step(x, state)
             outputs.append(y)
-            membranes.append(state.membrane)
+            membranes.append(self.shown_membrane(y, state))
         return torch.stack(outputs), state, torch.stack(membranes)
 
     def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple[Tensor, ...]:

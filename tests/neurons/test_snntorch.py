@@ -774,6 +774,68 @@ def test_what_only_the_library_s_own_neurons_have_cannot_be_read_or_exported(nam
             getattr(lif, attribute)
 
 
+# Losses of the membrane
+
+
+def membrane_by(way, lif, x):
+    """The membranes that a call hands out after every step, or the one after the last step of a scan."""
+    if way == "multi_step":
+        return lif.multi_step(x)[-1][None]
+    membranes, state = [], lif.reset_mem() if way == "explicit" else ()
+    state = state if isinstance(state, tuple) else (state,)
+    for step in x:
+        out = lif(step, *state)
+        membranes.append(out[-1])
+        if way == "explicit":
+            state = out[len(out) - len(state) :]
+    return torch.stack(membranes)
+
+
+@pytest.mark.parametrize("way", ["hidden", "explicit", "multi_step"])
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_loss_of_the_membrane_trains_the_layer_before(name, way):
+    hidden = {"init_hidden": True, "output": True} if way == "hidden" else {}
+    lif = build(name, 3, **hidden)
+    layer = nn.Linear(6, 3 * lif.inputs_per_neuron)
+    membranes = membrane_by(way, lif, layer(torch.rand(12, 4, 6)))
+    SF.ce_max_membrane_loss()(membranes, torch.tensor([0, 1, 2, 0])).backward()
+    assert layer.weight.grad.norm() > 1e-3
+
+
+@pytest.mark.parametrize("name", MULTI_BIT)
+def test_the_membrane_that_is_handed_out_has_the_gradient_of_the_one_before_the_reset(name):
+    lif = build(name, 4)
+    x = torch.randn(2, 4 * lif.inputs_per_neuron, requires_grad=True)
+    before_reset = []
+
+    def spike(membrane):
+        before_reset.append(membrane)
+        return lif.spike()(membrane)
+
+    lif.step(x, lif.initial_state(x, sequence=False), lif.spike_constants(spike))
+    weights = torch.randn(2, 4)
+    (wanted,) = torch.autograd.grad((weights * before_reset[0]).sum(), x)
+    for mem in (lif(x)[-1], build(name, 4).multi_step(x[None])[-1]):
+        (got,) = torch.autograd.grad((weights * mem).sum(), x)
+        assert wanted.any() and torch.allclose(got, wanted)
+
+
+@pytest.mark.parametrize("name", MULTI_BIT)
+def test_a_membrane_that_is_handed_over_to_the_next_call_changes_no_gradient_of_the_spikes(name):
+    hidden, explicit = build(name, 3, init_hidden=True), build(name, 3)
+    explicit.load_state_dict(hidden.state_dict())
+    x = torch.randn(10, 2, 3 * hidden.inputs_per_neuron, requires_grad=True)
+    weights = torch.randn(10, 2, 3)
+    (wanted,) = torch.autograd.grad((weights * torch.stack([hidden(step) for step in x])).sum(), x)
+    spikes, state = [], ()
+    for step in x:
+        out = explicit(step, *state)
+        spikes.append(out[0])
+        state = out if name == "recurrent-gated-lif" else out[1:]
+    (got,) = torch.autograd.grad((weights * torch.stack(spikes)).sum(), x)
+    assert torch.equal(got, wanted)
+
+
 OWN_NEURONS = (
     lambda: snn.Leaky(beta=0.9),
     lambda: snn.Synaptic(alpha=0.9, beta=0.9),

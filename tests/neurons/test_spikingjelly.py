@@ -945,6 +945,19 @@ def test_the_library_s_counters_see_the_operations_of_a_scan_and_say_what_they_l
     assert counted[0] == counted[1]
 
 
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+@pytest.mark.parametrize("cls", NAMED)
+def test_a_loss_of_the_membranes_trains_the_layer_before(cls, step_mode):
+    size = {"channels": N} if cls in (MultiBitSynapticLIFNode, RecurrentGatedLIFNode) else {}
+    node = cls(**size, step_mode=step_mode, store_v_seq=True)
+    fc = nn.Linear(5, N * node.inputs_per_neuron)
+    current = fc(torch.rand(T, B, 5))
+    outputs = [node(x) for x in (current if step_mode == "s" else [current])]
+    assert len(outputs) and node.v_seq.shape == (T, B, N)
+    (node.v_seq * torch.randn(T, B, N)).sum().backward()
+    assert fc.weight.grad.norm() > 1e-3
+
+
 # What cannot be
 
 
