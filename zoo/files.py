@@ -22,9 +22,13 @@ metrics.json       what was measured (:mod:`zoo.card`)
 Only JSON and safetensors are read. Nothing here imports torch.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import re
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +62,38 @@ def describe(data: bytes) -> dict[str, Any]:
 def to_json(content: dict[str, Any]) -> bytes:
     """``content`` as the bytes of a JSON file; ValueError for NaN and infinity, which JSON does not have."""
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file so that it holds all of ``parts``, on the disk, or what it held before.
+
+    A kill may leave a file ``<name>.<process>.new`` beside it. An OSError names ``path``.
+    """
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with new.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, pattern: str, age: float = 3600.0) -> None:
+    """Remove what killed processes left half-written in ``folder``: of what has such a name, all that is old enough.
+
+    Nobody writes at one file for an hour, the usual ``age`` in seconds.
+    """
+    for leftover in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            status = leftover.stat()
+            if time.time() - max(status.st_mtime, status.st_ctime) >= age:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
