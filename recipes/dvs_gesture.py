@@ -18,9 +18,9 @@ Checkpoints and options are chosen on people held out from the training part (``
 """
 
 import hashlib
+import io
 import json
 import math
-import os
 import random
 import re
 import warnings
@@ -37,6 +37,7 @@ from torch.nn import functional as F
 import zoo
 from neurons.monitors import evaluating
 from recipes import training
+from recipes.run_folder import read_json
 from recipes.training import read_settings
 from zoo.data_files import plain_file, read_npz
 from zoo.events import (
@@ -51,6 +52,7 @@ from zoo.events import (
     read_aedat_parts,
     read_events,
 )
+from zoo.files import remove_leftovers, write_whole
 from zoo.gesture import GestureConfig, GestureNetwork
 
 SOURCE = "https://research.ibm.com/interactive/dvsgesture/"
@@ -295,10 +297,10 @@ def binned(file: Path, recordings: list[Recording], binning: Binning, cache: Pat
         with naming(file if start is None else f"{file}, from {start} to {end} us"):
             frames.append(bin_events(_window(parts, start, end), binning))
     cache.mkdir(parents=True, exist_ok=True)
-    new = kept.with_suffix(f".{os.getpid()}")
-    with new.open("wb") as output:
-        np.savez_compressed(output, **{str(i): part for i, part in enumerate(frames)})
-    os.replace(new, kept)
+    remove_leftovers(cache, "*.new")
+    content = io.BytesIO()
+    np.savez_compressed(content, **{str(i): part for i, part in enumerate(frames)})
+    write_whole(kept, content.getbuffer())
     return frames
 
 
@@ -590,7 +592,7 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, n_mnist: Path | No
         raise ValueError(f"the runs to choose from must be of one network; got {', '.join(by_network(runs))}")
     chosen, scores = training.best_on_val(runs)
     model, everything = zoo.load(chosen / "best"), [*runs, *twins]
-    real = json.loads(n_mnist.read_text()) if n_mnist else {"networks": {}, "commands": []}
+    real = read_json(n_mnist, "let recipes.n_mnist write it again") if n_mnist else {"networks": {}, "commands": []}
     groups = {folder.name: runs} | by_network(twins)
 
     def score(split: str, people: str) -> dict[str, str]:
@@ -638,7 +640,7 @@ def command_line():
 
     import typer
 
-    app = typer.Typer(add_completion=False, help="Gestures from an event camera.", no_args_is_help=True)
+    app = training.commands("Gestures from an event camera.")
     Data = Annotated[Path, typer.Option(help="folder of the data set, in IBM's, SpikingJelly's or Tonic's layout")]
     Cache = Annotated[Path | None, typer.Option(help="folder where frames are kept; DATA/bins unless given")]
 

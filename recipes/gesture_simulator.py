@@ -27,6 +27,7 @@ import numpy as np
 from numba import njit
 
 from recipes.dvs_gesture import GESTURES
+from recipes.training import commands, need
 from zoo.errors import unknown
 from zoo.events import Events, write_aedat
 
@@ -588,6 +589,7 @@ def pictures(events: Events, start: int, seconds: float, rate: int = 25) -> np.n
 
 def animate(output: Path, user: int = 1, lighting: str = "led", seconds: float = 2.4, seed: int = 0) -> None:
     """An animated GIF of one person's eleven gestures, side by side, as the camera sees them."""
+    need("the animation", "PIL")
     from PIL import Image, ImageDraw
 
     events, labels = trial(user, lighting, GESTURES, seconds / 0.8, seed)
@@ -610,7 +612,7 @@ def command_line():
 
     import typer
 
-    app = typer.Typer(add_completion=False, help="Simulated DVS128 gestures.", no_args_is_help=True)
+    app = commands("Simulated DVS128 gestures.")
 
     @app.command()
     def write(

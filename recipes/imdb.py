@@ -473,7 +473,7 @@ def command_line():
 
     import typer
 
-    app = typer.Typer(add_completion=False, help="Sentiment of film reviews on IMDB.", no_args_is_help=True)
+    app = training.commands("Sentiment of film reviews on IMDB.")
     Data = Annotated[Path, typer.Option(help=f"{ARCHIVE}, its folder {FOLDER}, or a folder that holds either")]
 
     @app.command("train")

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import zoo
 from recipes import training
-from recipes.training import read_settings
+from recipes.training import need, read_costs, read_scores, read_settings
 from zoo.inputs.lines import texts_of
 from zoo.inputs.text import TextReader, normal
 from zoo.options import number, whole_number
@@ -186,6 +186,7 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Tra
 
 def bleu(hypotheses: list[str], references: list[str], lowercase: bool) -> tuple[float, str]:
     """Corpus BLEU by sacreBLEU (13a) and its signature."""
+    need("the BLEU score", "sacrebleu")
     from sacrebleu.metrics import BLEU
 
     metric = BLEU(lowercase=lowercase)
@@ -243,6 +244,7 @@ class Trainer(training.Trainer):
     """Trains a translator; its score is the BLEU of greedy search on ``val``."""
 
     metric, metric_label = "bleu", "BLEU on val (greedy, lowercased)"
+    needs = (*training.Trainer.needs, "sacrebleu")
     options: Training
 
     def __init__(
@@ -327,21 +329,21 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
     """Save the best model of ``run`` to ``folder`` with a card of what :func:`measure` found for it and the others."""
 
     def row(measured: Path, name: str) -> dict:
-        scores = json.loads((measured / "scores.json").read_text())
+        scores = read_scores(measured)
         columns = ("bleu_val", "bleu_test", "bleu_test_cased", "parameters", "mean_spike_rate")
         return {"name": name, **{column: scores[column] for column in columns}}
 
     def score(title: str, split: str, signature: str) -> dict:
         return {"title": title, "type": "bleu", "split": split, "signature": signature}
 
-    scores = json.loads((run / "scores.json").read_text())
+    scores = read_scores(run)
     model = zoo.load(run / "best")
     measuring = f"python -m recipes.multi30k measure {' '.join(map(str, [run, *twins, *sparsity]))} --data DATA"
     search = f" --beam-size {scores['beam_size']} --length-penalty {scores['length_penalty']}"
     names = {twin: described(read_settings(twin), read_settings(run)) for twin in twins}
     costing = []
     if (run / "costs.json").exists():
-        counted = {row["name"] for row in json.loads((run / "costs.json").read_text())["rows"]}
+        counted = {row["name"] for row in read_costs(run)["rows"]}
         beside = "".join(f" --twin {twin}" for twin, name in names.items() if name in counted)
         costing = [f"python -m recipes.multi30k costs {run} --name {folder.name}{beside} --data DATA"]
     example = ["Ein Hund rennt durch den Schnee."]
@@ -380,7 +382,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
     }
     pictures = {}
     if (run / "costs.json").exists():
-        metrics["costs"] = json.loads((run / "costs.json").read_text())
+        metrics["costs"] = read_costs(run)
         pictures["costs.png"] = (run / "costs.png").read_bytes()
     if sparsity:
         penalties = [read_settings(point)["training"]["spike_penalty"] for point in sparsity]
@@ -396,6 +398,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
 
 def sparsity_plot(points: list[dict], name: str) -> bytes:
     """BLEU on ``val`` against the spike rate, as a PNG file; the point of the model ``name`` is marked."""
+    need("the plot", "matplotlib")
     import matplotlib
 
     matplotlib.use("Agg")
@@ -430,7 +433,7 @@ def command_line():
 
     import typer
 
-    app = typer.Typer(add_completion=False, help="German to English on Multi30k.", no_args_is_help=True)
+    app = training.commands("German to English on Multi30k.")
     Data = Annotated[Path, typer.Option(help="folder with the raw Multi30k files")]
 
     @app.command("train")

@@ -129,8 +129,9 @@ def command_line():
     import typer
 
     import zoo
+    from recipes import training
 
-    app = typer.Typer(add_completion=False, help="A sample of N-MNIST.", no_args_is_help=True)
+    app = training.commands("A sample of N-MNIST.")
     Data = Annotated[Path, typer.Option(help="folder with train.npz and test.npz")]
 
     @app.command("compare")

@@ -1,13 +1,16 @@
-"""What the recipes share: options, the training loop with its folder, the spike meter, fine-tuning.
+"""What the recipes share: options, the training loop, the spike meter, fine-tuning, the command line.
 
 A recipe derives a :class:`Trainer`, which says what an epoch's batches are, what their loss is and how a model is
 scored; all else (averaging the weights, resuming, the log and its plot, several processes) is here.
 """
 
+import copy
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import inspect
+import io
 import json
 import math
 import os
@@ -20,6 +23,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -27,6 +31,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import neurons
 import zoo
 from neurons.spike import FULL_PRECISION
+from recipes.run_folder import BEST, LOG, PLOT, SETTINGS, RunFolder, read_json, write_json
+from zoo import files, weights
+from zoo.command.failing import Commands
 from zoo.loading import float32_on_cpu
 from zoo.options import number, whole_number
 
@@ -221,15 +228,18 @@ class FreedMemory:
 class Trainer:
     """A training run in a folder: model, average of its weights, optimiser and log; it goes on where it stopped.
 
-    The folder holds ``state.pt`` (the last finished epoch, replaced as a whole), ``log.jsonl`` (a line an epoch),
-    ``training.png`` and ``best`` (the model with the best score on the validation data so far, as ``zoo.load`` reads
-    it; with a spike penalty the latest, as the best would be from before the penalty had its effect). A recipe's
-    trainer has ``plan(seed)``, the batches of an epoch in their order; ``loss_of(batch)``; and ``score(model)``, higher
-    is better, which the log calls ``metric`` and the plot ``metric_label``.
+    The folder holds ``state.pt`` (all of the last finished epoch; see :mod:`recipes.run_folder`), ``log.jsonl`` (one
+    line per epoch), ``training.png`` and ``best`` (the model with the best score on the validation data so far, as
+    ``zoo.load`` reads it; with a spike penalty the latest, as the best would be from before the penalty had its
+    effect). A trainer holds its folder until its training ends. A recipe's trainer has ``plan(seed)``, the batches of
+    an epoch in their order; ``loss_of(batch)``; and ``score(model)``, higher is better, which the log calls ``metric``
+    and the plot ``metric_label``.
     """
 
     metric: str
     metric_label: str
+    needs: tuple[str, ...] = ("accelerate", "tqdm", "matplotlib")
+    """Packages of the extra ``train``, asked for before anything is computed."""
 
     def __init__(
         self,
@@ -239,29 +249,46 @@ class Trainer:
         initial: str | None = None,
         backend: str = "auto",
     ):
+        need("training", *self.needs)
         from accelerate import Accelerator
 
         # oneDNN keeps the code it made for 1024 shapes; an epoch has more, and to make it anew takes ever longer.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "50000")
         torch.backends.cuda.matmul.allow_tf32 = True
         self.accelerator = Accelerator()
-        self.run, self.options = run, options
-        run.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(options.seed)
+        self.folder, self.options = RunFolder(run), options
+        if self.accelerator.is_main_process:
+            self.folder.hold()
+        try:
+            self._start(build, initial, backend)
+        except BaseException:
+            self.folder.let_go()
+            raise
+
+    def _start(self, build: Callable[[], nn.Module], initial: str | None, backend: str) -> None:
+        torch.manual_seed(self.options.seed)
         with float32_on_cpu():
             network = zoo.load(initial) if initial else build()
         for module in network.modules():
             if isinstance(module, neurons.Neuron):
                 module.backend = backend
-        self.model, *self.optimisers = self.accelerator.prepare(network, *optimisers_of(network, options))
+        optimisers = optimisers_of(network, self.options)
+        self.model, *self.optimisers = self.accelerator.prepare(network, *optimisers)
         self.network: nn.Module = self.accelerator.unwrap_model(self.model)
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(options.average))
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.options.average))
         self.epoch, self.best, self.seconds = 0, -math.inf, 0.0
-        self.settings = {"model": self.network.config, "training": asdict(options)}
+        self.log: list[dict[str, Any]] = []
+        self.kept: dict[str, Tensor] = {}
+        """The averaged weights that ``best`` is to hold."""
+        self.settings = {"model": self.network.config, "training": asdict(self.options)}
         if initial:
             self.settings["initial"] = initial
         self.resume()
-        (run / "settings.json").write_text(json.dumps(self.settings, indent=2) + "\n")
+        if self.accelerator.is_main_process:
+            write_json(self.folder.path / SETTINGS, self.settings)
+            if self.epoch:
+                self.write_files()
+        self.accelerator.wait_for_everyone()
 
     def plan(self, seed: int) -> list:
         raise NotImplementedError
@@ -273,45 +300,62 @@ class Trainer:
         raise NotImplementedError
 
     def resume(self) -> None:
-        """Go on from ``state.pt`` if there is one; an error if it belongs to other settings."""
-        path = self.run / "state.pt"
-        if not path.exists():
+        """Go on from the folder's state if there is one; an error if it belongs to other settings."""
+        state = self.folder.read_state()
+        if state is None:
             return
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
         if json.loads(state["settings"]) != self.settings:
-            raise ValueError(f"{self.run} was started with other settings; use another folder, or the same options")
+            raise ValueError(
+                f"{self.folder.path} was started with other settings; use another folder, or the same options"
+            )
         self.network.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         for optimiser, kept in zip(self.optimisers, state["optimisers"]):
             optimiser.load_state_dict(kept)
         self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
+        self.log, self.kept = json.loads(state["log"]), state["kept"]
 
     def save_state(self) -> None:
-        state = {
-            "settings": json.dumps(self.settings),
-            "model": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "epoch": self.epoch,
-            "best": self.best,
-            "seconds": self.seconds,
-        }
-        torch.save(state, self.run / "state.pt.new")
-        os.replace(self.run / "state.pt.new", self.run / "state.pt")
+        self.folder.write_state(
+            {
+                "settings": json.dumps(self.settings),
+                "model": self.network.state_dict(),
+                "average": self.average.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+                "epoch": self.epoch,
+                "best": self.best,
+                "seconds": self.seconds,
+                "log": json.dumps(self.log),
+                "kept": self.kept,
+            }
+        )
 
     def train(self) -> None:
-        """Run the epochs that are left."""
-        memory = FreedMemory()
-        while self.epoch < self.options.epochs:
-            started = time.perf_counter()
-            loss = self.train_epoch()
-            self.seconds += time.perf_counter() - started
-            self.epoch += 1
-            if self.accelerator.is_main_process:
-                self.validate(loss)
-                self.save_state()
-            memory.give_back()
-            self.accelerator.wait_for_everyone()
+        """Run the epochs that are left, and let go of the folder."""
+        if self.accelerator.is_main_process and not self.folder.is_held:
+            raise RuntimeError("this trainer's training has ended; make a new one, which goes on where it stopped")
+        try:
+            memory = FreedMemory()
+            while self.epoch < self.options.epochs:
+                self.run_epoch()
+                memory.give_back()
+                self.accelerator.wait_for_everyone()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("; the same command goes on after the last epoch that was finished") from None
+        finally:
+            self.folder.let_go()
+
+    def run_epoch(self) -> None:
+        """One epoch of training, its validation, and what is kept of both: the state before all else."""
+        started = time.perf_counter()
+        loss = self.train_epoch()
+        self.seconds += time.perf_counter() - started
+        self.epoch += 1
+        if self.accelerator.is_main_process:
+            self.validate(loss)
+            self.save_state()
+            self.write_files()
+            print(json.dumps({k: round(v, 3) for k, v in self.log[-1].items()}), flush=True)
 
     def train_epoch(self) -> float:
         """One pass over the training data; what is random in it depends on the seed and the epoch alone."""
@@ -345,33 +389,64 @@ class Trainer:
     def validate(self, loss: float) -> None:
         """Score the averaged weights on the validation data; keep them if they are what ``best`` is to hold."""
         score = self.score(self.average.module)
-        row = {"epoch": self.epoch, "loss": loss, self.metric: score, "seconds": round(self.seconds, 1)}
-        print(json.dumps({k: round(v, 3) for k, v in row.items()}), flush=True)
-        with (self.run / "log.jsonl").open("a") as log:
-            log.write(json.dumps(row) + "\n")
-        self.plot_log()
+        seconds = round(self.seconds, 1)
+        self.log.append({"epoch": self.epoch, "loss": loss, self.metric: score, "seconds": seconds})
         if score >= self.best or self.options.spike_penalty:  # of equals the latest, at the lowest learning rate
             self.best = score
-            zoo.save(self.average.module, self.run / "best")
+            self.kept = {name: value.cpu().clone() for name, value in self.average.module.state_dict().items()}
 
-    def plot_log(self) -> None:
-        """Draw ``log.jsonl`` as ``training.png``: loss and validation score over the epochs."""
+    def write_files(self) -> None:
+        """Have ``log.jsonl``, ``training.png`` and ``best`` say what the state does."""
+        log = "".join(json.dumps(row) + "\n" for row in self.log).encode()
+        if self.folder.write(LOG, log) or not (self.folder.path / PLOT).exists():
+            self.folder.write(PLOT, self.plot_log())
+        network = copy.deepcopy(self.average.module)
+        network.load_state_dict(self.kept)
+        best = self.folder.path / BEST
+        try:
+            if weights.pack(zoo.load(best)) == weights.pack(network):
+                return
+        except (ValueError, FileNotFoundError):  # damaged, or not there yet
+            self.folder.clear(BEST, {files.CARD, files.CONFIG, files.METRICS, files.WEIGHTS, *network.assets()})
+        zoo.save(network, best)
+
+    def plot_log(self) -> bytes:
+        """The log as a PNG file: loss and validation score over the epochs."""
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        rows = [json.loads(line) for line in (self.run / "log.jsonl").read_text().splitlines()]
-        epochs = [row["epoch"] for row in rows]
+        epochs = [row["epoch"] for row in self.log]
         figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-        left.plot(epochs, [row["loss"] for row in rows], marker=".")
+        left.plot(epochs, [row["loss"] for row in self.log], marker=".")
         left.set(xlabel="epoch", ylabel="training loss (nats)")
-        right.plot(epochs, [row[self.metric] for row in rows], marker=".", color="tab:green")
+        right.plot(epochs, [row[self.metric] for row in self.log], marker=".", color="tab:green")
         right.set(xlabel="epoch", ylabel=self.metric_label)
         for axis in (left, right):
             axis.grid(alpha=0.3)
-        figure.savefig(self.run / "training.png", dpi=110)
+        file = io.BytesIO()
+        figure.savefig(file, dpi=110, format="png")
         pyplot.close(figure)
+        return file.getvalue()
+
+
+def need(purpose: str, *packages: str) -> None:
+    """Raise ImportError, with what installs it, for a package of the extra ``train`` that is not there."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f'{purpose} needs {package}; install it with: pip install "snn-zoo[train]"')
+
+
+def commands(description: str) -> typer.Typer:
+    """The command line of a recipe, whose errors are told as those of ``snn-zoo`` are (:mod:`zoo.command.failing`)."""
+    return typer.Typer(
+        cls=Commands,
+        help=description,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
 
 
 def options(*hidden: str, **defaults: Any) -> Callable:
@@ -412,7 +487,21 @@ def check_initial(initial: str, config: Any, usual: Any) -> None:
 
 def read_settings(run: Path) -> dict[str, Any]:
     """The settings of a run: ``model`` config, ``training`` options, and ``initial`` if it had one."""
-    return json.loads((run / "settings.json").read_text())
+    return read_json(run / SETTINGS, "give its training command again, which writes it anew")
+
+
+def read_scores(run: Path) -> dict[str, Any]:
+    """What ``measure`` found for a run."""
+    return _read_measured(run / "scores.json")
+
+
+def read_costs(run: Path) -> dict[str, Any]:
+    """What :func:`measure_costs` found for a run."""
+    return _read_measured(run / "costs.json")
+
+
+def _read_measured(record: Path) -> dict[str, Any]:
+    return read_json(record, "remove it and measure again")
 
 
 def checkpoint_split(run: Path, split: str) -> str:
@@ -432,7 +521,7 @@ def by_network(runs: list[Path]) -> list[list[Path]]:
 
 def best_on_val(runs: list[Path]) -> tuple[Path, dict[str, Any]]:
     """The measured run with the highest accuracy on the validation data, and its scores."""
-    scores = {run: json.loads((run / "scores.json").read_text()) for run in runs}
+    scores = {run: read_scores(run) for run in runs}
     chosen = max(runs, key=lambda run: scores[run]["accuracy_val"])
     return chosen, scores[chosen]
 
@@ -440,7 +529,7 @@ def best_on_val(runs: list[Path]) -> tuple[Path, dict[str, Any]]:
 def row_of(name: str, runs: list[Path]) -> dict[str, Any]:
     """A row of a card's results for measured runs of one network: the best on the validation data, and all of them."""
     _, best = best_on_val(runs)
-    tests = [json.loads((run / "scores.json").read_text())["accuracy_test"] for run in runs]
+    tests = [read_scores(run)["accuracy_test"] for run in runs]
     return {
         "name": name,
         "accuracy_val": best["accuracy_val"],
@@ -467,11 +556,11 @@ def measured_once(record: Path, key: dict[str, Any], measure: Callable[[], dict[
     What is already there for the same key is returned as it is, so that a test set is used once.
     """
     if record.exists():
-        known = json.loads(record.read_text())
+        known = _read_measured(record)
         if {name: known.get(name) for name in key} == key:
             return known
     row = key | measure()
-    record.write_text(json.dumps(row, indent=2) + "\n")
+    write_json(record, row)
     return row
 
 
@@ -490,7 +579,7 @@ def measure_costs(run: Path, twins: dict[str, Path], name: str, inputs: list, de
         "comparison": [sentence for twin in profiles[1:] for sentence in profiles[0].compare(twin)],
         "plot": "costs.png",
     }
-    (run / "costs.json").write_text(json.dumps(costs, indent=2) + "\n")
+    write_json(run / "costs.json", costs)
     return costs
 
 

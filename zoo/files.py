@@ -31,7 +31,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -84,6 +86,38 @@ def _digest(config: dict[str, Any]) -> str:
     rest = {key: value for key, value in config.items() if key != "digest"}
     text = json.dumps(rest, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file so that it holds all of ``parts``, on the disk, or what it held before.
+
+    A kill may leave a file ``<name>.<process>.new`` beside it. An OSError names ``path``.
+    """
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with new.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, pattern: str, age: float = 3600.0) -> None:
+    """Remove what killed processes left half-written in ``folder``: of what has such a name, all that is old enough.
+
+    Nobody writes at one file for an hour, the usual ``age`` in seconds.
+    """
+    for leftover in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            status = leftover.stat()
+            if time.time() - max(status.st_mtime, status.st_ctime) >= age:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

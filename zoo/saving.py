@@ -40,9 +40,11 @@ def save(
     contents = _contents(model, folder.name, {} if metrics is None else metrics, pictures or {})
     with _beside(folder) as new:
         for name, data in contents.items():
-            (new / name).write_bytes(data)
+            files.write_whole(new / name, data)
         _check_loads(new, model, contents)
         _replace(folder, new)
+    for kind in ("saving", "previous"):
+        files.remove_leftovers(folder.parent, f".{folder.name}.{kind}-*")
     return folder
 
 

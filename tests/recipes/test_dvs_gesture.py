@@ -274,9 +274,7 @@ def test_the_command_of_a_run_is_one_that_the_recipe_takes(samples, tmp_path):
     words = dvs_gesture.command_of(tmp_path / "run").split()
     assert "--no-mirror" in words and "--channels 4" in " ".join(words) and "--threshold-levels" not in words
     result = CliRunner().invoke(dvs_gesture.command_line(), words[3:])
-    assert isinstance(result.exception, FileNotFoundError) and "DATA holds no trials_to_train.txt" in str(
-        result.exception
-    )
+    assert result.exit_code == 1 and result.stderr.startswith("snn-zoo: DATA holds no trials_to_train.txt")
 
 
 def test_fine_tuning_starts_from_a_model_of_these_gestures_alone(data, tmp_path):
@@ -372,9 +370,7 @@ def test_the_fine_tuning_command_of_the_card_is_one_that_the_recipe_takes():
     words = dvs_gesture.FINE_TUNE.split()
     assert words[:3] == ["python", "-m", "recipes.dvs_gesture"]
     result = CliRunner().invoke(dvs_gesture.command_line(), words[3:])
-    assert isinstance(result.exception, ValueError | FileNotFoundError), (
-        result.output
-    )  # it got to the model or the data
+    assert result.exit_code == 1 and "DvsGesture" in result.stderr  # it got to the data
 
 
 # N-MNIST

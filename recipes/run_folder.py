@@ -1,0 +1,132 @@
+"""The folder of a training run: one process at a time, a state that is whole or the one before, and files of it.
+
+What counts is ``state.pt``. It is replaced as a whole, after each epoch and before anything else is written, so all
+other files can be made again from it: whatever a kill, a full disk or a hand left of them.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from zoo.files import remove_leftovers, write_whole
+
+STATE, LOG, PLOT, BEST, SETTINGS = "state.pt", "log.jsonl", "training.png", "best", "settings.json"
+HEADING = b"snn-zoo training state 1, SHA-256 "
+"""What a state begins with; the checksum of the rest and a line feed follow."""
+
+
+class RunFolder:
+    """The files of a run in ``path``, for the one process that holds it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock: FileLock | None = None
+
+    @property
+    def is_held(self) -> bool:
+        return self._lock is not None
+
+    def hold(self) -> None:
+        """Keep other trainings out of the folder, and remove what a killed one left half-written.
+
+        Raises BlockingIOError while another process trains in it. The lock is the system's: it ends with the process,
+        however that ends.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        holder = self.path / ".lock.json"
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise BlockingIOError(f"{self.path} is in use: {_described(holder)} is training in it") from None
+        self._lock = lock
+        write_whole(holder, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        for pattern in ("*.new", f".{BEST}.*"):
+            remove_leftovers(self.path, pattern, age=-math.inf)  # nobody else writes here
+
+    def let_go(self) -> None:
+        """Let other trainings in."""
+        if self._lock is not None:
+            (self.path / ".lock.json").unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+
+    def read_state(self) -> dict[str, Any] | None:
+        """What :meth:`write_state` was given last, its tensors on the CPU; None where there was no training yet.
+
+        Raises ValueError for a file that is not whole, and where there was a training whose state is gone.
+        """
+        path = self.path / STATE
+        if not path.exists():
+            if found := [name for name in (LOG, BEST) if (self.path / name).exists()]:
+                raise ValueError(
+                    f"{self.path} holds {' and '.join(found)} of a training whose {STATE} is gone, so it cannot go on; "
+                    "train in another folder"
+                )
+            return None
+        heading, _, content = path.read_bytes().partition(b"\n")
+        if heading != HEADING + hashlib.sha256(content).hexdigest().encode():
+            raise ValueError(
+                f"{path} is no state of a training, or damaged; put a copy of it back, or train anew in another folder"
+            )
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Replace the state; what was there is still there after an error."""
+        content = io.BytesIO()
+        torch.save(state, content)
+        checksum = hashlib.sha256(content.getbuffer()).hexdigest().encode()
+        write_whole(self.path / STATE, HEADING + checksum + b"\n", content.getbuffer())
+
+    def write(self, name: str, content: bytes) -> bool:
+        """Have the file ``name`` hold ``content``; return whether it did not."""
+        path = self.path / name
+        if path.is_file() and path.read_bytes() == content:
+            return False
+        write_whole(path, content)
+        return True
+
+    def clear(self, name: str, expected: set[str]) -> None:
+        """Remove the ``expected`` files of a damaged folder; FileExistsError, before that, where it holds others."""
+        folder = self.path / name
+        if not folder.is_dir():
+            return
+        if others := {path.name for path in folder.iterdir()} - expected:
+            raise FileExistsError(
+                f"{folder} is damaged and will be made again, but it holds other files ({', '.join(sorted(others))}); "
+                "move them away"
+            )
+        for path in folder.iterdir():
+            path.unlink()
+
+
+def _described(holder: Path) -> str:
+    try:
+        found = json.loads(holder.read_bytes())
+        return f"process {found['pid']} on {found['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file of a run; ValueError that names it, and the ``remedy``, where it is damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object; {remedy}")
+    return found
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file of a run, whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
