@@ -18,7 +18,7 @@ for every other network along with it. :func:`reset` here reaches any depth and 
 import copyreg
 import functools
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +138,9 @@ class PluggedNeuron(Foreign):
     attribute is set.
     """
 
+    State: ClassVar[type[Any]]
     library, foreign, added = "snnTorch", INSTEAD, ("init_hidden", "output")
+    _field_of: ClassVar[dict[str, str]]
     init_hidden = _flag("init_hidden")
     output = _flag("output")
 
@@ -375,5 +377,5 @@ def plugged(neuron: type[Neuron]) -> type:
 
 
 def _unfilled(neuron: type[Neuron]) -> PluggedNeuron:
-    made = plugged(neuron)
+    made: Any = plugged(neuron)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
     return made.__new__(made)

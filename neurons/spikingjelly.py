@@ -132,7 +132,7 @@ class Node(Foreign):
         if flag(value, "store_v_seq") and "membrane" not in self.State._fields:
             raise ValueError(f"{type(self).__name__} has no membrane, so store_v_seq has nothing to store")
         self._store_v_seq = value
-        self.v_seq = None
+        self.v_seq: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, torch.fx.Proxy):

@@ -298,9 +298,10 @@ def binned(file: Path, recordings: list[Recording], binning: Binning, cache: Pat
             frames.append(bin_events(_window(parts, start, end), binning))
     cache.mkdir(parents=True, exist_ok=True)
     remove_leftovers(cache, "*.new")
-    content = io.BytesIO()
-    np.savez_compressed(content, **{str(i): part for i, part in enumerate(frames)})
-    write_whole(kept, content.getbuffer())
+    packed = io.BytesIO()
+    members: dict[str, Any] = {str(i): part for i, part in enumerate(frames)}
+    np.savez_compressed(packed, **members)
+    write_whole(kept, packed.getbuffer())
     return frames
 
 
@@ -348,7 +349,9 @@ def batches(count: int, size: int, seed: int) -> list[Batch]:
     return [Batch(part, shuffle.getrandbits(32)) for part in parts]
 
 
-def tensors(samples: Samples, batch: Batch, options: Training) -> tuple[Tensor, Tensor, Tensor]:
+def tensors(
+    samples: Samples, batch: Batch, options: Training, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Augmented frames ``[T, B, 2, H, W]``, lengths ``[B]`` and labels ``[B]`` of a batch."""
     choose = random.Random(batch.seed)
     windows = []
@@ -357,13 +360,14 @@ def tensors(samples: Samples, batch: Batch, options: Training) -> tuple[Tensor, 
         first = choose.randint(0, max(0, len(frames) - options.steps))
         windows.append(torch.from_numpy(frames[first : first + options.steps]))
     lengths = torch.tensor([len(window) for window in windows])
-    frames = nn.utils.rnn.pad_sequence(windows).float()
+    padded = nn.utils.rnn.pad_sequence(windows).float()
     labels = torch.tensor([samples.labels[place] for place in batch.places])
     generator = torch.Generator().manual_seed(batch.seed)
     mirrored = torch.rand(len(labels), generator=generator) < 0.5 * options.mirror
     if options.mirror:
         labels = torch.where(mirrored, torch.tensor(MIRRORED)[labels], labels)
-    return move(frames, mirrored, options, generator), lengths, labels
+    moved = move(padded, mirrored, options, generator)
+    return moved.to(device), lengths.to(device), labels.to(device)
 
 
 def move(frames: Tensor, mirrored: Tensor, options: Training, generator: torch.Generator) -> Tensor:
@@ -399,7 +403,7 @@ def accuracy(model: GestureNetwork, samples: Samples) -> float:
     return 100 * right / len(samples.labels)
 
 
-class Trainer(training.Trainer):
+class Trainer(training.Trainer[GestureNetwork]):
     """Trains a classifier of recordings; its score is the accuracy on the held-out ones."""
 
     metric, metric_label = "accuracy", "accuracy on val (%)"
@@ -423,8 +427,7 @@ class Trainer(training.Trainer):
 
     def loss_of(self, batch: Batch) -> Tensor:
         device = self.accelerator.device
-        moved = (part.to(device) for part in tensors(self.samples, batch, self.options))
-        return loss_of(self.model, tuple(moved), self.options)
+        return loss_of(self.model, tensors(self.samples, batch, self.options, device), self.options)
 
     def score(self, model: GestureNetwork) -> float:
         return accuracy(model, self.validation)
@@ -485,7 +488,7 @@ def fine_tune(
     return training.fine_tune(
         model,
         lambda seed: batches(len(labels), options.batch, seed),
-        lambda batch: loss_of(model, tuple(part.to(device) for part in tensors(samples, batch, options)), options),
+        lambda batch: loss_of(model, tensors(samples, batch, options, device), options),
         options,
     )
 
@@ -505,12 +508,13 @@ def measure(folder: Path, validation: Samples, test: Samples) -> dict[str, Any]:
     What is there for the same weights and recordings is returned as it is, so that the test recordings are used once.
     """
     config = zoo.info(folder).config
+    first = Samples(validation.frames[:BAND], validation.labels[:BAND])
 
     def scores() -> dict[str, Any]:
         model = zoo.load(folder)
         return {
             "accuracy_val": round(accuracy(model, validation), 2),
-            "accuracy_val_first": round(accuracy(model, Samples(*(part[:BAND] for part in validation))), 2),
+            "accuracy_val_first": round(accuracy(model, first), 2),
             "accuracy_test": round(accuracy(model, test), 2),
             "recordings": {"val": len(validation.labels), "test": len(test.labels)},
             "parameters": config["parameters"],

@@ -268,7 +268,7 @@ def scribble(motion: Motion) -> dict[int, Arm]:
 
 def other(motion: Motion) -> dict[int, Arm]:
     """Something else: both arms up and down, punches, a swipe, or both hands scribbling in the air."""
-    return motion.random.choice([both_up, punches, swipe, scribble])(motion)
+    return motion.random.choice(np.array([both_up, punches, swipe, scribble]))(motion)
 
 
 PERFORM = dict(

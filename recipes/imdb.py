@@ -19,6 +19,7 @@ import random
 import re
 import tarfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -130,8 +131,8 @@ def _in_archive(archive: Path, split: str) -> list[tuple[str, bytes]]:
             with tarfile.open(fileobj=stream, mode="r|") as members:
                 for member in members:
                     match = re.fullmatch(rf"(?:.*/)?{split}/((?:neg|pos)/[^/]+\.txt)", member.name)
-                    if match and member.isfile():
-                        found.append((match[1], members.extractfile(member).read()))
+                    if match and (content := members.extractfile(member)):
+                        found.append((match[1], content.read()))
             stream.read()  # to the end, where its checksum is
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise ValueError(f"{archive} is damaged, or no archive: {error}; get it again from {SOURCE}") from error
@@ -153,7 +154,8 @@ def hold_out(reviews: list[Review]) -> tuple[list[Review], list[Review]]:
     film is on both.
     """
     generator = random.Random(0)
-    rest, held = [], []
+    rest: list[Review] = []
+    held: list[Review] = []
     for label in LABELS:
         own = [review for review in reviews if review.label == label]
         chosen = set(generator.sample(range(CHUNKS), HELD_OUT))
@@ -185,7 +187,8 @@ def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> lis
     order = list(examples)
     shuffle.shuffle(order)
     order.sort(key=lambda example: len(example.tokens) // 8)
-    result, longest = [[]], 0
+    result: list[list[Example]] = [[]]
+    longest = 0
     for example in order:
         longest = max(longest, len(example.tokens))
         if result[-1] and longest * (len(result[-1]) + 1) > tokens:
@@ -200,9 +203,8 @@ def tensors(examples: list[Example], device: torch.device) -> tuple[Tensor, Tens
     """Tokens ``[T, B]``, labels ``[B]`` and evidence ``[T, B, 3]`` of a batch."""
     tokens = nn.utils.rnn.pad_sequence([torch.tensor(e.tokens) for e in examples], padding_value=PAD).to(device)
     labels = torch.tensor([e.label for e in examples], device=device)
-    if examples[0].evidence is None:
-        return tokens, labels, None
-    return tokens, labels, nn.utils.rnn.pad_sequence([e.evidence for e in examples]).to(device)
+    evidence = [e.evidence for e in examples if e.evidence is not None]  # of all or of none
+    return tokens, labels, nn.utils.rnn.pad_sequence(evidence).to(device) if evidence else None
 
 
 def loss_of(model: nn.Module, examples: list[Example], typical: float, options: Training, device) -> Tensor:
@@ -326,7 +328,7 @@ def fine_tune(
     )
 
 
-class Trainer(training.Trainer):
+class Trainer(training.Trainer[TextClassifier]):
     """Trains a classifier; its score is the accuracy on the held-out training reviews."""
 
     metric, metric_label = "accuracy", "accuracy on held-out training reviews (%)"
@@ -344,7 +346,7 @@ class Trainer(training.Trainer):
         known = most_frequent(encoded, config.ngrams) if config.ngrams else torch.empty(0)
         settings = replace(config, vocabulary=tokenizer.get_vocab_size(), ngrams=len(known))
         network = TextClassifier(settings, tokenizer)
-        evidence = [None] * len(texts)
+        evidence: Sequence[Tensor | None] = [None] * len(texts)
         if network.ngrams is not None:
             network.ngrams.known.copy_(known)
             evidence = cross_fit(network.ngrams, encoded, [label == LABELS[1] for label in labels])

@@ -151,7 +151,8 @@ def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> lis
     order = list(examples)
     shuffle.shuffle(order)
     order.sort(key=lambda example: (len(example[1]) // 2, len(example[0]) // 2))
-    result, longest = [[]], 0
+    result: list[list[Example]] = [[]]
+    longest = 0
     for example in order:
         longest = max(longest, *map(len, example))
         if result[-1] and longest * (len(result[-1]) + 1) > tokens:
@@ -167,7 +168,8 @@ def tensors(examples: list[Example], device: torch.device) -> tuple[Tensor, Tens
     source = pad([source for source, _ in examples])
     target = pad([target for _, target in examples])
     shifted = torch.cat([torch.full_like(target[:1], BEGIN), target[:-1]])
-    return tuple(t.to(device, non_blocking=True) for t in (source, shifted, target))
+    source, shifted, target = (t.to(device, non_blocking=True) for t in (source, shifted, target))
+    return source, shifted, target
 
 
 def drop_tokens(tokens: Tensor, probability: float) -> Tensor:
@@ -240,7 +242,7 @@ def fine_tune(
     )
 
 
-class Trainer(training.Trainer):
+class Trainer(training.Trainer[Translator]):
     """Trains a translator; its score is the BLEU of greedy search on ``val``."""
 
     metric, metric_label = "bleu", "BLEU on val (greedy, lowercased)"
@@ -348,7 +350,7 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
         costing = [f"python -m recipes.multi30k costs {run} --name {folder.name}{beside} --data DATA"]
     example = ["Ein Hund rennt durch den Schnee."]
     own = row(run, folder.name)
-    metrics = {
+    metrics: dict[str, Any] = {
         "summary": summary,
         "load_as": folder.name,
         "example": {"input": example, "output": model.translate(example)},
@@ -387,12 +389,12 @@ def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, sum
     if sparsity:
         penalties = [read_settings(point)["training"]["spike_penalty"] for point in sparsity]
         points = [row(point, f"tuned, spike penalty {penalty:g}") for point, penalty in zip(sparsity, penalties)]
-        metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
-        if own["bleu_val"] == max(point["bleu_val"] for point in metrics["sparsity"]):
+        curve = metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
+        if own["bleu_val"] == max(point["bleu_val"] for point in curve):
             dense = "Its spikes are dense: it is the point of the curve with the best BLEU on val."
             metrics["limits"] = [*LIMITS, dense]
         metrics["sparsity_plot"] = "sparsity.png"
-        pictures["sparsity.png"] = sparsity_plot(metrics["sparsity"], folder.name)
+        pictures["sparsity.png"] = sparsity_plot(curve, folder.name)
     zoo.save(model, folder, metrics, pictures)
 
 

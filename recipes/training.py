@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 import typer
@@ -145,7 +145,9 @@ def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Opt
     has no Muon.
     """
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
-    by_muon, matrices, others = [], [], []
+    by_muon: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for p in network.parameters():
         if p.dim() < 2:
             others.append(p)
@@ -197,7 +199,7 @@ def fine_tune(
     model.train()
     for epoch in range(options.epochs):
         batches = plan(options.seed + epoch)
-        total = 0.0
+        total = torch.zeros(())
         for i, batch in enumerate(batches):
             progress = (epoch + (i + 0.5) / len(batches)) / options.epochs  # not 0: one batch may be all there is
             total += update(model, optimisers, loss_of, batch, progress, options)
@@ -215,17 +217,20 @@ class FreedMemory:
 
     def __init__(self):
         self.libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        if hasattr(self.libc, "mallopt"):
+        if self.libc is not None and hasattr(self.libc, "mallopt"):
             for option, value in ((-4, 0), (-1, -1), (-2, 1 << 28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
                 self.libc.mallopt(option, value)
 
     def give_back(self) -> None:
         """Free memory goes back to the system: what is in many pieces would add up from epoch to epoch."""
-        if hasattr(self.libc, "malloc_trim"):
+        if self.libc is not None and hasattr(self.libc, "malloc_trim"):
             self.libc.malloc_trim(0)
 
 
-class Trainer:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Trainer(Generic[Network]):
     """A training run in a folder: model, average of its weights, optimiser and log; it goes on where it stopped.
 
     The folder holds ``state.pt`` (all of the last finished epoch; see :mod:`recipes.run_folder`), ``log.jsonl`` (one
@@ -244,7 +249,7 @@ class Trainer:
     def __init__(
         self,
         run: Path,
-        build: Callable[[], nn.Module],
+        build: Callable[[], Network],
         options: Training,
         initial: str | None = None,
         backend: str = "auto",
@@ -265,7 +270,7 @@ class Trainer:
             self.folder.let_go()
             raise
 
-    def _start(self, build: Callable[[], nn.Module], initial: str | None, backend: str) -> None:
+    def _start(self, build: Callable[[], Network], initial: str | None, backend: str) -> None:
         torch.manual_seed(self.options.seed)
         with float32_on_cpu():
             network = zoo.load(initial) if initial else build()
@@ -274,13 +279,13 @@ class Trainer:
                 module.backend = backend
         optimisers = optimisers_of(network, self.options)
         self.model, *self.optimisers = self.accelerator.prepare(network, *optimisers)
-        self.network: nn.Module = self.accelerator.unwrap_model(self.model)
+        self.network = cast(Network, self.accelerator.unwrap_model(self.model))
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.options.average))
         self.epoch, self.best, self.seconds = 0, -math.inf, 0.0
         self.log: list[dict[str, Any]] = []
         self.kept: dict[str, Tensor] = {}
         """The averaged weights that ``best`` is to hold."""
-        self.settings = {"model": self.network.config, "training": asdict(self.options)}
+        self.settings: dict[str, Any] = {"model": self.network.config, "training": asdict(self.options)}
         if initial:
             self.settings["initial"] = initial
         self.resume()
@@ -296,7 +301,7 @@ class Trainer:
     def loss_of(self, batch: Any) -> Tensor:
         raise NotImplementedError
 
-    def score(self, model: nn.Module) -> float:
+    def score(self, model: Network) -> float:
         raise NotImplementedError
 
     def resume(self) -> None:
@@ -388,7 +393,7 @@ class Trainer:
 
     def validate(self, loss: float) -> None:
         """Score the averaged weights on the validation data; keep them if they are what ``best`` is to hold."""
-        score = self.score(self.average.module)
+        score = self.score(cast(Network, self.average.module))
         seconds = round(self.seconds, 1)
         self.log.append({"epoch": self.epoch, "loss": loss, self.metric: score, "seconds": seconds})
         if score >= self.best or self.options.spike_penalty:  # of equals the latest, at the lowest learning rate
@@ -400,7 +405,7 @@ class Trainer:
         log = "".join(json.dumps(row) + "\n" for row in self.log).encode()
         if self.folder.write(LOG, log) or not (self.folder.path / PLOT).exists():
             self.folder.write(PLOT, self.plot_log())
-        network = copy.deepcopy(self.average.module)
+        network = cast(Any, copy.deepcopy(self.average.module))
         network.load_state_dict(self.kept)
         best = self.folder.path / BEST
         try:
@@ -471,7 +476,7 @@ def options(*hidden: str, **defaults: Any) -> Callable:
                 given[parameter] = replace(instance, **own_fields)
             return command(**given)
 
-        with_fields.__signature__ = inspect.Signature([*own, *added])
+        with_fields.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         with_fields.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
         return with_fields
 

@@ -20,7 +20,7 @@ convolutional GRU (Ballas et al., ICLR 2016, arXiv 1511.06432).
 from copy import copy
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -157,6 +157,7 @@ class GestureNetwork(nn.Module):
     returns logits ``[B, labels]``.
     """
 
+    architecture: ClassVar[str]
     task = "video-classification"
 
     def __init__(self, config: GestureConfig):

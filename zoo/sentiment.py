@@ -317,8 +317,7 @@ class TextClassifier(nn.Module):
 
     def check(self, text: str, where: str = "the text") -> None:
         """Raise ValueError or TypeError, beginning with ``where``, for a text that could not be classified."""
-        readable = normal(text, where)
-        self._check(readable, self.reader.ids([readable])[0], where)
+        self._check(text, self.reader.ids([normal(text, where)])[0], where)
 
     def _check(self, text: str, ids: list[int], where: str) -> None:
         self.reader.check_known(text, ids, self.reader.known, where)  # ":)" alone says something

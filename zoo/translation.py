@@ -392,8 +392,7 @@ class Translator(nn.Module):
 
     def check(self, sentence: str, where: str = "the sentence") -> None:
         """Raise ValueError or TypeError, beginning with ``where``, for a sentence that could not be translated."""
-        readable = normal(sentence, where)
-        self._check(readable, self.reader.ids([readable])[0], where)
+        self._check(sentence, self.reader.ids([normal(sentence, where)])[0], where)
 
     def _check(self, text: str, ids: list[int], where: str) -> None:
         letters = [c for c in normal(text, where).lower() if c.isalpha()]

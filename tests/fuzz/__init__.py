@@ -11,4 +11,4 @@ A module of this package makes inputs of one kind and runs the product on them::
 A run that raises any other error, dies, takes too long or too much memory is a finding.
 """
 
-MODULES = ("events", "folders")
+MODULES = ("events", "folders", "text")
