@@ -46,6 +46,8 @@ def read_lines(stream: BinaryIO, source: str) -> Iterator[Line]:
     for number, line in enumerate(stream, 1):
         if number == 1:
             line = line.removeprefix(BYTE_ORDER_MARK)
+            if not line:
+                return  # a file of a byte order mark alone is an empty file
         try:
             text = decoded(line.removesuffix(b"\n").removesuffix(b"\r"), f"line {number} of {source}")
         except ValueError as error:

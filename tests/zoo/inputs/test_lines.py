@@ -36,7 +36,8 @@ def test_the_last_line_needs_no_line_feed_and_empty_lines_are_lines():
 
 def test_a_byte_order_mark_at_the_start_is_no_part_of_the_first_line():
     assert lines(BYTE_ORDER_MARK + b"a\nb") == lines(b"a\nb")
-    assert lines(BYTE_ORDER_MARK) == [Line(1, "", None)]
+    assert lines(BYTE_ORDER_MARK) == lines(b"")
+    assert lines(BYTE_ORDER_MARK + b"\n") == lines(b"\n")
 
 
 def test_a_line_that_is_no_text_has_a_problem_that_names_it_and_the_others_come_all_the_same():
