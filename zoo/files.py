@@ -27,6 +27,7 @@ Only JSON and safetensors are read. Nothing here imports torch.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -44,6 +45,8 @@ FORMAT_VERSION = 2
 CARD, CONFIG, WEIGHTS, METRICS = "README.md", "config.json", "model.safetensors", "metrics.json"
 HUB_PATTERNS = [CARD, WEIGHTS, "*.json"]
 """What of a repository on the Hub is fetched: nothing that could hold code."""
+SAVING, PREVIOUS = ".{}.saving-{}", ".{}.previous-{}"
+"""What a folder that is being written is called, and one that is being replaced: its name, then a number of its own."""
 LARGEST_JSON = 2**20
 """The most bytes that ``config.json`` and ``metrics.json`` may have; ours have some thousand."""
 LARGEST_ASSET = 2**23
@@ -106,6 +109,12 @@ def write_whole(path: Path, *parts: bytes | memoryview) -> None:
     finally:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
+
+
+def previous_of(folder: Path) -> Path | None:
+    """The last model at ``folder`` that was moved away to be replaced, where a kill has left it."""
+    found = folder.parent.glob(PREVIOUS.format(glob.escape(folder.name), "*"))
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def remove_leftovers(folder: Path, pattern: str, age: float = 3600.0) -> None:

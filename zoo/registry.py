@@ -102,6 +102,10 @@ def register_architecture(name: str):
     A class that is defined again, as a notebook's cell that is run again does, takes the place of the one before.
     Raises ValueError for a taken name or an unknown task, TypeError for a class that lacks ``from_config``,
     ``assets``, the method of its task or, where that takes texts, ``check``.
+
+    ``from_config`` is called twice when a model is loaded: on torch's meta device, to compare the network with the
+    weights before any memory is taken, and on the CPU. The network may have 16 modules, parameters and buffers for each
+    tensor of its weights, and 256 more: a config that asks for more is refused.
     """
 
     def decorate(network: type[Any]) -> type[Any]:
@@ -237,7 +241,7 @@ def locate(name: str | os.PathLike, revision: str | None = None, only: list[str]
         if folder.is_file():
             raise NotADirectoryError(f"{str(name)!r} is a file; a model is the folder that its {files.CONFIG} is in")
         if not folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {str(name)!r}")
+            raise errors.no_folder(folder, files.previous_of(folder))
         if not os.path.lexists(folder / files.CONFIG):
             models = sorted(config.parent for config in folder.glob(f"*/{files.CONFIG}"))
             if models:

@@ -1,5 +1,6 @@
 """Saving a model: all of its folder, or none of it."""
 
+import glob
 import os
 import platform
 import shutil
@@ -33,9 +34,10 @@ def save(
 
     Raises TypeError for a network that is no registered architecture, ValueError for weights that are not finite,
     metrics that no card can be made of or pictures that the card does not show, FileExistsError for a folder that
-    holds anything but a model.
+    holds anything but a model, and OSError where the disk is full or nothing may be written.
     """
     folder = Path(folder).expanduser().resolve()
+    _put_back(folder)
     _check_replaceable(folder)
     contents = _contents(model, folder.name, {} if metrics is None else metrics, pictures or {})
     with _beside(folder) as new:
@@ -43,8 +45,8 @@ def save(
             files.write_whole(new / name, data)
         _check_loads(new, model, contents)
         _replace(folder, new)
-    for kind in ("saving", "previous"):
-        files.remove_leftovers(folder.parent, f".{folder.name}.{kind}-*")
+    for leftovers in (files.SAVING, files.PREVIOUS):
+        files.remove_leftovers(folder.parent, leftovers.format(glob.escape(folder.name), "*"))
     return folder
 
 
@@ -132,7 +134,7 @@ def _check_replaceable(folder: Path) -> None:
 @contextmanager
 def _beside(folder: Path):
     """A new folder beside ``folder``, gone at the end unless it was moved away."""
-    new = folder.with_name(f".{folder.name}.saving-{uuid.uuid4().hex}")
+    new = folder.with_name(files.SAVING.format(folder.name, uuid.uuid4().hex))
     new.mkdir(parents=True)
     try:
         yield new
@@ -156,11 +158,14 @@ def _check_loads(new: Path, model: Any, contents: dict[str, bytes]) -> None:
 
 
 def _replace(folder: Path, new: Path) -> None:
-    """Move ``new`` to ``folder``; what was there is put back if that fails, and removed if not."""
+    """Move ``new`` to ``folder``; what was there is put back if that fails, and removed if not.
+
+    Where the process is killed in the middle, what was there lies beside: see :func:`_put_back`.
+    """
     if not folder.exists():
         os.rename(new, folder)
         return
-    previous = folder.with_name(f".{folder.name}.previous-{uuid.uuid4().hex}")
+    previous = folder.with_name(files.PREVIOUS.format(folder.name, uuid.uuid4().hex))
     os.rename(folder, previous)
     try:
         os.rename(new, folder)
@@ -168,3 +173,9 @@ def _replace(folder: Path, new: Path) -> None:
         os.rename(previous, folder)
         raise
     shutil.rmtree(previous)
+
+
+def _put_back(folder: Path) -> None:
+    """Put the model back that was at ``folder`` when a process was killed which was about to replace it."""
+    if not folder.exists() and (previous := files.previous_of(folder)):
+        os.rename(previous, folder)

@@ -1,8 +1,14 @@
 """Saving: whole or not at all, in few bytes, and the same bytes each time."""
 
 import copy
+import functools
+import itertools
 import json
 import os
+import resource
+import shutil
+import signal
+import time
 
 import pytest
 import safetensors.torch
@@ -289,6 +295,60 @@ def test_a_disk_that_fails_at_the_last_moment_leaves_the_old_model(network, save
     monkeypatch.setattr(os, "rename", failing_rename)
     with pytest.raises(OSError, match="the disk is gone"):
         zoo.save(network, saved)
+    assert_unharmed(saved, before)
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_a_kill_between_any_two_steps_loses_no_model(network, saved, monkeypatch, killed_at):
+    before, changed = contents(saved), copy.deepcopy(network)
+    changed.readout.bias.data += 1
+    child = os.fork()
+    if child == 0:  # a real process, which ends without any of its cleaning up
+        steps = itertools.count(1)
+
+        def step(act, *given, **options):
+            os._exit(9) if next(steps) == killed_at else act(*given, **options)
+
+        monkeypatch.setattr(os, "rename", functools.partial(step, os.rename))
+        monkeypatch.setattr(shutil, "rmtree", functools.partial(step, shutil.rmtree))
+        zoo.save(changed, saved)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    if killed_at == 2:
+        with pytest.raises(FileNotFoundError, match=r"interrupted: the model that was there is '.*\.tiny\.previous-"):
+            zoo.load(saved)
+        with pytest.raises(TypeError):  # whatever becomes of the next save, it puts the model back
+            zoo.save(nn.Linear(1, 1), saved)
+    whole = contents(saved)
+    assert (whole == before) == (killed_at < 3)
+    assert contents(zoo.save(zoo.load(saved), saved))[files.WEIGHTS] == whole[files.WEIGHTS]
+
+
+def test_what_killed_saves_left_is_removed_an_hour_later_and_no_other_folders(network, saved, monkeypatch):
+    left = [saved.parent / name for name in (".tiny.saving-1", ".tiny.previous-2")]
+    kept = [saved.parent / name for name in (".tiny.saved", ".small.saving-1", "tiny.previous-1")]
+    for folder in (*left, *kept):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half of it")
+    zoo.save(network, saved)
+    assert all(folder.exists() for folder in (*left, *kept))  # another process may be writing there
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3601)
+    zoo.save(network, saved)
+    assert not any(folder.exists() for folder in left) and all(folder.exists() for folder in kept)
+
+
+def test_a_full_disk_is_one_error_that_names_the_file_and_leaves_the_old_model(network, saved):
+    before = contents(saved)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+        with pytest.raises(OSError, match=r"\.tiny\.saving-.*model\.safetensors"):
+            zoo.save(network, saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, usual)
     assert_unharmed(saved, before)
 
 
