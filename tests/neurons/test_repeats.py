@@ -385,7 +385,7 @@ def test_a_functional_forward_is_pure_and_gives_what_the_next_call_gives(name, m
 # torch.compile
 
 
-@pytest.mark.parametrize("name", ["multibit-lif", "recurrent-gated-lif"])
+@pytest.mark.parametrize("name", ["multibit-lif", pytest.param("recurrent-gated-lif", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("where", ["the neuron", "inside of a checkpoint", "around a checkpoint"])
 @both_kinds
 @pytest.mark.parametrize("single", [False, True], ids=["scan", "steps"])

@@ -1081,6 +1081,7 @@ def old_release(pytestconfig) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(old, reason="this run has the old release already")
 def test_everything_above_holds_under_the_old_release_too(old_release, request):
     root = request.config.rootpath

@@ -24,6 +24,7 @@ def first_of_val(model, count: int) -> Samples:
     return Samples(frames, labels)
 
 
+@pytest.mark.slow
 def test_the_card_s_score_band_holds(name):
     band, model = zoo.info(name).metrics["score_band"], zoo.load(name)
     samples = first_of_val(model, band["inputs"])

@@ -44,7 +44,7 @@ def test_a_bundled_model_s_translation_does_not_depend_on_the_batch(name, beam_s
 @torch.inference_mode()
 def test_a_sentence_s_scores_are_the_same_bits_alone_and_in_a_batch(name, data_folder):
     model = zoo.load(name)
-    pairs = multi30k.read_split(data_folder / "multi30k", "val")[:50]
+    pairs = multi30k.read_split(data_folder / "multi30k", "val")[:20]
     examples, cpu = multi30k.encode(model.tokenizer, pairs), torch.device("cpu")
     source, target, _ = multi30k.tensors(examples, cpu)
     together = model.logits(model.decode(target, *model.encode(source))[0])

@@ -80,7 +80,14 @@ def test_a_closed_standard_error_changes_nothing(name, working):
     assert status == 0 and written.count(b"\n") > 0
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "list",
+        "translate",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in EVERY if name not in ("list", "translate")),
+    ],
+)
 def test_output_is_utf8_whatever_the_locale_says(name, working):
     written = finish(start(*working[name], environment={"PYTHONUTF8": "1"}))[1]
     written.decode("utf-8")

@@ -147,7 +147,7 @@ def test_resume_completes_an_output_that_was_cut_anywhere(bundled, german, tmp_p
     assert output.read_bytes() == whole
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])])
 def test_resume_completes_what_was_killed_at_any_moment(bundled, german, tmp_path, form):
     german.write_bytes(german.read_bytes() * 50)
     output, arguments = tmp_path / "english.txt", ["--input", german, "--output", tmp_path / "english.txt", "--resume"]
@@ -249,6 +249,7 @@ def test_a_terminal_shows_progress_where_the_answers_go_elsewhere(bundled, germa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="memory is measured as Unix does")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_input(bundled, tmp_path):
     def peak(lines: int) -> int:
         (tmp_path / "german.txt").write_text(("Zwei Hunde rennen durch den Schnee" * 30 + "\n") * lines)

@@ -100,6 +100,16 @@ def test_weights_of_earlier_releases_are_read_and_saved_in_the_form_of_now(tied,
         weights.unpack(safetensors.torch.save(before), other, tmp_path)
 
 
+@pytest.mark.parametrize("values", [torch.tensor([2**40 + 1, -1]), torch.tensor([True, False])])
+def test_buffers_that_are_no_floating_point_numbers_keep_their_type(values):
+    network = nn.Module()
+    network.register_buffer("known", values)
+    other = nn.Module()
+    other.register_buffer("known", torch.zeros_like(values))
+    weights.unpack(weights.pack(network), other, "here")
+    assert other.known.dtype == values.dtype and torch.equal(other.known, values)
+
+
 def test_tied_weights_are_stored_once(saved):
     assert "embedding.weight" in stored(saved)
     assert "readout.weight" not in stored(saved)

@@ -1,6 +1,7 @@
 """Model folders of strangers: refused with a documented error, at no more cost than the folder is worth."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -168,12 +169,43 @@ def test_a_header_that_is_none_is_refused(folder, header):
         zoo.load(folder)
 
 
-@pytest.mark.parametrize("length", [2**20 + 1, 2**40, 2**64 - 1])
-def test_a_header_of_any_length_is_refused(folder, length):
-    (folder / files.WEIGHTS).write_bytes(struct.pack("<Q", length) + b" " * (2**20 + 2))
-    reseal(folder)
-    with pytest.raises(errors.DamagedModelError, match="its header"):
-        zoo.load(folder)
+ONE = '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+
+
+@pytest.mark.parametrize(
+    "length, header, values, problem",
+    [
+        (2**20 + 1, " " * (2**20 + 1), 4, "has 1048577 bytes, and 1048576 are the most"),
+        (2**40, " " * (2**20 + 1), 4, "does not fit into it"),
+        (2**64 - 1, " " * (2**20 + 1), 4, "does not fit into it"),
+        (len(ONE) + 5, ONE, 4, "does not fit into it"),
+        (len(ONE), ONE, 3, "has 4 bytes of tensors, and 3 are there"),
+        (len(ONE), ONE, 5, "has 4 bytes of tensors, and 5 are there"),
+        (None, ONE.replace("F32", "F4"), 4, "describes the tensor 'a' in a way unknown to torch: .*'F4'"),
+        (None, ONE.replace('"shape": [1], ', ""), 4, "describes the tensor 'a' in a way unknown to torch: "),
+        (None, ONE.replace("}}", ', "more": 1}}'), 4, "describes the tensor 'a' in a way unknown to torch: "),
+        (None, ONE.replace("[1]", "[-1]"), 4, r"has the shape \[-1\] for the tensor 'a'"),
+        (None, ONE.replace("[1]", "[true]"), 4, r"has the shape \[True\] for the tensor 'a'"),
+        (None, ONE.replace("[1]", "[1.0]"), 4, r"has the shape \[1.0\] for the tensor 'a'"),
+        (None, ONE.replace("[0, 4]", "[0, 8]"), 8, r"has the tensor 'a' at \[0, 8\] and not at \[0, 4\]"),
+    ],
+)
+def test_a_header_that_does_not_tell_the_truth_is_refused_in_words(tmp_path, length, header, values, problem):
+    data = struct.pack("<Q", len(header) if length is None else length) + header.encode() + b"\0" * values
+    with pytest.raises(errors.DamagedModelError, match=f"a.safetensors is no safetensors file: its header {problem}"):
+        weights.read_header(io.BytesIO(data), len(data), tmp_path / "a.safetensors")
+
+
+def test_a_header_of_the_largest_size_is_read(tmp_path):
+    data = struct.pack("<Q", 2**20) + ONE.ljust(2**20).encode() + b"\0" * 4
+    header = weights.read_header(io.BytesIO(data), len(data), tmp_path)
+    assert header == {"a": weights.Stored(torch.float32, [1])}
+
+
+@pytest.mark.parametrize("size", range(8))
+def test_a_file_that_is_too_short_for_a_header_is_refused(tmp_path, size):
+    with pytest.raises(errors.DamagedModelError, match="its header does not fit into it"):
+        weights.read_header(io.BytesIO(b"\0" * size), size, tmp_path)
 
 
 # JSON
