@@ -36,7 +36,8 @@ from torch.nn import functional as F
 
 import zoo
 from neurons.monitors import evaluating
-from recipes import training
+from recipes import calibration, training
+from recipes.calibration import Answers
 from recipes.run_folder import read_json
 from recipes.training import read_settings
 from zoo.data_files import plain_file, read_npz
@@ -388,15 +389,25 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Tra
 
 
 @torch.inference_mode()
-def accuracy(model: GestureNetwork, samples: Samples) -> float:
-    """Share of the recordings whose label is the most probable, in per cent; each is computed on its own."""
+def answers(model: GestureNetwork, samples: Samples) -> Answers:
+    """The model's logits for recordings, each of which is computed on its own."""
     device = model.output.weight.device
-    right = 0
     with evaluating(model):
-        for frames, label in zip(samples.frames, samples.labels):
-            logits = model(torch.from_numpy(frames).to(device).unsqueeze(1))
-            right += int(logits.argmax(-1)) == label
-    return 100 * right / len(samples.labels)
+        logits = [model(torch.from_numpy(frames).to(device).unsqueeze(1))[0] for frames in samples.frames]
+    return Answers(torch.stack(logits).cpu(), torch.tensor(samples.labels))
+
+
+def accuracy(model: GestureNetwork, samples: Samples) -> float:
+    """Share of the recordings whose label is the most probable, in per cent."""
+    return calibration.accuracy(answers(model, samples))
+
+
+def calibration_answers(model: GestureNetwork, validation: Samples, test: Samples) -> dict[str, Answers]:
+    """What :mod:`recipes.calibration` fits a temperature on, and then what it is measured on as well."""
+    return {
+        "the recordings of val (simulated people)": answers(model, validation),
+        "the recordings of test (simulated people)": answers(model, test),
+    }
 
 
 class Trainer(training.Trainer):
@@ -500,7 +511,9 @@ def spike_rate(model: GestureNetwork, samples: Samples) -> float | None:
 
 
 def measure(folder: Path, validation: Samples, test: Samples) -> dict[str, Any]:
-    """Accuracies of a saved model, its size and its spike rate, kept in ``scores.json`` beside its folder.
+    """Accuracies and calibration of a saved model, its size and its spike rate.
+
+    They are kept in ``scores.json`` beside its folder.
 
     What is there for the same weights and recordings is returned as it is, so that the test recordings are used once.
     """
@@ -508,10 +521,13 @@ def measure(folder: Path, validation: Samples, test: Samples) -> dict[str, Any]:
 
     def scores() -> dict[str, Any]:
         model = zoo.load(folder)
+        found = calibration_answers(model, validation, test)
+        on_validation, on_test = found.values()
         return {
-            "accuracy_val": round(accuracy(model, validation), 2),
-            "accuracy_val_first": round(accuracy(model, Samples(*(part[:BAND] for part in validation))), 2),
-            "accuracy_test": round(accuracy(model, test), 2),
+            "accuracy_val": round(calibration.accuracy(on_validation), 2),
+            "accuracy_val_first": round(calibration.accuracy(on_validation.first(BAND)), 2),
+            "accuracy_test": round(calibration.accuracy(on_test), 2),
+            "calibration": calibration.measure(found),
             "recordings": {"val": len(validation.labels), "test": len(test.labels)},
             "parameters": config["parameters"],
             "mean_spike_rate": spike_rate(model, validation),
@@ -583,6 +599,16 @@ def example_of(model: GestureNetwork) -> dict[str, Any]:
     return {"input": EXAMPLE_FILE, "output": [label, rounded]}
 
 
+def calibrate(folder: Path, data: Path, cache: Path | None = None) -> dict[str, Any]:
+    """Calibrate a saved model on ``val``; see :func:`recipes.calibration.calibrate`."""
+
+    def found(model: GestureNetwork) -> dict[str, Answers]:
+        validation, test = (read_samples(data, split, model.binning, cache) for split in ("val", "test"))
+        return calibration_answers(model, validation, test)
+
+    return calibration.calibrate(folder, "dvs_gesture", GESTURES, found, example_of)
+
+
 def bundle(runs: list[Path], twins: list[Path], folder: Path, n_mnist: Path | None = None) -> None:
     """Save the best of ``runs`` (by ``val``; they differ in their seed) to ``folder``, with a card.
 
@@ -600,6 +626,7 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, n_mnist: Path | No
         return {"title": f"accuracy %, {split} (simulated)", "type": "accuracy", "split": split, "signature": signature}
 
     metrics = {
+        **calibration.bundled(model, scores, "dvs_gesture", folder.name),
         "summary": SUMMARY,
         "load_as": folder.name,
         "example": example_of(model),
@@ -635,7 +662,7 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, n_mnist: Path | No
 
 
 def command_line():
-    """The commands ``train``, ``evaluate``, ``measure`` and ``bundle``."""
+    """The commands ``train``, ``evaluate``, ``measure``, ``calibrate`` and ``bundle``."""
     from typing import Annotated
 
     import typer
@@ -645,7 +672,7 @@ def command_line():
     Cache = Annotated[Path | None, typer.Option(help="folder where frames are kept; DATA/bins unless given")]
 
     @app.command("train")
-    @training.options("height", "width", config=GestureConfig([*GESTURES]), options=Training())
+    @training.options("height", "width", "temperature", config=GestureConfig([*GESTURES]), options=Training())
     def train_command(
         data: Data,
         run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
@@ -673,6 +700,15 @@ def command_line():
             binning = GestureConfig(**zoo.info(run / "best").config["architecture_config"]).binning()
             validation, test = (read_samples(data, split, binning, cache) for split in ("val", "test"))
             print(run.name, json.dumps(measure(run / "best", validation, test), indent=2), flush=True)
+
+    @app.command("calibrate")
+    def calibrate_command(
+        model: Annotated[Path, typer.Argument(help="folder of a model; it gets the result")],
+        data: Data,
+        cache: Cache = None,
+    ):
+        """Fit a model's temperature on val; measure it on val and on test."""
+        print(json.dumps(calibrate(model, data, cache), indent=2))
 
     @app.command("bundle")
     def bundle_command(

@@ -29,7 +29,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Tensor, nn
 
 import zoo
-from recipes import training
+from recipes import calibration, training
+from recipes.calibration import Answers, accuracy
 from recipes.ngrams import cross_fit, most_frequent
 from recipes.training import read_settings
 from zoo.inputs.lines import document, read_lines
@@ -43,6 +44,8 @@ ARCHIVE, FOLDER = "aclImdb_v1.tar.gz", "aclImdb"
 LABELS = ("negative", "positive")
 FOLDERS = {"neg": "negative", "pos": "positive"}
 CHUNKS, HELD_OUT = 50, 5
+HELD_OUT_REVIEWS = "the held-out training reviews"
+EXAMPLE = ["A wonderful film, from the first minute to the last.", "Two hours of my life that I will not get back."]
 CONFIG = TextClassifierConfig(LABELS, vocabulary=20_000, ngrams=250_000)
 TWINS = {
     "bilstm": "bidirectional LSTM",
@@ -220,6 +223,18 @@ def evaluate(model: TextClassifier, reviews: list[Review]) -> float:
     return 100 * mean(found.label == label for found, label in zip(model.classify(texts), labels))
 
 
+def answers(model: TextClassifier, reviews: list[Review]) -> Answers:
+    """The model's logits for reviews with labels of its own."""
+    texts, labels = map(list, zip(*reviews))
+    right = torch.tensor([model.settings.labels.index(label) for label in labels])
+    return Answers(torch.stack(model.logits(model.encode(texts))).cpu(), right)
+
+
+def calibration_answers(model: TextClassifier, validation: list[Review], test: list[Review]) -> dict[str, Answers]:
+    """What :mod:`recipes.calibration` fits a temperature on, and then what it is measured on as well."""
+    return {HELD_OUT_REVIEWS: answers(model, validation), "the test reviews": answers(model, test)}
+
+
 def spike_rate(model: TextClassifier, reviews: list[Review]) -> float | None:
     """Share of non-zero spikes of all neurons over the reviews, one at a time; None for a network without spikes."""
     device = model.embedding.weight.device
@@ -288,11 +303,11 @@ def checked_reviews(reviews: Any, purpose: str) -> list[Review]:
 
 
 def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
-    """The same network for other labels: what leads to them starts anew, all else is kept."""
+    """The same network for other labels: what leads to them starts anew, and so does the temperature."""
     if isinstance(labels, str):
         raise TypeError(f"labels must be a list of strings; got {labels!r}")
     with float32_on_cpu():
-        network = TextClassifier(replace(model.settings, labels=tuple(labels)), model.tokenizer)
+        network = TextClassifier(replace(model.settings, labels=tuple(labels), temperature=1.0), model.tokenizer)
     anew = ("body.output.", "evidence_current.")
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith(anew)}
     network.load_state_dict(network.state_dict() | kept)
@@ -364,17 +379,22 @@ class Trainer(training.Trainer):
 
 
 def measure(run: Path, validation: list[Review], test: list[Review]) -> dict:
-    """Accuracy of a run's best model on held-out and on test reviews, its size and spike rate; kept in ``scores.json``.
+    """Accuracy and calibration of a run's best model on held-out and on test reviews, its size and spike rate.
+
+    They are kept in ``scores.json``.
 
     Scores that are there for the same weights and reviews are returned as they are: the test set is used once.
     """
 
     def scores() -> dict:
         model = zoo.load(run / "best")
+        found = calibration_answers(model, validation, test)
+        on_validation, on_test = found.values()
         return {
-            "accuracy_val": round(evaluate(model, validation), 2),
-            "accuracy_val_first_100": round(evaluate(model, validation[:100]), 2),
-            "accuracy_test": round(evaluate(model, test), 2),
+            "accuracy_val": round(accuracy(on_validation), 2),
+            "accuracy_val_first_100": round(accuracy(on_validation.first(100)), 2),
+            "accuracy_test": round(accuracy(on_test), 2),
+            "calibration": calibration.measure(found),
             "reviews": {"val": len(validation), "test": len(test)},
             "parameters": config["parameters"],
             "mean_spike_rate": spike_rate(model, validation),
@@ -395,13 +415,28 @@ def command_of(run: Path) -> str:
 def described(settings: dict, beside: dict) -> str:
     """What a network is, for a row of a table, and in which options it is not as the model ``beside``."""
     name = TWINS.get(settings["mixer"], f"input-gated LIF, {settings['bits']}-bit spikes")
-    own = {"mixer", "parameters"} | ({"bits"} if settings["mixer"] not in TWINS else set())
+    own = {"mixer", "parameters", "temperature"} | ({"bits"} if settings["mixer"] not in TWINS else set())
     changed = [
         f"{k.replace('_', ' ')} {v}" if v else f"without {k}"
         for k, v in settings.items()
         if k not in own and v != beside[k]
     ]
     return f"{name} ({', '.join(changed)})" if changed else name
+
+
+def example_of(model: TextClassifier) -> dict[str, Any]:
+    """The card's example."""
+    found = model.classify(EXAMPLE)
+    output = [[one.label, {label: round(p, 2) for label, p in one.probabilities.items()}] for one in found]
+    return {"input": EXAMPLE, "output": output}
+
+
+def calibrate(folder: Path, data: Path) -> dict[str, Any]:
+    """Calibrate a saved model on the held-out training reviews; see :func:`recipes.calibration.calibrate`."""
+    validation, test = hold_out(read_split(data, "train"))[1], read_split(data, "test")
+    return calibration.calibrate(
+        folder, "imdb", LABELS, lambda model: calibration_answers(model, validation, test), example_of
+    )
 
 
 def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> None:
@@ -413,13 +448,11 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> N
         raise ValueError(f"the runs to choose from must differ in their seed alone; got {', '.join(map(str, runs))}")
     chosen, scores = training.best_on_val(runs)
     model, own = zoo.load(chosen / "best"), read_settings(chosen)["model"]
-    texts = ["A wonderful film, from the first minute to the last.", "Two hours of my life that I will not get back."]
-    found = model.classify(texts)
-    answers = [[one.label, {label: round(p, 2) for label, p in one.probabilities.items()}] for one in found]
     metrics = {
+        **calibration.bundled(model, scores, "imdb", folder.name),
         "summary": summary,
         "load_as": folder.name,
-        "example": {"input": texts, "output": answers},
+        "example": example_of(model),
         "languages": ["en"],
         "licence": "apache-2.0",
         "scores": {
@@ -435,7 +468,7 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> N
         ],
         "score_band": {
             "score": "accuracy_val",
-            "split": "the held-out training reviews",
+            "split": HELD_OUT_REVIEWS,
             "inputs": 100,
             "low": scores["accuracy_val_first_100"] - 1.0,
             "high": scores["accuracy_val_first_100"] + 1.0,
@@ -468,7 +501,7 @@ def _score(title: str, split: str) -> dict:
 
 
 def command_line():
-    """The commands ``train``, ``evaluate``, ``measure``, ``bundle`` and ``fine-tune``."""
+    """The commands ``train``, ``evaluate``, ``measure``, ``calibrate``, ``bundle`` and ``fine-tune``."""
     from typing import Annotated
 
     import typer
@@ -477,7 +510,7 @@ def command_line():
     Data = Annotated[Path, typer.Option(help=f"{ARCHIVE}, its folder {FOLDER}, or a folder that holds either")]
 
     @app.command("train")
-    @training.options(config=CONFIG, options=Training())
+    @training.options("temperature", config=CONFIG, options=Training())
     def train_command(
         data: Data,
         run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
@@ -498,8 +531,8 @@ def command_line():
             raise typer.BadParameter(f"split must be val or test; got {split!r}")
         reviews = hold_out(read_split(data, "train"))[1] if split == "val" else read_split(data, "test")
         network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
-        accuracy = evaluate(network, reviews)
-        print(json.dumps({"model": model, "split": split, "reviews": len(reviews), "accuracy": round(accuracy, 2)}))
+        found = {"model": model, "split": split, "reviews": len(reviews)}
+        print(json.dumps(found | {"accuracy": round(evaluate(network, reviews), 2)}))
 
     @app.command("measure")
     def measure_command(runs: list[Path], data: Data):
@@ -507,6 +540,13 @@ def command_line():
         validation, test = hold_out(read_split(data, "train"))[1], read_split(data, "test")
         for run in runs:
             print(run.name, json.dumps(measure(run, validation, test), indent=2), flush=True)
+
+    @app.command("calibrate")
+    def calibrate_command(
+        model: Annotated[Path, typer.Argument(help="folder of a model; it gets the result")], data: Data
+    ):
+        """Fit a model's temperature on held-out training reviews; measure it on them and on the test reviews."""
+        print(json.dumps(calibrate(model, data), indent=2))
 
     @app.command("bundle")
     def bundle_command(
