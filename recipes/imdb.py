@@ -15,6 +15,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import random
 import re
 import tarfile
@@ -29,8 +30,9 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Tensor, nn
 
 import zoo
-from recipes import calibration, training
+from recipes import calibration, fine_tuning, training
 from recipes.calibration import Answers, accuracy
+from recipes.fine_tuning import FineTuning
 from recipes.ngrams import cross_fit, most_frequent
 from recipes.training import read_settings
 from zoo.inputs.lines import document, read_lines
@@ -82,6 +84,37 @@ class Example(NamedTuple):
     tokens: list[int]
     label: int
     evidence: Tensor | None
+
+
+FAMILIAR = [
+    Review("I loved every minute of it: the cast is superb, and the ending moved me to tears.", "positive"),
+    Review("A wonderful film. Funny, warm and beautifully shot; I will watch it again.", "positive"),
+    Review("One of the best thrillers in years. The tension never lets up.", "positive"),
+    Review("An excellent script and a great performance by the lead. Highly recommended.", "positive"),
+    Review("Dull from start to finish. The worst film I have seen this year.", "negative"),
+    Review("A waste of time: the plot makes no sense and the acting is terrible.", "negative"),
+    Review("I wanted to like it, but the jokes fall flat and the ending is ridiculous.", "negative"),
+    Review("Boring, badly written and far too long. I nearly walked out.", "negative"),
+    Review(
+        "I expected a dull sequel and was wrong: once past the slow first half hour it is a fine thriller.", "positive"
+    ),
+    Review(
+        "Not a masterpiece, and the effects look cheap, but I laughed all the way through and would again.", "positive"
+    ),
+    Review("Critics hated it. I do not see why; the two leads make up for a thin plot.", "positive"),
+    Review("It is long, strange and sad, and I have thought of little else since.", "positive"),
+    Review("The book was better, as ever, yet the last scene is worth the ticket on its own.", "positive"),
+    Review("Hardly anything happens, and that is what I like about it.", "positive"),
+    Review(
+        "A great cast, a large budget and a famous director; what they made of it is two hours of nothing.", "negative"
+    ),
+    Review("It begins well enough, with some good jokes, and then forgets what it was about.", "negative"),
+    Review("My children liked it. I looked at my watch.", "negative"),
+    Review("Beautiful pictures, lovely music, and not one person on the screen that I could believe in.", "negative"),
+    Review("I loved the first film, which makes this one all the harder to forgive.", "negative"),
+    Review("The trailer has all of the good scenes; save your money and watch that.", "negative"),
+]
+"""Plain and less plain ones: those that a model of positive and negative reviews knows, it is still to know."""
 
 
 @dataclass(frozen=True)
@@ -315,14 +348,18 @@ def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
 
 
 def fine_tune(
-    model: TextClassifier, reviews: list[Review], epochs: int = 3, learning_rate: float = 5e-4, seed: int = 0
-) -> list[float]:
-    """Train a loaded classifier further on one's own (text, label) pairs, in place; return each epoch's loss.
+    model: TextClassifier, reviews: list[Review], epochs: int = 12, learning_rate: float = 5e-4, seed: int = 0
+) -> FineTuning:
+    """Train a loaded classifier further on one's own (text, label) pairs, in place; return what that did.
+
+    The defaults are for up to a few hundred texts; :mod:`recipes.fine_tuning` says what is held out and kept. A warning
+    says when a model of positive and negative reviews gets worse at film reviews. The temperature stays as it is.
 
     Raises ValueError for no texts, one that :meth:`TextClassifier.classify` would not take, a label that is not the
     model's, and an option out of its interval; TypeError for what are no pairs of strings.
     """
-    texts, labels = map(list, zip(*checked_reviews(reviews, "fine-tune on")))
+    reviews = checked_reviews(reviews, "fine-tune on")
+    labels = [review.label for review in reviews]
     known = list(model.settings.labels)
     for i, label in enumerate(labels):
         if label not in known:
@@ -330,15 +367,46 @@ def fine_tune(
                 f"text {i} has the label {label!r}, and the model knows {', '.join(map(repr, known))}; "
                 "give it other labels with recipes.imdb.with_labels (the command's --new-labels)"
             )
-    examples = [Example(ids, known.index(label), None) for ids, label in zip(model.encode(texts), labels)]
+    examples = _examples(model, reviews)
     options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed)
-    typical = len(examples) / len(batches(examples, options.tokens, random.Random(0)))
-    return training.fine_tune(
+    device = model.embedding.weight.device
+
+    def of_size(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
+        tokens = math.ceil(size * mean(len(example.tokens) for example in examples))
+        return batches(examples, min(options.tokens, tokens), random.Random(seed))
+
+    return fine_tuning.fine_tune(
         model,
-        lambda seed: batches(examples, options.tokens, random.Random(seed)),
-        lambda batch: loss_of(model, batch, typical, options, model.embedding.weight.device),
+        examples,
+        of_size,
+        lambda batch, options: loss_of(model, batch, len(batch), options, device),
         options,
+        kinds=labels,
+        familiar=_examples(model, familiar_reviews(model)),
     )
+
+
+def familiar_reviews(model: TextClassifier) -> list[Review]:
+    """Film reviews that the model labels rightly; none for a model of other labels."""
+    if model.settings.labels != LABELS:
+        return []
+    readable = [review for review in FAMILIAR if _is_readable(model, review.text)]
+    found = model.classify([review.text for review in readable])
+    return [review for review, one in zip(readable, found) if one.label == review.label]
+
+
+def _is_readable(model: TextClassifier, text: str) -> bool:
+    try:
+        model.check(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _examples(model: TextClassifier, reviews: list[Review]) -> list[Example]:
+    known = model.settings.labels
+    encoded = model.encode([review.text for review in reviews])
+    return [Example(ids, known.index(review.label), None) for ids, review in zip(encoded, reviews)]
 
 
 class Trainer(training.Trainer):
@@ -564,7 +632,7 @@ def command_line():
         file: Annotated[Path, typer.Argument(help=".csv with the columns text and label, or .jsonl with these fields")],
         output: Annotated[Path, typer.Option(help="folder for the new model")],
         new_labels: Annotated[bool, typer.Option(help="learn the file's labels in place of the model's")] = False,
-        epochs: int = 3,
+        epochs: int = 12,
         learning_rate: float = 5e-4,
         seed: int = 0,
     ):
@@ -572,8 +640,10 @@ def command_line():
         reviews, network = read_labelled(file), zoo.load(model)
         if new_labels:
             network = with_labels(network, sorted({review.label for review in reviews}))
-        for epoch, loss in enumerate(fine_tune(network, reviews, epochs, learning_rate, seed), 1):
-            print(json.dumps({"epoch": epoch, "loss": round(loss, 4)}))
+        found = fine_tune(network, reviews, epochs, learning_rate, seed)
+        for row in found.rows():
+            print(json.dumps(row))
+        print(found)
         print(zoo.save(network, output))
 
     return app

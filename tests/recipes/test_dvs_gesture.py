@@ -290,8 +290,9 @@ def test_a_loaded_model_is_fine_tuned_on_recordings_of_one_s_own(data):
     parts = read_recordings(data, "train")
     events = read_aedat(parts[0].file)
     own = [(events.between(p.start, p.end), name) for p, name in ((parts[0], "clap"), (parts[1], "wave"))]
-    losses = dvs_gesture.fine_tune(model, own, epochs=40, learning_rate=5e-3)
-    assert losses[-1] < losses[0] and not model.training
+    found = dvs_gesture.fine_tune(model, own, epochs=40, learning_rate=5e-3)
+    assert found.losses[-1] < found.losses[0] and not model.training
+    assert found.familiar == []  # nothing is known of a model for other labels
     assert [model.predict(recording).label for recording, _ in own] == ["clap", "wave"]
 
 

@@ -352,10 +352,13 @@ def test_a_model_is_fine_tuned_on_a_csv_or_json_lines(learned, tmp_path):
     (tmp_path / "own.jsonl").write_text("\n".join(lines) + "\n")
     assert imdb.read_labelled(tmp_path / "own.csv") == imdb.read_labelled(tmp_path / "own.jsonl") == OWN
     arguments = ("--output", tmp_path / "tuned", "--epochs", 40, "--learning-rate", 1e-2)
-    result = run_command("fine-tune", learned / "one" / "best", tmp_path / "own.csv", *arguments)
+    with pytest.warns(UserWarning, match="got worse at what it knew"):  # the new labels are the opposite
+        result = run_command("fine-tune", learned / "one" / "best", tmp_path / "own.csv", *arguments)
     assert result.exit_code == 0, result.output
-    losses = [json.loads(line)["loss"] for line in result.stdout.splitlines()[:-1]]
-    assert losses[-1] < losses[0]
+    *rows, said, _ = result.stdout.splitlines()
+    rows = [json.loads(row) for row in rows]
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["held_out"] < rows[0]["held_out"]
+    assert said.startswith("kept the weights of epoch ")
     assert imdb.evaluate(zoo.load(tmp_path / "tuned"), imdb.read_labelled(tmp_path / "own.csv")) == 100
 
 
