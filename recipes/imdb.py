@@ -15,6 +15,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import random
 import re
 import tarfile
@@ -30,7 +31,9 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from torch import Tensor, nn
 
 import zoo
-from recipes import training
+from recipes import calibration, fine_tuning, training
+from recipes.calibration import Answers, accuracy
+from recipes.fine_tuning import FineTuning
 from recipes.ngrams import cross_fit, most_frequent
 from recipes.training import read_settings
 from zoo.inputs.lines import document, read_lines
@@ -44,6 +47,8 @@ ARCHIVE, FOLDER = "aclImdb_v1.tar.gz", "aclImdb"
 LABELS = ("negative", "positive")
 FOLDERS = {"neg": "negative", "pos": "positive"}
 CHUNKS, HELD_OUT = 50, 5
+HELD_OUT_REVIEWS = "the held-out training reviews"
+EXAMPLE = ["A wonderful film, from the first minute to the last.", "Two hours of my life that I will not get back."]
 CONFIG = TextClassifierConfig(LABELS, vocabulary=20_000, ngrams=250_000)
 TWINS = {
     "bilstm": "bidirectional LSTM",
@@ -80,6 +85,37 @@ class Example(NamedTuple):
     tokens: list[int]
     label: int
     evidence: Tensor | None
+
+
+FAMILIAR = [
+    Review("I loved every minute of it: the cast is superb, and the ending moved me to tears.", "positive"),
+    Review("A wonderful film. Funny, warm and beautifully shot; I will watch it again.", "positive"),
+    Review("One of the best thrillers in years. The tension never lets up.", "positive"),
+    Review("An excellent script and a great performance by the lead. Highly recommended.", "positive"),
+    Review("Dull from start to finish. The worst film I have seen this year.", "negative"),
+    Review("A waste of time: the plot makes no sense and the acting is terrible.", "negative"),
+    Review("I wanted to like it, but the jokes fall flat and the ending is ridiculous.", "negative"),
+    Review("Boring, badly written and far too long. I nearly walked out.", "negative"),
+    Review(
+        "I expected a dull sequel and was wrong: once past the slow first half hour it is a fine thriller.", "positive"
+    ),
+    Review(
+        "Not a masterpiece, and the effects look cheap, but I laughed all the way through and would again.", "positive"
+    ),
+    Review("Critics hated it. I do not see why; the two leads make up for a thin plot.", "positive"),
+    Review("It is long, strange and sad, and I have thought of little else since.", "positive"),
+    Review("The book was better, as ever, yet the last scene is worth the ticket on its own.", "positive"),
+    Review("Hardly anything happens, and that is what I like about it.", "positive"),
+    Review(
+        "A great cast, a large budget and a famous director; what they made of it is two hours of nothing.", "negative"
+    ),
+    Review("It begins well enough, with some good jokes, and then forgets what it was about.", "negative"),
+    Review("My children liked it. I looked at my watch.", "negative"),
+    Review("Beautiful pictures, lovely music, and not one person on the screen that I could believe in.", "negative"),
+    Review("I loved the first film, which makes this one all the harder to forgive.", "negative"),
+    Review("The trailer has all of the good scenes; save your money and watch that.", "negative"),
+]
+"""Plain and less plain ones: those that a model of positive and negative reviews knows, it is still to know."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +258,18 @@ def evaluate(model: TextClassifier, reviews: list[Review]) -> float:
     return 100 * mean(found.label == label for found, label in zip(model.classify(texts), labels))
 
 
+def answers(model: TextClassifier, reviews: list[Review]) -> Answers:
+    """The model's logits for reviews with labels of its own."""
+    texts, labels = map(list, zip(*reviews))
+    right = torch.tensor([model.settings.labels.index(label) for label in labels])
+    return Answers(torch.stack(model.logits(model.encode(texts))).cpu(), right)
+
+
+def calibration_answers(model: TextClassifier, validation: list[Review], test: list[Review]) -> dict[str, Answers]:
+    """What :mod:`recipes.calibration` fits a temperature on, and then what it is measured on as well."""
+    return {HELD_OUT_REVIEWS: answers(model, validation), "the test reviews": answers(model, test)}
+
+
 def spike_rate(model: TextClassifier, reviews: list[Review]) -> float | None:
     """Share of non-zero spikes of all neurons over the reviews, one at a time; None for a network without spikes."""
     device = model.embedding.weight.device
@@ -290,11 +338,11 @@ def checked_reviews(reviews: Any, purpose: str) -> list[Review]:
 
 
 def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
-    """The same network for other labels: what leads to them starts anew, all else is kept."""
+    """The same network for other labels: what leads to them starts anew, and so does the temperature."""
     if isinstance(labels, str):
         raise TypeError(f"labels must be a list of strings; got {labels!r}")
     with float32_on_cpu():
-        network = TextClassifier(replace(model.settings, labels=tuple(labels)), model.tokenizer)
+        network = TextClassifier(replace(model.settings, labels=tuple(labels), temperature=1.0), model.tokenizer)
     anew = ("body.output.", "evidence_current.")
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith(anew)}
     network.load_state_dict(network.state_dict() | kept)
@@ -302,14 +350,18 @@ def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
 
 
 def fine_tune(
-    model: TextClassifier, reviews: list[Review], epochs: int = 3, learning_rate: float = 5e-4, seed: int = 0
-) -> list[float]:
-    """Train a loaded classifier further on one's own (text, label) pairs, in place; return each epoch's loss.
+    model: TextClassifier, reviews: list[Review], epochs: int = 12, learning_rate: float = 5e-4, seed: int = 0
+) -> FineTuning:
+    """Train a loaded classifier further on one's own (text, label) pairs, in place; return what that did.
+
+    The defaults are for up to a few hundred texts; :mod:`recipes.fine_tuning` says what is held out and kept. A warning
+    says when a model of positive and negative reviews gets worse at film reviews. The temperature stays as it is.
 
     Raises ValueError for no texts, one that :meth:`TextClassifier.classify` would not take, a label that is not the
     model's, and an option out of its interval; TypeError for what are no pairs of strings.
     """
-    texts, labels = map(list, zip(*checked_reviews(reviews, "fine-tune on")))
+    reviews = checked_reviews(reviews, "fine-tune on")
+    labels = [review.label for review in reviews]
     known = list(model.settings.labels)
     for i, label in enumerate(labels):
         if label not in known:
@@ -317,15 +369,46 @@ def fine_tune(
                 f"text {i} has the label {label!r}, and the model knows {', '.join(map(repr, known))}; "
                 "give it other labels with recipes.imdb.with_labels (the command's --new-labels)"
             )
-    examples = [Example(ids, known.index(label), None) for ids, label in zip(model.encode(texts), labels)]
+    examples = _examples(model, reviews)
     options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed)
-    typical = len(examples) / len(batches(examples, options.tokens, random.Random(0)))
-    return training.fine_tune(
+    device = model.embedding.weight.device
+
+    def of_size(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
+        tokens = math.ceil(size * mean(len(example.tokens) for example in examples))
+        return batches(examples, min(options.tokens, tokens), random.Random(seed))
+
+    return fine_tuning.fine_tune(
         model,
-        lambda seed: batches(examples, options.tokens, random.Random(seed)),
-        lambda batch: loss_of(model, batch, typical, options, model.embedding.weight.device),
+        examples,
+        of_size,
+        lambda batch, options: loss_of(model, batch, len(batch), options, device),
         options,
+        kinds=labels,
+        familiar=_examples(model, familiar_reviews(model)),
     )
+
+
+def familiar_reviews(model: TextClassifier) -> list[Review]:
+    """Film reviews that the model labels rightly; none for a model of other labels."""
+    if model.settings.labels != LABELS:
+        return []
+    readable = [review for review in FAMILIAR if _is_readable(model, review.text)]
+    found = model.classify([review.text for review in readable])
+    return [review for review, one in zip(readable, found) if one.label == review.label]
+
+
+def _is_readable(model: TextClassifier, text: str) -> bool:
+    try:
+        model.check(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _examples(model: TextClassifier, reviews: list[Review]) -> list[Example]:
+    known = model.settings.labels
+    encoded = model.encode([review.text for review in reviews])
+    return [Example(ids, known.index(review.label), None) for ids, review in zip(encoded, reviews)]
 
 
 class Trainer(training.Trainer[TextClassifier]):
@@ -366,17 +449,22 @@ class Trainer(training.Trainer[TextClassifier]):
 
 
 def measure(run: Path, validation: list[Review], test: list[Review]) -> dict:
-    """Accuracy of a run's best model on held-out and on test reviews, its size and spike rate; kept in ``scores.json``.
+    """Accuracy and calibration of a run's best model on held-out and on test reviews, its size and spike rate.
+
+    They are kept in ``scores.json``.
 
     Scores that are there for the same weights and reviews are returned as they are: the test set is used once.
     """
 
     def scores() -> dict:
         model = zoo.load(run / "best")
+        found = calibration_answers(model, validation, test)
+        on_validation, on_test = found.values()
         return {
-            "accuracy_val": round(evaluate(model, validation), 2),
-            "accuracy_val_first_100": round(evaluate(model, validation[:100]), 2),
-            "accuracy_test": round(evaluate(model, test), 2),
+            "accuracy_val": round(accuracy(on_validation), 2),
+            "accuracy_val_first_100": round(accuracy(on_validation.first(100)), 2),
+            "accuracy_test": round(accuracy(on_test), 2),
+            "calibration": calibration.measure(found),
             "reviews": {"val": len(validation), "test": len(test)},
             "parameters": config["parameters"],
             "mean_spike_rate": spike_rate(model, validation),
@@ -397,13 +485,28 @@ def command_of(run: Path) -> str:
 def described(settings: dict, beside: dict) -> str:
     """What a network is, for a row of a table, and in which options it is not as the model ``beside``."""
     name = TWINS.get(settings["mixer"], f"input-gated LIF, {settings['bits']}-bit spikes")
-    own = {"mixer", "parameters"} | ({"bits"} if settings["mixer"] not in TWINS else set())
+    own = {"mixer", "parameters", "temperature"} | ({"bits"} if settings["mixer"] not in TWINS else set())
     changed = [
         f"{k.replace('_', ' ')} {v}" if v else f"without {k}"
         for k, v in settings.items()
         if k not in own and v != beside[k]
     ]
     return f"{name} ({', '.join(changed)})" if changed else name
+
+
+def example_of(model: TextClassifier) -> dict[str, Any]:
+    """The card's example."""
+    found = model.classify(EXAMPLE)
+    output = [[one.label, {label: round(p, 2) for label, p in one.probabilities.items()}] for one in found]
+    return {"input": EXAMPLE, "output": output}
+
+
+def calibrate(folder: Path, data: Path) -> dict[str, Any]:
+    """Calibrate a saved model on the held-out training reviews; see :func:`recipes.calibration.calibrate`."""
+    validation, test = hold_out(read_split(data, "train"))[1], read_split(data, "test")
+    return calibration.calibrate(
+        folder, "imdb", LABELS, lambda model: calibration_answers(model, validation, test), example_of
+    )
 
 
 def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> None:
@@ -415,13 +518,11 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> N
         raise ValueError(f"the runs to choose from must differ in their seed alone; got {', '.join(map(str, runs))}")
     chosen, scores = training.best_on_val(runs)
     model, own = zoo.load(chosen / "best"), read_settings(chosen)["model"]
-    texts = ["A wonderful film, from the first minute to the last.", "Two hours of my life that I will not get back."]
-    found = model.classify(texts)
-    answers = [[one.label, {label: round(p, 2) for label, p in one.probabilities.items()}] for one in found]
     metrics = {
+        **calibration.bundled(model, scores, "imdb", folder.name),
         "summary": summary,
         "load_as": folder.name,
-        "example": {"input": texts, "output": answers},
+        "example": example_of(model),
         "languages": ["en"],
         "licence": "apache-2.0",
         "scores": {
@@ -437,7 +538,7 @@ def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> N
         ],
         "score_band": {
             "score": "accuracy_val",
-            "split": "the held-out training reviews",
+            "split": HELD_OUT_REVIEWS,
             "inputs": 100,
             "low": scores["accuracy_val_first_100"] - 1.0,
             "high": scores["accuracy_val_first_100"] + 1.0,
@@ -470,7 +571,7 @@ def _score(title: str, split: str) -> dict:
 
 
 def command_line():
-    """The commands ``train``, ``evaluate``, ``measure``, ``bundle`` and ``fine-tune``."""
+    """The commands ``train``, ``evaluate``, ``measure``, ``calibrate``, ``bundle`` and ``fine-tune``."""
     from typing import Annotated
 
     import typer
@@ -479,7 +580,7 @@ def command_line():
     Data = Annotated[Path, typer.Option(help=f"{ARCHIVE}, its folder {FOLDER}, or a folder that holds either")]
 
     @app.command("train")
-    @training.options(config=CONFIG, options=Training())
+    @training.options("temperature", config=CONFIG, options=Training())
     def train_command(
         data: Data,
         run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
@@ -500,8 +601,8 @@ def command_line():
             raise typer.BadParameter(f"split must be val or test; got {split!r}")
         reviews = hold_out(read_split(data, "train"))[1] if split == "val" else read_split(data, "test")
         network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
-        accuracy = evaluate(network, reviews)
-        print(json.dumps({"model": model, "split": split, "reviews": len(reviews), "accuracy": round(accuracy, 2)}))
+        found = {"model": model, "split": split, "reviews": len(reviews)}
+        print(json.dumps(found | {"accuracy": round(evaluate(network, reviews), 2)}))
 
     @app.command("measure")
     def measure_command(runs: list[Path], data: Data):
@@ -509,6 +610,13 @@ def command_line():
         validation, test = hold_out(read_split(data, "train"))[1], read_split(data, "test")
         for run in runs:
             print(run.name, json.dumps(measure(run, validation, test), indent=2), flush=True)
+
+    @app.command("calibrate")
+    def calibrate_command(
+        model: Annotated[Path, typer.Argument(help="folder of a model; it gets the result")], data: Data
+    ):
+        """Fit a model's temperature on held-out training reviews; measure it on them and on the test reviews."""
+        print(json.dumps(calibrate(model, data), indent=2))
 
     @app.command("bundle")
     def bundle_command(
@@ -526,7 +634,7 @@ def command_line():
         file: Annotated[Path, typer.Argument(help=".csv with the columns text and label, or .jsonl with these fields")],
         output: Annotated[Path, typer.Option(help="folder for the new model")],
         new_labels: Annotated[bool, typer.Option(help="learn the file's labels in place of the model's")] = False,
-        epochs: int = 3,
+        epochs: int = 12,
         learning_rate: float = 5e-4,
         seed: int = 0,
     ):
@@ -534,8 +642,10 @@ def command_line():
         reviews, network = read_labelled(file), zoo.load(model)
         if new_labels:
             network = with_labels(network, sorted({review.label for review in reviews}))
-        for epoch, loss in enumerate(fine_tune(network, reviews, epochs, learning_rate, seed), 1):
-            print(json.dumps({"epoch": epoch, "loss": round(loss, 4)}))
+        found = fine_tune(network, reviews, epochs, learning_rate, seed)
+        for row in found.rows():
+            print(json.dumps(row))
+        print(found)
         print(zoo.save(network, output))
 
     return app

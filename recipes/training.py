@@ -1,4 +1,4 @@
-"""What the recipes share: options, the training loop, the spike meter, fine-tuning, the command line.
+"""What the recipes share: options, the training loop, the spike meter, the command line.
 
 A recipe derives a :class:`Trainer`, which says what an epoch's batches are, what their loss is and how a model is
 scored; all else (averaging the weights, resuming, the log and its plot, several processes) is here.
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 import typer
@@ -36,6 +36,8 @@ from zoo import files, weights
 from zoo.command.failing import Commands
 from zoo.loading import float32_on_cpu
 from zoo.options import number, whole_number
+
+Options = TypeVar("Options", bound="Training")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class Training:
     muon: bool = False
     full_precision: float = 0.0
 
+    without_noise: ClassVar[dict[str, Any]] = {}
+    """What a recipe's own options are where nothing is to be random."""
+
     def __post_init__(self) -> None:
         whole = {name: whole_number(name, getattr(self, name), low) for name, low in (("epochs", 1), ("seed", 0))}
         shares = ("warmup", "weight_decay", "label_smoothing", "average")
@@ -72,6 +77,10 @@ class Training:
             object.__setattr__(self, name, value)  # NumPy's numbers are not what settings.json can hold
         if not 0 <= self.full_precision <= 1:
             raise ValueError(f"full_precision is a share of the epochs, from 0 to 1; got {self.full_precision!r}")
+
+    def for_scoring(self: "Options") -> "Options":
+        """The same, for a loss that is to be compared: exact, with nothing random about it and no penalty."""
+        return replace(self, label_smoothing=0.0, spike_penalty=0.0, bfloat16=False, **self.without_noise)
 
 
 class SpikeMeter:
@@ -187,25 +196,6 @@ def update(
         optimiser.step()
         optimiser.zero_grad()
     return value.detach()
-
-
-def fine_tune(
-    model: nn.Module, plan: Callable[[int], list], loss_of: Callable[[Any], Tensor], options: Training
-) -> list[float]:
-    """Train a loaded model further, in place, on the batches that ``plan(seed)`` gives; return each epoch's loss."""
-    optimisers = optimisers_of(model, options)
-    losses = []
-    torch.manual_seed(options.seed)
-    model.train()
-    for epoch in range(options.epochs):
-        batches = plan(options.seed + epoch)
-        total = torch.zeros(())
-        for i, batch in enumerate(batches):
-            progress = (epoch + (i + 0.5) / len(batches)) / options.epochs  # not 0: one batch may be all there is
-            total += update(model, optimisers, loss_of, batch, progress, options)
-        losses.append(float(total) / len(batches))
-    model.eval()
-    return losses
 
 
 class FreedMemory:

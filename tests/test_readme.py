@@ -20,6 +20,9 @@ def test_a_python_block_of_the_readme_runs(code, tmp_path, environment_with_chec
         [sys.executable, "-c", code], cwd=tmp_path, env=environment_with_checkout, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
+    for promised in re.findall(r"^# -> (.*)$", code, re.MULTILINE):
+        assert promised in result.stdout.splitlines()
+        assert result.stderr == ""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are for a shell of Unix")

@@ -18,6 +18,9 @@ be unknown. With ``results`` there must be ``scores`` and ``data`` too::
     sparsity_plot     the PNG file beside the card that shows the curve
     score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check
                       on that many inputs should land
+    calibration       {"temperature": fitted by likelihood, "fitted_on": on which inputs, "rows": rows {"name": which
+                      inputs, "inputs": how many, "calibration_error_at_temperature_1": ..., "calibration_error": with
+                      the temperature}, "command": what fits and measures it again}
     commands          the exact commands that trained and measured the model
     seeds             the seeds they ran with
     checkpoint_split  the split of the data that chose the checkpoint
@@ -56,6 +59,7 @@ KEYS = {
     "sparsity": list,
     "sparsity_plot": str,
     "score_band": dict,
+    "calibration": dict,
     "commands": list,
     "seeds": list,
     "checkpoint_split": str,
@@ -67,6 +71,7 @@ _INNER_KEYS = {
     "example": ("input", "output"),
     "costs": ("inputs", "rows", "comparison", "plot"),
     "score_band": ("score", "split", "inputs", "low", "high"),
+    "calibration": ("temperature", "fitted_on", "rows", "command"),
     "data": ("name", "type", "url", "licence", "use"),
 }
 _SCORE_KEYS = ("title", "type", "split", "signature")
@@ -79,8 +84,18 @@ _KINDS: dict[tuple[str, str], tuple[type, ...]] = {
     ("score_band", "inputs"): (int,),
     ("score_band", "low"): (int, float),
     ("score_band", "high"): (int, float),
+    ("calibration", "temperature"): (int, float),
+    ("calibration", "rows"): (list,),
 }
 """What the inner keys hold; text, where nothing is said."""
+_ROWS: dict[str, tuple[str, ...]] = {
+    "published": ("name", "source"),
+    "results": ("name",),
+    "costs": ("name",),
+    "calibration": ("name",),
+    "sparsity": (),
+}
+"""What holds rows, and the columns of text that each of them needs."""
 _LISTS_OF_TEXT = ("languages", "commands", "limits", "sources")
 
 
@@ -90,7 +105,7 @@ def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     Raises ValueError for metrics that are not laid out as this module says.
     """
     check_metrics(config["name"], metrics)
-    sections = (_what, _use, _results, _costs, _sparsity, _training, _data, _limits)
+    sections = (_what, _use, _results, _probabilities, _costs, _sparsity, _training, _data, _limits)
     body = "\n\n".join(text for text in (section(config, metrics) for section in sections) if text)
     return f"---\n{_front_matter(config, metrics).to_yaml()}\n---\n\n{body}\n"
 
@@ -119,8 +134,8 @@ def check_metrics(name: str, metrics: dict[str, Any]) -> None:
     for name_of_picture in pictures(metrics):
         if not re.fullmatch(r"[a-z0-9_-]+\.png", str(name_of_picture)):
             raise ValueError(f"a picture of the card is a PNG file in lower case; got {name_of_picture!r}")
-    for key in ("results", "published", "sparsity", "costs"):
-        for row in metrics.get("costs", {}).get("rows", ()) if key == "costs" else metrics.get(key, ()):
+    for key in _ROWS:
+        for row in metrics.get(key, {}).get("rows", ()) if KEYS[key] is dict else metrics.get(key, ()):
             _check_row(key, row)
     _check_results(name, metrics)
 
@@ -143,9 +158,8 @@ def _check_texts(where: str, value: list[Any]) -> None:
 
 
 def _check_row(key: str, row: Any) -> None:
-    needed = {"published": ("name", "source"), "results": ("name",), "costs": ("name",), "sparsity": ()}[key]
-    if not isinstance(row, dict) or any(type(row.get(column)) is not str for column in needed):
-        raise ValueError(f"each row of metrics[{key!r}] must have text for {' and '.join(needed)}; got {row!r}")
+    if not isinstance(row, dict) or any(type(row.get(column)) is not str for column in _ROWS[key]):
+        raise ValueError(f"each row of metrics[{key!r}] must have text for {' and '.join(_ROWS[key])}; got {row!r}")
     for column, value in row.items():
         number = type(value) is int or (type(value) is float and math.isfinite(value))
         if not number and not isinstance(value, str | None):
@@ -251,6 +265,19 @@ def _results(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         lines += ["", "Figures that other people published, on the same task:", ""]
         lines += [_table(metrics["published"], metrics["scores"])]
     return "\n".join(lines)
+
+
+def _probabilities(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    if "calibration" not in metrics:
+        plain = config["architecture_config"].get("temperature") == 1
+        return "## Probabilities\n\nThey are the network's own and were not calibrated." if plain else ""
+    found = metrics["calibration"]
+    intro = (
+        f"The logits are divided by the temperature {_cell(found['temperature'])}, fitted by likelihood on "
+        f"{found['fitted_on']}. It changes no label. The expected calibration error is the mean absolute "
+        "difference of the predicted label's probability and the share of right labels, over 15 bins of equal width."
+    )
+    return f"## Probabilities\n\n{intro}\n\n{_table(found['rows'], {})}\n\n```bash\n{found['command']}\n```"
 
 
 def _costs(config: dict[str, Any], metrics: dict[str, Any]) -> str:

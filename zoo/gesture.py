@@ -7,7 +7,7 @@ A recording becomes frames of event counts (:class:`zoo.events.Binning`), ``[T, 
     f, c = batch norm(convolution(x))
     y = input-gated LIF(f, c)
     V[t] = V[t-1] + W y[t] + b                              the integrator readout
-    probabilities after T frames = softmax(V[T] / T)
+    probabilities after T frames = softmax(V[T] / T / temperature)
 
 so that every weight layer but the first takes spikes of a few bits. All memory of the past is the neurons' state, which
 is explicit: a recording fed in slices (:meth:`GestureNetwork.stream`) gives the same answer as the whole of it.
@@ -29,6 +29,7 @@ import neurons
 from neurons.monitors import evaluation_view
 from zoo import events
 from zoo.layers import SequenceDropout, at_least_one
+from zoo.probabilities import check_temperature, most_probable
 from zoo.registry import register_architecture
 
 MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
@@ -42,7 +43,8 @@ class GestureConfig:
     ``height``, ``width``, ``pool``, ``bin_by`` and ``bin_size`` say how events become frames
     (:class:`zoo.events.Binning`). Block i of ``blocks`` has ``i * channels`` channels, the last layer of neurons
     ``head``. ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike;
-    its threshold keeps the many places where nothing happens silent.
+    its threshold keeps the many places where nothing happens silent. ``temperature`` divides the logits where
+    ``predict`` makes probabilities of them (:mod:`zoo.probabilities`).
     """
 
     labels: list[str]
@@ -60,6 +62,7 @@ class GestureConfig:
     initial_range: float = 2.0
     range_tracking: str = "fixed"
     dropout: float = 0.1
+    temperature: float = 1.0
 
     def __post_init__(self):
         if self.mixer not in MIXERS:
@@ -69,6 +72,7 @@ class GestureConfig:
         at_least_one(self, "channels", "blocks", "head")
         if self.blocks > MOST_BLOCKS:
             raise ValueError(f"blocks must be {MOST_BLOCKS} at most, each halves the picture; got {self.blocks}")
+        check_temperature(self.temperature)
         self.binning()
 
     def binning(self) -> events.Binning:
@@ -263,6 +267,5 @@ class GestureStream:
         """The prediction from all complete bins so far; ValueError before the first."""
         if self.membrane is None:
             raise ValueError(events.too_short(self.bins))
-        probabilities = (self.membrane / self.bins.count).softmax(-1).tolist()
-        named = dict(zip(self.model.settings.labels, probabilities))
-        return Prediction(max(named, key=named.__getitem__), named)
+        settings = self.model.settings
+        return Prediction(*most_probable(self.membrane / self.bins.count, settings.labels, settings.temperature))

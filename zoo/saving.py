@@ -50,20 +50,23 @@ def save(
     return folder
 
 
-def rewrite_config(folder: str | os.PathLike, **architecture_config: Any) -> None:
+def rewrite_config(
+    folder: str | os.PathLike, metrics: dict[str, Any] | None = None, **architecture_config: Any
+) -> None:
     """Write the config of a model anew, in the present format, with some settings of its architecture changed.
 
-    The weights stay as they are, byte for byte. Raises ValueError, and leaves the config as it was, where the model
-    would not load with it.
+    ``metrics``, if given, take the place of those that are there. The weights stay as they are, byte for byte. Raises
+    ValueError, and leaves all as it was, where the model would not load, or no card can be made of the metrics.
     """
     folder = Path(folder).expanduser().resolve()
     config = files.read_config(folder)
     config["architecture_config"] = config["architecture_config"] | architecture_config
+    metrics = files.read_metrics(folder) if metrics is None else metrics
     with _beside(folder) as new:
         shutil.copytree(folder, new, dirs_exist_ok=True)
         (new / files.CONFIG).write_bytes(files.to_json(files.sealed(config)))
-        card_of_it = card.render_card(config, files.read_metrics(folder))
-        (new / files.CARD).write_bytes(card_of_it.encode())
+        (new / files.METRICS).write_bytes(files.to_json(metrics))
+        (new / files.CARD).write_bytes(card.render_card(config, metrics).encode())
         loading.load(new)
         _replace(folder, new)
 

@@ -30,6 +30,7 @@ from neurons.monitors import evaluation_view
 from zoo.inputs.text import TextReader, normal
 from zoo.inputs.tokenizer import read_tokenizer
 from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, at_least_one, mirrored
+from zoo.probabilities import check_temperature, most_probable
 from zoo.registry import register_architecture
 
 PAD, UNKNOWN = range(2)
@@ -51,7 +52,8 @@ class TextClassifierConfig:
     the neurons, ``kernel`` the words a convolution sees, ``mixer`` what turns words into features; ``bits``,
     ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike;
     ``steps_per_word`` are the time steps of ``learnable-lif``. ``word_dropout`` is the chance that a word's embedding
-    is left out in training, ``dropout`` that of a feature of the readout.
+    is left out in training, ``dropout`` that of a feature of the readout. ``temperature`` divides the logits where
+    ``classify`` makes probabilities of them (:mod:`zoo.probabilities`).
     """
 
     labels: tuple[str, ...]
@@ -68,6 +70,7 @@ class TextClassifierConfig:
     steps_per_word: int = 2
     word_dropout: float = 0.2
     dropout: float = 0.5
+    temperature: float = 1.0
 
     def __post_init__(self):
         if self.mixer not in MIXERS:
@@ -81,6 +84,7 @@ class TextClassifierConfig:
             raise ValueError(f"steps_per_word must be {MOST_STEPS_PER_WORD} at most; got {self.steps_per_word}")
         if self.ngrams < 0:
             raise ValueError(f"ngrams must be 0, for none, or more; got {self.ngrams}")
+        check_temperature(self.temperature)
 
     @property
     def inputs(self) -> int:
@@ -306,14 +310,16 @@ class TextClassifier(nn.Module):
         It may be called in training mode, and from several threads at once. Raises TypeError for anything but a list
         of strings, and ValueError, with the text's place, for one that is empty or has nothing that the model knows.
         """
-        encoded, device = self.encode(texts), self.embedding.weight.device
-        with evaluation_view(self) as network:
-            logits = [network(torch.tensor(tokens, device=device).unsqueeze(1))[0] for tokens in encoded]
-        return [self._classification(row.double().softmax(0).tolist()) for row in logits]
+        logits = self.logits(self.encode(texts))
+        labels, temperature = self.settings.labels, self.settings.temperature
+        return [Classification(*most_probable(row, labels, temperature)) for row in logits]
 
-    def _classification(self, probabilities: list[float]) -> Classification:
-        by_label = dict(zip(self.settings.labels, probabilities))
-        return Classification(max(by_label, key=by_label.__getitem__), by_label)
+    @torch.inference_mode()
+    def logits(self, encoded: list[list[int]]) -> list[Tensor]:
+        """The logits ``[labels]`` of each text, given as its token ids and computed on its own."""
+        device = self.embedding.weight.device
+        with evaluation_view(self) as network:
+            return [network(torch.tensor(tokens, device=device).unsqueeze(1))[0] for tokens in encoded]
 
     def check(self, text: str, where: str = "the text") -> None:
         """Raise ValueError or TypeError, beginning with ``where``, for a text that could not be classified."""

@@ -290,8 +290,9 @@ def test_a_loaded_model_is_fine_tuned_on_recordings_of_one_s_own(data):
     parts = read_recordings(data, "train")
     events = read_aedat(parts[0].file)
     own = [(events.between(p.start, p.end), name) for p, name in ((parts[0], "clap"), (parts[1], "wave"))]
-    losses = dvs_gesture.fine_tune(model, own, epochs=40, learning_rate=5e-3)
-    assert losses[-1] < losses[0] and not model.training
+    found = dvs_gesture.fine_tune(model, own, epochs=40, learning_rate=5e-3)
+    assert found.losses[-1] < found.losses[0] and not model.training
+    assert found.familiar == []  # nothing is known of a model for other labels
     assert [model.predict(recording).label for recording, _ in own] == ["clap", "wave"]
 
 
@@ -322,6 +323,7 @@ def test_the_test_recordings_are_scored_once(runs, samples):
     scores = json.loads((runs["a"] / "scores.json").read_text())
     model = zoo.load(runs["a"] / "best")
     assert scores["accuracy_test"] == pytest.approx(dvs_gesture.accuracy(model, samples["test"]), abs=0.01)
+    assert [row["inputs"] for row in scores["calibration"]["rows"]] == [11, 11]
     assert scores["recordings"] == {"val": 11, "test": 11} and 0 < scores["mean_spike_rate"] < 1
     (runs["a"] / "scores.json").write_text(json.dumps(scores | {"accuracy_test": 50.0}))
     assert dvs_gesture.measure(runs["a"] / "best", samples["val"], samples["test"])["accuracy_test"] == 50.0
@@ -341,6 +343,9 @@ def test_the_card_says_first_that_the_data_is_simulated_and_how_to_fine_tune(run
     scores = [json.loads((runs[name] / "scores.json").read_text()) for name in ("a", "b")]
     tests = [score["accuracy_test"] for score in scores]
     assert info.scores["seeds"] == 2 and info.scores["accuracy_test"] in tests
+    calibrated = zoo.load(folder).settings.temperature
+    assert calibrated == info.metrics["calibration"]["temperature"] != 1
+    assert "recordings of val (simulated people)" in card and "were not calibrated" not in card
     assert info.scores["accuracy_val"] == max(score["accuracy_val"] for score in scores)
     assert info.scores["accuracy_test_mean"] == pytest.approx(sum(tests) / 2, abs=0.01)
     rows = {row["name"]: row for row in info.metrics["results"]}
@@ -354,6 +359,19 @@ def test_the_card_says_first_that_the_data_is_simulated_and_how_to_fine_tune(run
         band["inputs"] == 11 and band["low"] <= dvs_gesture.accuracy(zoo.load(folder), samples["val"]) <= band["high"]
     )
     assert "python -m recipes.gesture_simulator example air_guitar.aedat --gesture 'air guitar'" in card
+
+
+def test_a_saved_model_is_calibrated_on_val(runs, data, tmp_path):
+    from typer.testing import CliRunner
+
+    folder = shutil.copytree(runs["a"] / "best", tmp_path / "model")
+    result = CliRunner().invoke(
+        dvs_gesture.command_line(), ["calibrate", str(folder), "--data", str(data), "--cache", str(tmp_path / "bins")]
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert zoo.load(folder).settings.temperature == found["temperature"]
+    assert zoo.info(folder).metrics["calibration"]["rows"] == found["rows"]
 
 
 def test_a_row_of_the_card_holds_runs_of_one_network_alone(runs, samples, tmp_path):

@@ -271,7 +271,7 @@ def test_runs_are_measured_once_and_bundled_with_a_card(learned, corpus, own_cor
     scores = json.loads((runs[0] / "scores.json").read_text())
     assert scores["reviews"] == {"val": 30, "test": 40}
     with monkeypatch.context() as without:
-        without.setattr(imdb, "evaluate", None)
+        without.setattr(imdb, "answers", None)
         assert run_command("measure", *runs, "--data", corpus).output == result.output
 
     arguments = ("--folder", tmp_path / "model", "--summary", "Small.", "--twin", runs[2])
@@ -289,6 +289,7 @@ def test_runs_are_measured_once_and_bundled_with_a_card(learned, corpus, own_cor
         for found in zoo.load(tmp_path / "model").classify(texts)
     ]
     assert info.metrics["example"]["output"] == answers
+    assert info.metrics["calibration"]["temperature"] == zoo.load(tmp_path / "model").settings.temperature != 1
     for path in (own_corpus / "aclImdb" / "test").rglob("*.txt"):
         path.write_text("Other reviews, which are another test set.")
     assert run_command("measure", runs[2], "--data", own_corpus).exit_code == 0
@@ -297,6 +298,26 @@ def test_runs_are_measured_once_and_bundled_with_a_card(learned, corpus, own_cor
     first = imdb.hold_out(imdb.read_split(corpus, "train"))[1][:100]
     band = info.metrics["score_band"]
     assert band["low"] <= imdb.evaluate(zoo.load(tmp_path / "model"), first) <= band["high"]
+
+
+def test_a_run_that_was_measured_before_there_was_a_calibration_is_bundled_without_and_calibrated_later(
+    learned, corpus, tmp_path
+):
+    run, folder = shutil.copytree(learned / "one", tmp_path / "one"), tmp_path / "model"
+    assert run_command("measure", run, "--data", corpus).exit_code == 0
+    scores = json.loads((run / "scores.json").read_text())
+    expected = scores.pop("calibration")
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert run_command("bundle", run, "--folder", folder, "--summary", "Small.").exit_code == 0
+    assert "were not calibrated" in (folder / "README.md").read_text()
+    plain = zoo.info(folder)
+    result = run_command("calibrate", folder, "--data", corpus)
+    assert result.exit_code == 0 and json.loads(result.stdout) == expected
+    info, model = zoo.info(folder), zoo.load(folder)
+    assert info.metrics["calibration"] == expected | {"command": "python -m recipes.imdb calibrate ./model --data DATA"}
+    assert info.metrics["example"] == imdb.example_of(model) != plain.metrics["example"]
+    assert info.scores == plain.scores and info.config["files"] == plain.config["files"]
+    assert imdb.with_labels(model, ["good", "bad"]).settings.temperature == 1
 
 
 def test_the_command_of_a_run_names_what_is_not_the_default(learned):
@@ -331,10 +352,13 @@ def test_a_model_is_fine_tuned_on_a_csv_or_json_lines(learned, tmp_path):
     (tmp_path / "own.jsonl").write_text("\n".join(lines) + "\n")
     assert imdb.read_labelled(tmp_path / "own.csv") == imdb.read_labelled(tmp_path / "own.jsonl") == OWN
     arguments = ("--output", tmp_path / "tuned", "--epochs", 40, "--learning-rate", 1e-2)
-    result = run_command("fine-tune", learned / "one" / "best", tmp_path / "own.csv", *arguments)
+    with pytest.warns(UserWarning, match="got worse at what it knew"):  # the new labels are the opposite
+        result = run_command("fine-tune", learned / "one" / "best", tmp_path / "own.csv", *arguments)
     assert result.exit_code == 0, result.output
-    losses = [json.loads(line)["loss"] for line in result.stdout.splitlines()[:-1]]
-    assert losses[-1] < losses[0]
+    *rows, said, _ = result.stdout.splitlines()
+    rows = [json.loads(row) for row in rows]
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["held_out"] < rows[0]["held_out"]
+    assert said.startswith("kept the weights of epoch ")
     assert imdb.evaluate(zoo.load(tmp_path / "tuned"), imdb.read_labelled(tmp_path / "own.csv")) == 100
 
 

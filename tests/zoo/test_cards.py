@@ -136,6 +136,27 @@ def test_a_bar_in_a_name_does_not_break_the_table(config, metrics):
     assert "| a\\|b | 12 |" in render_card(config, metrics)
 
 
+CALIBRATION = {
+    "temperature": 0.625,
+    "fitted_on": "val",
+    "rows": [{"name": "test", "inputs": 1500, "calibration_error_at_temperature_1": 0.125, "calibration_error": 0.25}],
+    "command": "python -m calibrate",
+}
+
+
+def test_how_far_probabilities_are_from_what_is_right_is_a_table_and_what_was_not_calibrated_says_so(config, metrics):
+    assert "## Probabilities" not in render_card(config, metrics)  # a network without a temperature
+    plain = config | {"architecture_config": {"temperature": 1.0}}
+    assert "were not calibrated" in render_card(plain, metrics)
+    text = render_card(plain, metrics | {"calibration": CALIBRATION})
+    assert "the temperature 0.625, fitted by likelihood on val" in text and "python -m calibrate" in text
+    assert table(text, "## Probabilities") == [
+        ["name", "inputs", "calibration error at temperature 1", "calibration error"],
+        ["---", "---:", "---:", "---:"],
+        ["test", "1,500", "0.125", "0.25"],
+    ]
+
+
 @pytest.mark.parametrize("key", sorted(KEYS))
 def test_an_entry_of_the_wrong_type_is_named(config, metrics, key):
     metrics[key] = 3
@@ -163,6 +184,14 @@ def test_an_unknown_entry_gets_a_suggestion(config, metrics):
         (
             lambda m: m.update(costs={"inputs": "val", "rows": [{}], "comparison": [], "plot": None}),
             r"each row of metrics\['costs'\] must have text for name",
+        ),
+        (
+            lambda m: m.update(calibration=CALIBRATION | {"rows": [{}]}),
+            r"row of metrics\['calibration'\] must have text",
+        ),
+        (
+            lambda m: m.update(calibration=CALIBRATION | {"temperature": "1"}),
+            r"must have int or float for 'temperature'",
         ),
         (lambda m: m["published"][0].pop("source"), "must have text for name and source"),
         (lambda m: m["results"][0].update(bleu_val=[1]), "'bleu_val' in metrics"),

@@ -100,7 +100,9 @@ def test_weights_of_earlier_releases_are_read_and_saved_in_the_form_of_now(tied,
         weights.unpack(safetensors.torch.save(before), other, tmp_path)
 
 
-@pytest.mark.parametrize("values", [torch.tensor([2**40 + 1, -1]), torch.tensor([True, False]), torch.tensor([0.1, 1e-9])])
+@pytest.mark.parametrize(
+    "values", [torch.tensor([2**40 + 1, -1]), torch.tensor([True, False]), torch.tensor([0.1, 1e-9])]
+)
 def test_buffers_keep_their_type_and_every_bit(values):
     network = nn.Module()
     network.register_buffer("known", values)

@@ -1,0 +1,153 @@
+"""Fine-tuning of a loaded model on a few of one's own examples, the same for all tasks.
+
+A part of the examples, chosen by the seed, is held out: the model keeps the weights with the lowest loss on it, those
+from before the first epoch included, and training ends early once the loss has stopped falling. What the model knew
+before is checked too: its loss on a few inputs of the old kind, before and after.
+"""
+
+import copy
+import math
+import random
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from recipes.training import Training, optimisers_of, update
+
+HELD_OUT, MOST_HELD_OUT = 6, 200
+"""One in so many examples is held out, and no more than that in all; none of fewer examples."""
+FEWEST_IN_A_BATCH, STEPS = 8, 20
+"""Many small steps learn few examples best: a batch has about one in ``STEPS`` of them, but not fewer than these."""
+PATIENCE = 3
+"""Epochs without a lower loss on the held-out part after which training ends."""
+SUFFERS = 0.1
+"""A loss on familiar inputs that rises by more (in nats) is worth a warning."""
+Example = TypeVar("Example")
+
+
+@dataclass
+class FineTuning:
+    """What a fine-tuning did; as text, in one line."""
+
+    losses: list[float] = field(default_factory=list)
+    """The training loss of each epoch."""
+    held_out: list[float] = field(default_factory=list)
+    """The loss on the held-out part before the first epoch and after each; empty where there were too few examples."""
+    kept: int = 0
+    """The epoch whose weights the model has; 0 where none made the held-out loss lower, and the model is as it was."""
+    familiar: list[float] = field(default_factory=list)
+    """The loss on inputs of the kind that the model was trained on, before and after; empty where there are none."""
+
+    def rows(self) -> list[dict[str, float]]:
+        """What was found in each epoch."""
+        held = [{"held_out": round(loss, 4)} for loss in self.held_out[1:]] or [{} for _ in self.losses]
+        return [{"epoch": i, "loss": round(loss, 4)} | row for i, (loss, row) in enumerate(zip(self.losses, held), 1)]
+
+    def __str__(self) -> str:
+        said = [f"kept the weights of epoch {self.kept} of {len(self.losses)}"]
+        if not self.kept:
+            said = [f"kept the weights as they were: none of {len(self.losses)} epochs made the held-out loss lower"]
+        if self.held_out:
+            said.append(f"held-out loss {self.held_out[0]:.3f} before, {self.held_out[self.kept]:.3f} now")
+        else:
+            said.append(f"nothing was held out of fewer than {HELD_OUT} examples")
+        if self.familiar:
+            said.append("loss on what it knew {:.3f} before, {:.3f} now".format(*self.familiar))
+        return "; ".join(said)
+
+
+def hold_out(examples: Sequence[Example], kinds: Sequence[Any], seed: int) -> tuple[list[Example], list[Example]]:
+    """What is left to train on, and the part held out. Of each of the ``kinds`` some example is left."""
+    order, left = list(range(len(examples))), Counter(kinds)
+    held: set[int] = set()
+    random.Random(seed).shuffle(order)
+    count = min(len(examples) // HELD_OUT, MOST_HELD_OUT)
+    for place in order:
+        if len(held) < count and left[kinds[place]] > 1:
+            left[kinds[place]] -= 1
+            held.add(place)
+    return [e for i, e in enumerate(examples) if i not in held], [examples[i] for i in sorted(held)]
+
+
+def fine_tune(
+    model: nn.Module,
+    examples: Sequence[Example],
+    batches: Callable[[list[Example], int, int], list[list[Example]]],
+    loss_of: Callable[[list[Example], Any], Tensor],
+    options: Training,
+    kinds: Sequence[Any] | None = None,
+    familiar: Sequence[Example] = (),
+) -> FineTuning:
+    """Train a loaded model further, in place, and leave it in evaluation mode.
+
+    ``batches(examples, size, seed)`` are of about ``size`` examples, ``loss_of(batch, options)`` is the mean over one;
+    ``kinds`` are the labels of the examples, where they have some. A warning says when the loss on ``familiar``
+    examples, of the kind that the model was trained on, rises. After an error or an interrupt the model is as it was.
+    """
+    train, held = hold_out(examples, kinds or [None] * len(examples), options.seed)
+    size = max(FEWEST_IN_A_BATCH, math.ceil(len(train) / STEPS))
+    scoring = options.for_scoring()
+
+    @torch.inference_mode()
+    def loss_on(part: Sequence[Example]) -> list[float]:
+        model.eval()
+        parts = batches(list(part), size, 0) if part else []
+        return [sum(float(loss_of(batch, scoring)) * len(batch) for batch in parts) / len(part)] if part else []
+
+    start = copy.deepcopy(model.state_dict())
+    best, optimisers, found = start, optimisers_of(model, options), FineTuning()
+    torch.manual_seed(options.seed)
+    try:
+        found.familiar, found.held_out = loss_on(familiar), loss_on(held)
+        for epoch in range(options.epochs):
+            found.losses.append(
+                _epoch(model, optimisers, batches(train, size, options.seed + epoch), loss_of, epoch, options)
+            )
+            found.held_out += loss_on(held)
+            if not held or found.held_out[-1] < found.held_out[found.kept]:
+                best, found.kept = copy.deepcopy(model.state_dict()), epoch + 1
+            if epoch + 1 - found.kept == PATIENCE:
+                break
+        model.load_state_dict(best)
+        found.familiar += loss_on(familiar)
+    except BaseException:
+        model.load_state_dict(start)
+        raise
+    finally:
+        model.eval()
+    _warn(found)
+    return found
+
+
+def _epoch(
+    model: nn.Module,
+    optimisers: list[torch.optim.Optimizer],
+    plan: list[list[Example]],
+    loss_of: Callable[[list[Example], Any], Tensor],
+    epoch: int,
+    options: Training,
+) -> float:
+    """One pass over the batches of ``plan``, in which each example weighs the same; the mean loss."""
+    model.train()
+    total, typical = 0.0, sum(map(len, plan)) / len(plan)
+    for i, batch in enumerate(plan):
+        progress = (epoch + (i + 0.5) / len(plan)) / options.epochs  # not 0: one batch may be all there is
+        weighed = lambda batch: loss_of(batch, options) * (len(batch) / typical)  # noqa: E731
+        total += float(update(model, optimisers, weighed, batch, progress, options))
+    if not math.isfinite(total):
+        raise FloatingPointError(f"the loss is {total} in epoch {epoch + 1}; lower the learning rate")
+    return total / len(plan)
+
+
+def _warn(found: FineTuning) -> None:
+    if found.familiar and found.familiar[1] - found.familiar[0] > SUFFERS:
+        warnings.warn(
+            "the model got worse at what it knew: its loss on inputs of the old kind rose from {:.2f} to {:.2f}; what "
+            "helps is a lower learning rate, or examples of the old kind among the new".format(*found.familiar),
+            stacklevel=4,
+        )
