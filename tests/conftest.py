@@ -5,25 +5,22 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-def existing(folder: Path, what: str) -> Path:
-    if not folder.is_dir():
-        pytest.skip(f"{what} is not at hand: {folder} does not exist")
-    return folder
+TESTS = Path(__file__).resolve().parent
 
 
 @pytest.fixture
 def reference_folder() -> Path:
     """Numbers from the papers' own code."""
-    return existing(SHARED / "reference", "the reference numbers' folder")
+    return TESTS / "reference"
 
 
 @pytest.fixture
 def data_folder() -> Path:
     """Real corpora: SNN_ZOO_DATA, or the folder shared/data beside the checkout."""
-    return existing(Path(os.environ.get("SNN_ZOO_DATA", SHARED / "data")), "the data folder")
+    folder = Path(os.environ.get("SNN_ZOO_DATA", TESTS.parents[1] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"there is no real data: {folder} does not exist, and SNN_ZOO_DATA names no other folder")
+    return folder
 
 
 @pytest.fixture
