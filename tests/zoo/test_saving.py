@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import itertools
 import json
 import os
@@ -372,3 +373,12 @@ def test_a_network_that_is_no_architecture_is_refused(tmp_path):
         with pytest.raises(TypeError, match=f"{type(network).__name__} is no registered architecture"):
             zoo.save(network, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("dtype", weights._TYPES.values(), ids=str)
+def test_a_header_of_every_type_is_read_as_the_library_reads_it(dtype):
+    data = safetensors.torch.save({"known": torch.zeros(3, 2, dtype=dtype), "one": torch.ones((), dtype=dtype)})
+    header = weights.read_header(io.BytesIO(data), len(data), "here")
+    read = safetensors.torch.load(data)
+    assert header == {name: weights.Stored(tensor.dtype, [*tensor.shape]) for name, tensor in read.items()}
+    assert header["known"].dtype == dtype
