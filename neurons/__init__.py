@@ -4,6 +4,7 @@
 import them.
 """
 
+from neurons.gated_currents import GatedCurrents, start_gates
 from neurons.input_gated_lif import InputGatedLIF, InputGatedLIFParameters, input_gated_lif_step
 from neurons.integrator import Integrator, IntegratorParameters, integrator_step
 from neurons.learnable_lif import LearnableLIF, LearnableLIFParameters, learnable_lif_step
@@ -24,6 +25,7 @@ from neurons.registry import create, list_neurons, neuron_class, register
 from neurons.spike import MultiBitSpike, TrackedRange
 
 __all__ = [
+    "GatedCurrents",
     "InputGatedLIF",
     "InputGatedLIFParameters",
     "Integrator",
@@ -54,5 +56,6 @@ __all__ = [
     "recurrent_gated_lif_step",
     "reference_scan",
     "register",
+    "start_gates",
     "unchanging",
 ]

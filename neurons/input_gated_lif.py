@@ -52,8 +52,9 @@ def input_gated_lif_step(
 class InputGatedLIF(MultiBitNeuron):
     """Input-gated LIF over a sequence ``[T, B, 2N]``, gate half first; returns ``[T, B, N]``.
 
-    It has no weights of its own: f and c come from the layer before. ``bits``, ``threshold_levels`` and the
-    range are those of the spike (:class:`neurons.spike.TrackedRange`).
+    It has no weights of its own: f and c come from the layer before, such as :class:`neurons.GatedCurrents`, whose
+    start lets the neurons remember. ``bits``, ``threshold_levels`` and the range are those of the spike
+    (:class:`neurons.spike.TrackedRange`).
     """
 
     State = SynapticState

@@ -60,7 +60,8 @@ def recurrent_gated_lif_step(
 class RecurrentGatedLIF(MultiBitNeuron):
     """Recurrent-gated LIF over a sequence ``[T, B, 2N]``, gate half first; returns ``[T, B, N]`` of ``channels`` N.
 
-    Learns ``recurrent_weight`` U; ``bits``, ``threshold_levels`` and the range are those of the spike
+    Learns ``recurrent_weight`` U; f and c come from the layer before, such as :class:`neurons.GatedCurrents`, whose
+    start lets the neurons remember. ``bits``, ``threshold_levels`` and the range are those of the spike
     (:class:`neurons.spike.TrackedRange`).
     """
 

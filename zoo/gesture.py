@@ -20,7 +20,7 @@ convolutional GRU (Ballas et al., ICLR 2016, arXiv 1511.06432).
 from copy import copy
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ from zoo.registry import register_architecture
 
 MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
 MOST_BLOCKS = 16
+GATE_HORIZON = 32.0
+"""Frames that the slowest gated neurons remember before training: about a gesture of 1.5 seconds, in bins of 50 ms."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,9 @@ class GestureNetwork(nn.Module):
         if config.mixer == "convgru":
             self.head: nn.Module = ConvolutionalGRU(sizes[-1], config.head)
         elif config.mixer == "input-gated-lif":
-            self.head = Block(sizes[-1], 2 * config.head, 1, neurons.InputGatedLIF(**config.spike()))
+            head = Block(sizes[-1], 2 * config.head, 1, neurons.InputGatedLIF(**config.spike()))
+            neurons.start_gates(cast(nn.BatchNorm2d, head.currents[1]).bias, GATE_HORIZON)
+            self.head = head
         else:
             self.head = Block(sizes[-1], config.head, 1, config.neuron(config.head))
         height, width = self.binning.shape[1:]

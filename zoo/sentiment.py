@@ -38,6 +38,8 @@ SPECIAL_TOKENS = ["<pad>", "<unk>"]
 TOKENIZER_FILE = "tokenizer.json"
 LONGEST_NGRAM = 3
 MOST_STEPS_PER_WORD = 64
+GATE_HORIZON = 64.0
+"""Words that the slowest gated neurons remember before training: a few sentences, which the readout then pools."""
 MEAN_SCALE = 16
 """What the mean over a text's words is multiplied with: about its inverse spread, as that of 256 words apart."""
 RECURRENT = {"lstm": (nn.LSTM, 1), "bilstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}
@@ -155,6 +157,9 @@ class SpikingMixer(nn.Module):
         self.outputs = config.channels if gated else 2 * config.channels
         self.convolution = TokenConvolution(config.inputs, 2 * config.channels, config.kernel, causal=False)
         self.norm = ParallelLayerNorm(2 * config.channels, 4 if gated else 1)
+        if gated:
+            for bias in self.norm.bias.chunk(2):  # one direction each
+                neurons.start_gates(bias, GATE_HORIZON)
         self.neurons = nn.ModuleList()
         for _ in range(2 if gated else 0):
             neuron = neurons.InputGatedLIF(

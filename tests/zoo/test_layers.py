@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+import neurons
+from zoo import gesture, sentiment
 from zoo.layers import ROW_GROUP, Linear, TokenConvolution, linear, whole_row_groups, without_row_groups
 
 sizes = st.sampled_from([16, 64, 256, 768])
@@ -52,3 +54,26 @@ def test_a_sentence_s_convolution_is_the_same_bits_in_any_batch(steps):
     for i in range(13):
         alone, _ = convolution(x[:, i : i + 1], past[i : i + 1])
         assert torch.equal(alone[:, 0], together[:, i])
+
+
+LABELS = ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("bias", "directions", "horizon"),
+    [
+        (lambda: sentiment.SpikingMixer(sentiment.TextClassifierConfig(tuple(LABELS), 9, 0)).norm.bias, 2, 64),
+        (lambda: gesture.GestureNetwork(gesture.GestureConfig(LABELS)).head.currents[1].bias, 1, 32),
+    ],
+    ids=["text classifier", "gesture network"],
+)
+def test_the_gates_of_a_new_network_start_with_time_constants_up_to_its_horizon(bias, directions, horizon):
+    for half in bias().chunk(directions):
+        expected = torch.zeros_like(half)
+        neurons.start_gates(expected, horizon)
+        assert torch.equal(half, expected) and expected.any()
+
+
+def test_a_twin_without_gates_has_no_such_start():
+    config = sentiment.TextClassifierConfig(tuple(LABELS), 9, 0, mixer="relu")
+    assert not sentiment.SpikingMixer(config).norm.bias.any()
