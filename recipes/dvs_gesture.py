@@ -41,8 +41,9 @@ from recipes.calibration import Answers
 from recipes.fine_tuning import FineTuning
 from recipes.run_folder import read_json
 from recipes.training import read_settings
-from zoo.data_files import plain_file, read_npz
-from zoo.events import (
+from zoo.files import remove_leftovers, write_whole
+from zoo.inputs.data_files import plain_file, read_npz
+from zoo.inputs.events import (
     LATEST,
     MOST_BINS,
     Binning,
@@ -54,8 +55,7 @@ from zoo.events import (
     read_aedat_parts,
     read_events,
 )
-from zoo.files import remove_leftovers, write_whole
-from zoo.gesture import GestureConfig, GestureNetwork
+from zoo.networks.gesture import GestureConfig, GestureNetwork
 
 SOURCE = "https://research.ibm.com/interactive/dvsgesture/"
 GESTURES = (

@@ -84,9 +84,9 @@ METHODS = {
 """What the methods of tasks take, by name."""
 
 ARCHITECTURE_MODULES = {
-    "translator": "zoo.translation",
-    "text-classifier": "zoo.sentiment",
-    "gesture-network": "zoo.gesture",
+    "translator": "zoo.networks.translation",
+    "text-classifier": "zoo.networks.sentiment",
+    "gesture-network": "zoo.networks.gesture",
 }
 """Where each architecture of this package is defined, so that loading a model imports its module alone."""
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import neurons
 from neurons.monitors import around_steps
-from zoo.layers import without_row_groups
+from zoo.networks.layers import without_row_groups
 from zoo.profiling import operations
 from zoo.profiling.counts import Counts
 from zoo.profiling.layers import Call, counter_of
