@@ -26,7 +26,7 @@ import torch
 import typer
 
 from benchmarks import report
-from zoo.events import FIELDS, Binning, Events, bin_events, read_aedat, write_aedat
+from zoo.inputs.events import FIELDS, Binning, Events, bin_events, read_aedat, write_aedat
 
 OURS = "ours"
 

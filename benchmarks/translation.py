@@ -5,8 +5,8 @@
     python -m benchmarks.translation --data MULTI30K     # without --data: made-up sentences of the same lengths
     python -m benchmarks.translation --quick
 
-The networks are those of ``zoo.translation`` at the recipe's size with random weights, the training step is the
-recipe's. Random weights do not know where a sentence ends, so no hypothesis may end before the limit on its length:
+The networks are those of ``zoo.networks.translation`` at the recipe's size with random weights, the training step is
+the recipe's. Random weights do not know where a sentence ends, so no hypothesis may end before the limit on its length:
 every network then does the same work for a sentence. Needs ``pip install "snn-zoo[train]"``.
 """
 
@@ -26,7 +26,7 @@ from benchmarks import report
 from benchmarks.contenders import FUSED, OURS
 from benchmarks.measure import Call, Effort, in_turn, no_garbage_collection, quartiles
 from recipes import multi30k, training
-from zoo.translation import END, PAD, Translator, TranslatorConfig, pad
+from zoo.networks.translation import END, PAD, Translator, TranslatorConfig, pad
 
 TWIN = "LSTM twin"
 AGREEMENT = 1e-2

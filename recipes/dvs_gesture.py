@@ -39,10 +39,12 @@ from neurons.monitors import evaluating
 from recipes import calibration, fine_tuning, training
 from recipes.calibration import Answers
 from recipes.fine_tuning import FineTuning
+from recipes.gestures import GESTURES
 from recipes.run_folder import read_json
 from recipes.training import read_settings
-from zoo.data_files import plain_file, read_npz
-from zoo.events import (
+from zoo.files import remove_leftovers, write_whole
+from zoo.inputs.data_files import plain_file, read_npz
+from zoo.inputs.events import (
     LATEST,
     MOST_BINS,
     Binning,
@@ -54,24 +56,9 @@ from zoo.events import (
     read_aedat_parts,
     read_events,
 )
-from zoo.files import remove_leftovers, write_whole
-from zoo.gesture import GestureConfig, GestureNetwork
+from zoo.networks.gesture import GestureConfig, GestureNetwork
 
 SOURCE = "https://research.ibm.com/interactive/dvsgesture/"
-GESTURES = (
-    "hand clapping",
-    "right hand wave",
-    "left hand wave",
-    "right arm clockwise",
-    "right arm counter clockwise",
-    "left arm clockwise",
-    "left arm counter clockwise",
-    "arm roll",
-    "air drums",
-    "air guitar",
-    "other gestures",
-)
-"""In IBM's order; its label 1 is the first."""
 MIRRORED = (0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10)
 """What each gesture is in a mirror: left and right change places, and so do clockwise and counter-clockwise."""
 SPLITS = ("train", "val", "test")

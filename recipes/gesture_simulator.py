@@ -26,10 +26,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from recipes.dvs_gesture import GESTURES
+from recipes.gestures import GESTURES
 from recipes.training import commands, need
 from zoo.errors import unknown
-from zoo.events import Events, write_aedat
+from zoo.inputs.events import Events, write_aedat
 
 SIDE = 128
 """Pixels a side."""

@@ -39,8 +39,8 @@ from recipes.training import read_settings
 from zoo.inputs.lines import document, read_lines
 from zoo.inputs.text import normal
 from zoo.loading import float32_on_cpu
+from zoo.networks.sentiment import PAD, SPECIAL_TOKENS, UNKNOWN, TextClassifier, TextClassifierConfig
 from zoo.options import whole_number
-from zoo.sentiment import PAD, SPECIAL_TOKENS, UNKNOWN, TextClassifier, TextClassifierConfig
 
 SOURCE = "https://ai.stanford.edu/~amaas/data/sentiment/"
 ARCHIVE, FOLDER = "aclImdb_v1.tar.gz", "aclImdb"

@@ -32,8 +32,8 @@ from recipes.fine_tuning import FineTuning
 from recipes.training import need, read_costs, read_scores, read_settings
 from zoo.inputs.lines import texts_of
 from zoo.inputs.text import TextReader, normal
+from zoo.networks.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator, TranslatorConfig, pad
 from zoo.options import number, whole_number
-from zoo.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator, TranslatorConfig, pad
 
 SOURCE = "https://github.com/multi30k/dataset (folder data/task1/raw)"
 TEST = "test_2016_flickr"

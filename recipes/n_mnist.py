@@ -22,13 +22,13 @@ from recipes import dvs_gesture
 from recipes.dvs_gesture import Samples, Trainer, Training
 from recipes.training import read_settings
 from zoo import errors
-from zoo.data_files import read_npz, warranted
-from zoo.events import as_events, bin_events, naming
-from zoo.gesture import MIXERS, GestureConfig
+from zoo.inputs.data_files import read_npz, warranted
+from zoo.inputs.events import as_events, bin_events, naming
+from zoo.networks.gesture import MIXERS, GestureConfig
 
 DIGITS = [str(digit) for digit in range(10)]
 COLUMNS = {"t_us": "t", "x": "x", "y": "y", "p": "p"}
-"""The columns of events, and what each is to :func:`zoo.events.as_events`."""
+"""The columns of events, and what each is to :func:`zoo.inputs.events.as_events`."""
 HELD_OUT = 5
 """Every fifth recording."""
 CONFIG = GestureConfig(DIGITS, 34, 34, pool=1, bin_size=10_000, channels=16, head=48)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.sentiment import NgramEvidence, ngram_keys
+from zoo.networks.sentiment import NgramEvidence, ngram_keys
 
 FOLDS, CHUNKS = 5, 50
 """The texts are cut into chunks of neighbours, and these are dealt to the folds in turn."""

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from zoo import registry
 from zoo.registry import ModelInfo, info, list_models
+from zoo.version import __version__
 
 if TYPE_CHECKING:
     from zoo.loading import load
     from zoo.profiling import profile
     from zoo.saving import save
 
-__version__ = "0.1.0"
-__all__ = ["ModelInfo", "info", "list_models", "load", "profile", "registry", "save"]
+__all__ = ["ModelInfo", "__version__", "info", "list_models", "load", "profile", "registry", "save"]
 
 _NEED_TORCH = {"load": "zoo.loading", "profile": "zoo.profiling", "save": "zoo.saving"}
 

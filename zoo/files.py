@@ -5,7 +5,7 @@ README.md          the model card, generated (:mod:`zoo.card`)
 config.json        all that rebuilds the model, and the sizes and SHA-256 of the files that do
 model.safetensors  the weights, in half precision
 *.json             what the architecture needs besides (its assets): ``tokenizer.json``, ``labels.json``
-metrics.json       what was measured (:mod:`zoo.card`)
+metrics.json       what was measured (:mod:`zoo.metrics`)
 =================  ==========================================================================================
 
 ``config.json`` has these keys::

@@ -20,9 +20,9 @@ from neurons import kernels
 from zoo import errors, files, registry, weights
 
 if TYPE_CHECKING:
-    from zoo.gesture import GestureNetwork
-    from zoo.sentiment import TextClassifier
-    from zoo.translation import Translator
+    from zoo.networks.gesture import GestureNetwork
+    from zoo.networks.sentiment import TextClassifier
+    from zoo.networks.translation import Translator
 
 SOON_READ = 2**26
 """The most bytes of weights that are read to explain why they do not fit; larger ones may be holes without end."""

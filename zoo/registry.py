@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo import errors, files
+from zoo.metrics import check_metrics
 
 TASKS = {
     "translation": "translate",
@@ -84,9 +85,9 @@ METHODS = {
 """What the methods of tasks take, by name."""
 
 ARCHITECTURE_MODULES = {
-    "translator": "zoo.translation",
-    "text-classifier": "zoo.sentiment",
-    "gesture-network": "zoo.gesture",
+    "translator": "zoo.networks.translation",
+    "text-classifier": "zoo.networks.sentiment",
+    "gesture-network": "zoo.networks.gesture",
 }
 """Where each architecture of this package is defined, so that loading a model imports its module alone."""
 
@@ -204,11 +205,9 @@ def info(name_or_repo_or_folder: str | os.PathLike, *, revision: str | None = No
 
 def _checked_metrics(folder: Path, name: str) -> dict[str, Any]:
     """What was measured of the model ``name``; DamagedModelError for what is not laid out as metrics are."""
-    from zoo import card
-
     metrics = files.read_metrics(folder)
     try:
-        card.check_metrics(name, metrics)
+        check_metrics(name, metrics)
     except ValueError as error:
         raise errors.bad_config(folder / files.METRICS, f"holds no metrics: {error}") from error
     return metrics

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from zoo import card, errors, files, loading, registry, weights
+from zoo.metrics import pictures_of
+from zoo.version import __version__
 
 PNG = b"\x89PNG\r\n\x1a\n"
 """What every PNG file begins with."""
@@ -28,7 +30,7 @@ def save(
 
     The folder is written whole or not at all: a model that was there is replaced once the new one lies beside it
     and has been loaded from there, and is still there after an error. The folder's name becomes the model's.
-    ``metrics`` is what was measured (:mod:`zoo.card` says how it is laid out); the model card is made from it, and
+    ``metrics`` is what was measured (:mod:`zoo.metrics` says how it is laid out); the model card is made from it, and
     ``pictures`` are the PNG files that it shows.
     Weights are rounded to half precision, so measure a model that was saved and loaded.
 
@@ -95,7 +97,7 @@ def _contents(model: Any, name: str, metrics: dict[str, Any], pictures: dict[str
         files.CONFIG: files.to_json(config),
         files.METRICS: files.to_json(metrics),
         files.CARD: card.render_card(config, metrics).encode(),
-        **_checked(pictures, card.pictures(metrics)),
+        **_checked(pictures, pictures_of(metrics)),
     }
 
 
@@ -109,9 +111,7 @@ def _checked(pictures: dict[str, bytes], shown: list[str]) -> dict[str, bytes]:
 
 
 def _versions() -> dict[str, str]:
-    import zoo
-
-    return {"snn-zoo": zoo.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"snn-zoo": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -125,7 +125,7 @@ def _check_replaceable(folder: Path) -> None:
         return
     try:
         own = {files.CARD, files.CONFIG, files.METRICS, *files.read_config(folder)["files"]}
-        own |= set(card.pictures(files.read_metrics(folder)))
+        own |= set(pictures_of(files.read_metrics(folder)))
     except ValueError as error:
         raise FileExistsError(f"{folder} is neither empty nor a model's folder, so nothing is saved to it") from error
     if found - own:

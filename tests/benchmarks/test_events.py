@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import events
-from zoo.events import Events, write_aedat
+from zoo.inputs.events import Events, write_aedat
 
 
 def test_a_quick_run_measures_every_reader_and_saves_the_figures(tmp_path):

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from recipes import dvs_gesture, n_mnist
-from zoo.events import Binning, Events, bin_events, naming, read_events
-from zoo.gesture import GestureConfig, GestureNetwork
+from zoo.inputs.events import Binning, Events, bin_events, naming, read_events
+from zoo.networks.gesture import GestureConfig, GestureNetwork
 
 NAME = "events"
 ALLOWED = (ValueError, OSError)

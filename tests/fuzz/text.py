@@ -14,8 +14,8 @@ import torch
 
 from recipes import imdb, multi30k
 from zoo.inputs.lines import read_lines
-from zoo.sentiment import TextClassifier, TextClassifierConfig
-from zoo.translation import END, Translator, TranslatorConfig
+from zoo.networks.sentiment import TextClassifier, TextClassifierConfig
+from zoo.networks.translation import END, Translator, TranslatorConfig
 
 NAME = "text"
 ALLOWED = (ValueError,)

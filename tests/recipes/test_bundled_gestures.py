@@ -5,7 +5,7 @@ import pytest
 import zoo
 from recipes import dvs_gesture, gesture_simulator
 from recipes.dvs_gesture import GESTURES, Samples
-from zoo.events import bin_events
+from zoo.inputs.events import bin_events
 
 
 @pytest.fixture(scope="module", params=zoo.list_models(task="video-classification"))

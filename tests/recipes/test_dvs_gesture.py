@@ -29,8 +29,8 @@ from recipes.dvs_gesture import (
 )
 from recipes.gesture_simulator import write_data_set
 from tests.recipes.resuming import ends_as_if_never_interrupted
-from zoo.events import read_aedat
-from zoo.gesture import GestureConfig
+from zoo.inputs.events import read_aedat
+from zoo.networks.gesture import GestureConfig, GestureNetwork
 
 CONFIG = GestureConfig([*GESTURES], pool=8, bin_size=25_000, channels=4, blocks=3, head=6)
 BINNING = CONFIG.binning()
@@ -278,7 +278,7 @@ def test_the_command_of_a_run_is_one_that_the_recipe_takes(samples, tmp_path):
 
 
 def test_fine_tuning_starts_from_a_model_of_these_gestures_alone(data, tmp_path):
-    digits = zoo.gesture.GestureNetwork(replace(CONFIG, labels=["a", "b"]))
+    digits = GestureNetwork(replace(CONFIG, labels=["a", "b"]))
     zoo.save(digits, tmp_path / "digits")
     with pytest.raises(ValueError, match="is no model for the eleven gestures"):
         dvs_gesture.train(data, tmp_path / "run", CONFIG, OPTIONS, str(tmp_path / "digits"))
@@ -286,7 +286,7 @@ def test_fine_tuning_starts_from_a_model_of_these_gestures_alone(data, tmp_path)
 
 def test_a_loaded_model_is_fine_tuned_on_recordings_of_one_s_own(data):
     torch.manual_seed(0)
-    model = zoo.gesture.GestureNetwork(replace(CONFIG, labels=["wave", "clap"])).eval()
+    model = GestureNetwork(replace(CONFIG, labels=["wave", "clap"])).eval()
     parts = read_recordings(data, "train")
     events = read_aedat(parts[0].file)
     own = [(events.between(p.start, p.end), name) for p, name in ((parts[0], "clap"), (parts[1], "wave"))]
@@ -297,7 +297,7 @@ def test_a_loaded_model_is_fine_tuned_on_recordings_of_one_s_own(data):
 
 
 def test_recordings_that_cannot_be_learned_from_are_refused():
-    model = zoo.gesture.GestureNetwork(CONFIG)
+    model = GestureNetwork(CONFIG)
     with pytest.raises(ValueError, match="there are no recordings"):
         dvs_gesture.fine_tune(model, [])
     with pytest.raises(ValueError, match=r"no label \(recording 0\) is called 'air gitar'; did you mean 'air guitar'"):

@@ -7,7 +7,7 @@ from PIL import Image
 from recipes import dvs_gesture, gesture_simulator
 from recipes.dvs_gesture import GESTURES, MIRRORED
 from recipes.gesture_simulator import LEFT, LIGHTINGS, RIGHT, Person, capsules, perform, record, trial, write_data_set
-from zoo.events import read_aedat
+from zoo.inputs.events import read_aedat
 
 RIGHT_WRIST, LEFT_WRIST = 1, 3
 SEEDS = range(5)

@@ -15,7 +15,7 @@ import zoo
 from recipes import multi30k, training
 from recipes.multi30k import Trainer, Training
 from tests.recipes.resuming import ends_as_if_never_interrupted
-from zoo.translation import END, UNKNOWN, Translator, TranslatorConfig
+from zoo.networks.translation import END, UNKNOWN, Translator, TranslatorConfig
 
 SUBJECTS = [("Ein Hund", "a dog"), ("Eine Frau", "a woman"), ("Der Mann", "the man"), ("Ein Kind", "a child")]
 VERBS = [("rennt", "runs"), ("schläft", "sleeps"), ("springt", "jumps"), ("lacht", "laughs")]

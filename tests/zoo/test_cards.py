@@ -5,7 +5,8 @@ from huggingface_hub import ModelCard
 
 import zoo
 from zoo import files
-from zoo.card import KEYS, render_card
+from zoo.card import render_card
+from zoo.metrics import KEYS
 
 
 @pytest.fixture

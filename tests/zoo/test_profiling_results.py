@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import neurons
 import zoo
 from recipes.multi30k import train_tokenizer
-from zoo import gesture, sentiment, translation
 from zoo.command import app
+from zoo.networks import gesture, sentiment, translation
 from zoo.profiling import ENERGY, Counts, Profile, Row
 
 SENTENCES = ["Ein Hund", "Schnee"]

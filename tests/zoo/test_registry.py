@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 
 import zoo
 from neurons.spike import earlier_names
-from zoo import card, errors, files, weights
+from zoo import errors, files, weights
+from zoo.card import render_card
+from zoo.metrics import pictures_of
 from zoo.registry import ARCHITECTURE_MODULES, MODEL_CARDS, architecture, register_architecture
 
 BUNDLED = sorted(path.parent.name for path in MODEL_CARDS.glob("*/config.json"))
@@ -101,8 +103,8 @@ def test_a_bundled_model_is_what_its_folder_says(name):
     folder = MODEL_CARDS / name
     config, metrics = files.read_config(folder), files.read_metrics(folder)
     assert config["name"] == name
-    assert (folder / files.CARD).read_text(encoding="utf-8") == card.render_card(config, metrics)
-    written = {files.CARD, files.CONFIG, files.METRICS, *card.pictures(metrics), *config["files"]}
+    assert (folder / files.CARD).read_text(encoding="utf-8") == render_card(config, metrics)
+    written = {files.CARD, files.CONFIG, files.METRICS, *pictures_of(metrics), *config["files"]}
     assert {path.name for path in folder.iterdir()} == written
     assert metrics["load_as"] == name
     assert metrics["results"] and metrics["limits"] and metrics["commands"] and metrics["seeds"]
@@ -111,7 +113,7 @@ def test_a_bundled_model_is_what_its_folder_says(name):
 @pytest.mark.parametrize("name", BUNDLED)
 def test_a_bundled_model_loads_and_would_be_saved_as_it_is(name, tmp_path):
     model, metrics = zoo.load(name), json.loads((MODEL_CARDS / name / files.METRICS).read_text())
-    pictures = {picture: (MODEL_CARDS / name / picture).read_bytes() for picture in card.pictures(metrics)}
+    pictures = {picture: (MODEL_CARDS / name / picture).read_bytes() for picture in pictures_of(metrics)}
     again = zoo.save(model, tmp_path / name, metrics, pictures)
     for file in (files.METRICS, *pictures, *model.assets()):
         assert (again / file).read_bytes() == (MODEL_CARDS / name / file).read_bytes()

@@ -19,12 +19,13 @@ import zoo
 from zoo import errors, files, saving, strict_json, weights
 from zoo.command import app
 from zoo.inputs.tokenizer import read_tokenizer
+from zoo.networks.translation import SPECIAL_TOKENS
 from zoo.registry import MODEL_CARDS
-from zoo.translation import SPECIAL_TOKENS
 
 BUNDLED = sorted(path.parent.name for path in MODEL_CARDS.glob("*/config.json"))
 LOAD = """
-import pathlib, resource, sys, time, torch, zoo, zoo.translation, zoo.sentiment, zoo.gesture
+import pathlib, resource, sys, time, torch, zoo
+from zoo.networks import gesture, sentiment, translation
 pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + 400 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

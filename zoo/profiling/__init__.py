@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from neurons.monitors import evaluating
 from zoo.profiling.counts import ENERGY, ENERGY_SOURCE, Counts
 from zoo.profiling.layers import Call, register_counter
+from zoo.profiling.ledger import Row
 from zoo.profiling.meter import Meter, UncountableError
-from zoo.profiling.result import Profile, Row
+from zoo.profiling.result import Profile
 from zoo.registry import TASKS
 
 __all__ = [
@@ -64,7 +65,7 @@ def profile(model: nn.Module, inputs: Any, *, name: str | None = None, **options
         for call in calls:
             with meter.attached():
                 call()
-    return Profile(name or type(model).__name__, len(calls), list(meter.rows.values()))
+    return Profile(name or type(model).__name__, len(calls), list(meter.ledger.rows.values()))
 
 
 def _calls(model: nn.Module, inputs: Any, options: dict, meter: Meter) -> list[Callable[[], Any]]:

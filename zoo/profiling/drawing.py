@@ -1,30 +1,27 @@
 """Drawing a profile: when neurons fired, how often each layer fires, and which levels."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from neurons.monitors import figure
-
-if TYPE_CHECKING:
-    from zoo.profiling.result import Profile, Row
+from zoo.profiling.ledger import Row
 
 SHOWN_NEURONS = 24
 """Neurons of each layer in the raster."""
 
 
-def draw(profile: "Profile", path: str | Path) -> None:
-    """Write the drawing of ``profile`` to ``path``; ValueError for a model that fired no spikes."""
-    layers = [row for row in profile.rows if row.levels]
+def draw(name: str, inputs: int, rows: list[Row], path: str | Path) -> None:
+    """Write the drawing of a profile to ``path``; ValueError for a model that fired no spikes."""
+    layers = [row for row in rows if row.levels]
     if not layers:
-        raise ValueError(f"{profile.name} has no spikes that could be drawn")
+        raise ValueError(f"{name} has no spikes that could be drawn")
     height = 2.2 + 0.62 * len(layers)
     drawn, axes = figure(1, 3, (15, height))
     from matplotlib.colors import PowerNorm  # after figure, which says how to install it
 
     raster, rates, levels = axes[0]
-    drawn.suptitle(f"{profile.name}, spikes over {profile.inputs} input{'s' if profile.inputs > 1 else ''}")
+    drawn.suptitle(f"{name}, spikes over {inputs} input{'s' if inputs > 1 else ''}")
     top = max(abs(level) for row in layers for level in row.levels)
     picture = _raster(raster, layers, max(top, 1))
     drawn.colorbar(picture, ax=raster, label="level of the spike", shrink=0.6, location="left")
@@ -52,7 +49,7 @@ def draw(profile: "Profile", path: str | Path) -> None:
     drawn.savefig(path, dpi=110)
 
 
-def _raster(axis, layers: list["Row"], top: int):
+def _raster(axis, layers: list[Row], top: int):
     """Neurons from top to bottom, layer by layer, over their time steps; white is silence."""
     steps = max(len(row.raster) for row in layers)
     blocks, ticks, start = [], [], 0

@@ -3,18 +3,16 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import neurons
 from zoo.profiling.counts import Counts
+from zoo.profiling.ledger import Ledger
 from zoo.profiling.operations import add_products, fan_out_product
 from zoo.profiling.spikes import BINARY, REAL
-
-if TYPE_CHECKING:
-    from zoo.profiling.meter import Meter
 
 
 @dataclass
@@ -26,22 +24,22 @@ class Call:
     inputs: tuple
     output: Any
     name: str
-    meter: "Meter" = field(repr=False)
+    ledger: Ledger = field(repr=False)
 
     def product(self, x: Tensor, fan_out: int) -> Counts:
         """Each value of ``x [..., K]`` times ``fan_out`` weights, summed up: by its spikes, if it holds spikes."""
-        return fan_out_product(self.meter, x, fan_out)
+        return fan_out_product(self.ledger, x, fan_out)
 
     def spikes(self, y: Tensor, bits: int, levels: Tensor | None = None) -> None:
         """Declare the output ``y`` spikes of so many bits: ``levels`` times a scale, or 0 and 1 where not given."""
-        source = BINARY if levels is None else self.meter.tags.source(self.name, bits)
-        self.meter.tags.set(y, source)
-        self.meter.note_spikes(self.name, y if levels is None else levels)
+        source = BINARY if levels is None else self.ledger.tags.source(self.name, bits)
+        self.ledger.tags.set(y, source)
+        self.ledger.note_spikes(self.name, y if levels is None else levels)
 
     def state(self, *parts: Tensor) -> None:
         """Note the memory of a state whose parts are ``[B, ...]``, in bytes a sample."""
         size = sum(part.numel() * part.element_size() // max(len(part), 1) for part in parts)
-        row = self.meter.row(self.name)
+        row = self.ledger.rows[self.name]
         row.state_bytes = max(row.state_bytes or 0, size)
 
 

@@ -14,15 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import neurons
 from neurons.monitors import around_steps
-from zoo.layers import without_row_groups
+from zoo.networks.layers import without_row_groups
 from zoo.profiling import operations
 from zoo.profiling.counts import Counts
 from zoo.profiling.layers import Call, counter_of
-from zoo.profiling.result import Row
-from zoo.profiling.spikes import BINARY, REAL, ZERO, Tags
-
-RASTER_NEURONS, RASTER_STEPS = 32, 120
-"""How many neurons and steps of the first input are kept to be drawn."""
+from zoo.profiling.ledger import Ledger, Row
+from zoo.profiling.spikes import BINARY, REAL, ZERO
 
 
 @functools.cache
@@ -53,15 +50,9 @@ class Meter(TorchDispatchMode):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.tags = Tags()
-        self.rows: dict[str, Row] = {}
-        self.result_tag: int | Tensor | None = None
-        self.finished_inputs = 0
-        self._running: list[str] = [type(model).__name__]
+        self.ledger = Ledger(model)
         self._suspended = 0
-        self._noted = 0
         self._noted_before: list[int] = []
-        self._parameters = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
         self._add_rows()
 
     def _add_rows(self) -> None:
@@ -78,22 +69,12 @@ class Meter(TorchDispatchMode):
             own = list({id(tensor): tensor for tensor in held if id(tensor) not in seen}.values())
             seen.update(map(id, own))
             trained = sum(t.numel() for t in own if isinstance(t, nn.Parameter))
-            self.rows[name] = Row(name, type(module).__name__, trained, sum(t.numel() * t.element_size() for t in own))
+            self.ledger.rows[name] = Row(
+                name, type(module).__name__, trained, sum(t.numel() * t.element_size() for t in own)
+            )
             self._leaves[module] = name
             if leaf:
                 self._inside += [inner for inner in module.modules() if inner is not module]
-
-    @property
-    def running(self) -> str:
-        """The name of the innermost layer that runs."""
-        return self._running[-1]
-
-    def row(self, name: str) -> Row:
-        return self.rows[name]
-
-    def is_parameter(self, tensor: Tensor) -> bool:
-        """Whether the values are constants of the model, or a view of them."""
-        return tensor.untyped_storage().data_ptr() in self._parameters
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -110,15 +91,15 @@ class Meter(TorchDispatchMode):
             stack.enter_context(around_steps(self.model, self._around_step))
             stack.enter_context(self)
             yield
-        self.finished_inputs += 1
+        self.ledger.finished_inputs += 1
 
     @contextmanager
     def _hooked(self, name: str, module: nn.Module) -> Iterator[None]:
         count = None if isinstance(module, neurons.Neuron) else counter_of(module)
 
         def enter(module, args, kwargs):
-            self._running.append(name)
-            self._noted_before.append(self._noted)
+            self.ledger.running.append(name)
+            self._noted_before.append(self.ledger.noted)
             self._suspended += count is not None
 
         def leave(module, args, kwargs, output):
@@ -127,7 +108,7 @@ class Meter(TorchDispatchMode):
                 with self._paused():  # what is computed to count is not to be counted
                     self._finish(name, module, count, (*args, *kwargs.values()), output)
             self._noted_before.pop()
-            self._running.pop()
+            self.ledger.running.pop()
 
         hooks = (
             module.register_forward_pre_hook(enter, with_kwargs=True),
@@ -144,8 +125,8 @@ class Meter(TorchDispatchMode):
 
     def _finish(self, name: str, module: nn.Module, count: Callable | None, inputs: tuple, output: Any) -> None:
         if count is not None:
-            self._book(name, count(Call(module, inputs, output, name, self)))
-        elif self._noted_before[-1] == self._noted:
+            self.ledger.book(name, count(Call(module, inputs, output, name, self.ledger)))
+        elif self._noted_before[-1] == self.ledger.noted:
             self._note_new_spikes(name, inputs, output)
 
     def _uncounted(self, function: Callable) -> Any:
@@ -168,37 +149,24 @@ class Meter(TorchDispatchMode):
             return step(x, state, parameters)
         with self._paused():
             y, after = step(x, state, parameters)
-            self._book(name, count(Call(neuron, (x, state, parameters), (y, after), name, self)))
+            self.ledger.book(name, count(Call(neuron, (x, state, parameters), (y, after), name, self.ledger)))
         return y, after
-
-    def _book(self, name: str, counts: Counts) -> None:
-        self.rows[name].counts += counts
 
     def _note_new_spikes(self, name: str, inputs: tuple, output: Any) -> None:
         """A neuron of another library gives itself away: 0 and 1 come out, went in nowhere, and no part made them."""
         made = [t for t in pytree.tree_leaves(output) if self._is_binary(t)]
-        if made and not any(self.tags.of(t) is not None for t in pytree.tree_leaves(inputs)):
-            self.note_spikes(name, made[0])
+        if made and not any(self.ledger.tags.of(t) is not None for t in pytree.tree_leaves(inputs)):
+            self.ledger.note_spikes(name, made[0])
 
     def _is_binary(self, tensor: Any) -> bool:
-        tag = self.tags.of(tensor)
+        tag = self.ledger.tags.of(tensor)
         return tag is not None and isinstance(tag.sources, int) and tag.sources == BINARY
-
-    def note_spikes(self, name: str, levels: Tensor) -> None:
-        """Keep the histogram of the levels that a neuron fired, and the first of them to be drawn."""
-        self._noted += 1
-        row = self.rows[name]
-        values, counts = levels.unique(return_counts=True)
-        for value, count in zip(values.tolist(), counts.tolist()):
-            row.levels[int(value)] += count
-        if not self.finished_inputs and len(row.raster) < RASTER_STEPS and levels.dim() > 1:
-            row.raster.append(levels[0].flatten()[:RASTER_NEURONS].to(torch.int16).tolist())
 
     def tag_inputs(self, inputs: Any) -> None:
         """Inputs that are 0 and 1 throughout are spikes."""
         for tensor in pytree.tree_leaves(inputs):
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and ((tensor == 0) | (tensor == 1)).all():
-                self.tags.set(tensor, BINARY)
+                self.ledger.tags.set(tensor, BINARY)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -208,7 +176,7 @@ class Meter(TorchDispatchMode):
         if kind == "counted":
             return self._count(name, func, args, kwargs, in_place)
         if kind == "written":
-            self.tags.write(func, args, kwargs, operations.WRITTEN[name])
+            self.ledger.tags.write(func, args, kwargs, operations.WRITTEN[name])
             return func(*args, **kwargs)
         if kind == "free":
             return self._move(name, func, args, kwargs, in_place)
@@ -220,15 +188,15 @@ class Meter(TorchDispatchMode):
     def _move(self, name: str, func: Any, args: tuple, kwargs: dict, in_place: bool) -> Any:
         out = func(*args, **kwargs)
         if name in operations.MOVED:
-            self.tags.move(func, args, kwargs, out, operations.MOVED[name])
+            self.ledger.tags.move(func, args, kwargs, out, operations.MOVED[name])
         elif name in operations.ZEROS:
-            self.tags.set(out, ZERO)
+            self.ledger.tags.set(out, ZERO)
         elif name in operations.KEPT:
-            self.tags.share(args[0], out)
+            self.ledger.tags.share(args[0], out)
         elif name in operations.CHOSEN:
-            tag = self.tags.of(args[0])
+            tag = self.ledger.tags.of(args[0])
             if tag is not None and isinstance(tag.sources, int):
-                self.tags.set(out[0] if isinstance(out, tuple) else out, tag.sources)
+                self.ledger.tags.set(out[0] if isinstance(out, tuple) else out, tag.sources)
         elif in_place:
             self._make_real(args[0])
         return out
@@ -236,28 +204,28 @@ class Meter(TorchDispatchMode):
     def _count(self, name: str, func: Any, args: tuple, kwargs: dict, in_place: bool) -> Any:
         # What works in place is counted before it has changed its operand.
         out = args[0] if in_place else func(*args, **kwargs)
-        self.result_tag = None
+        self.ledger.result_tag = None
         results = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
         if any(t.is_complex() for t in results):
             self._refuse(func, "complex numbers")
         if results and results[0].is_floating_point():
             try:
                 if name in operations.COUNTED:
-                    counts = operations.COUNTED[name](self, args, kwargs, out)
+                    counts = operations.COUNTED[name](self.ledger, args, kwargs, out)
                 else:
                     counts = Counts(functions=Counter({name: results[0].numel()}))
             except NotImplementedError as error:
                 self._refuse(func, str(error))
-            self._book(self.running, counts)
+            self.ledger.book(self.ledger.innermost, counts)
         if in_place:
             out = func(*args, **kwargs)
             self._make_real(out)
-        if self.result_tag is not None:
-            self.tags.set(out, self.result_tag)
+        if self.ledger.result_tag is not None:
+            self.ledger.tags.set(out, self.ledger.result_tag)
         return out
 
     def _make_real(self, tensor: Tensor) -> None:
-        tag = self.tags.of(tensor)
+        tag = self.ledger.tags.of(tensor)
         if tag is not None:
             if isinstance(tag.sources, Tensor):
                 tag.sources.fill_(REAL)
@@ -265,8 +233,8 @@ class Meter(TorchDispatchMode):
                 tag.sources = REAL
 
     def _refuse(self, func: Any, why: str = "") -> None:
-        name = self.running
-        kind = self.rows[name].kind
+        name = self.ledger.innermost
+        kind = self.ledger.rows[name].kind
         raise UncountableError(
             f"layer {name!r} ({kind}) runs {func}{' on ' + why if why else ''}, which cannot be counted; say what a "
             f"{kind} costs with @zoo.profiling.register_counter({kind})"

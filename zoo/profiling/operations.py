@@ -9,16 +9,14 @@ arithmetic on whole numbers (places, lengths) are free.
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.profiling.counts import Counts
+from zoo.profiling.ledger import Ledger
 from zoo.profiling.spikes import BINARY, REAL, ZERO
-
-if TYPE_CHECKING:
-    from zoo.profiling.meter import Meter
 
 
 def _words(text: str) -> frozenset[str]:
@@ -83,7 +81,7 @@ def _size(out: Any) -> int:
 # Products of matrices
 
 
-def _columns(meter: "Meter", tensor: Tensor, dim: int, constant_other: bool, counts: Counts) -> dict[int, tuple]:
+def _columns(ledger: Ledger, tensor: Tensor, dim: int, constant_other: bool, counts: Counts) -> dict[int, tuple]:
     """For each place of the summed dimension, how many values there are of each kind over dimension ``dim``.
 
     Keys are bits of a spike, values ``(non-zero, non-zero)``; REAL stands for real numbers, ``(all, non-zero)``.
@@ -91,8 +89,8 @@ def _columns(meter: "Meter", tensor: Tensor, dim: int, constant_other: bool, cou
     else one for the whole tensor. Where there is none they are turned into real numbers first, which takes an integer
     multiplication each.
     """
-    tag = meter.tags.of(tensor)
-    if tag is None and meter.is_parameter(tensor):
+    tag = ledger.tags.of(tensor)
+    if tag is None and ledger.is_parameter(tensor):
         everywhere = torch.full_like(tensor.select(dim, 0), tensor.shape[dim], dtype=torch.float64)
         return {REAL: (everywhere, everywhere)}
     nonzero = tensor != 0
@@ -100,17 +98,17 @@ def _columns(meter: "Meter", tensor: Tensor, dim: int, constant_other: bool, cou
     if tag is None:
         return {REAL: (torch.full_like(found, tensor.shape[dim]), found)}
     if isinstance(tag.sources, int):
-        return {meter.tags.bits[tag.sources]: (found, found)}
+        return {ledger.tags.bits[tag.sources]: (found, found)}
     sources = torch.where(nonzero, tag.sources, ZERO)
     over = (dim,) if constant_other else tuple(range(tensor.dim()))
     mixed = (sources != sources.amax(over, keepdim=True)) & (sources != ZERO) | (tag.sources == REAL)
     real = mixed.any(dim, keepdim=True) if constant_other else mixed.any().expand(tensor.shape)
     real = real.expand(tensor.shape)
     for source in sources[real & (sources > BINARY)].unique().tolist():
-        _convert(counts, meter.tags.bits[source], int((sources[real] == source).sum()))
+        _convert(counts, ledger.tags.bits[source], int((sources[real] == source).sum()))
     kinds = {REAL: (real.sum(dim).double(), (real & nonzero).sum(dim).double())}
     for source in sources[~real & nonzero].unique().tolist():
-        bits, here = meter.tags.bits[source], (~real & (sources == source)).sum(dim).double()
+        bits, here = ledger.tags.bits[source], (~real & (sources == source)).sum(dim).double()
         kinds[bits] = tuple(before + here for before in kinds.get(bits, (0, 0)))
     return kinds
 
@@ -133,12 +131,12 @@ def add_products(counts: Counts, bits: tuple[int, int], pairs: int, nonzero: int
         _convert(counts, min(spikes), pairs)
 
 
-def matrix_product(meter: "Meter", a: Tensor, b: Tensor) -> Counts:
+def matrix_product(ledger: Ledger, a: Tensor, b: Tensor) -> Counts:
     """``a [..., R, K] @ b [..., K, N]``."""
     counts = Counts(dense_macs=a.numel() * b.shape[-1])
-    constant = meter.is_parameter(a), meter.is_parameter(b)
-    left = _columns(meter, a, -2, constant[1], counts)
-    right = _columns(meter, b, -1, constant[0], counts)
+    constant = ledger.is_parameter(a), ledger.is_parameter(b)
+    left = _columns(ledger, a, -2, constant[1], counts)
+    right = _columns(ledger, b, -1, constant[0], counts)
     for bits_a, (all_a, some_a) in left.items():
         for bits_b, (all_b, some_b) in right.items():
             add_products(counts, (bits_a, bits_b), int((all_a * all_b).sum()), int((some_a * some_b).sum()))
@@ -147,14 +145,14 @@ def matrix_product(meter: "Meter", a: Tensor, b: Tensor) -> Counts:
     return counts
 
 
-def fan_out_product(meter: "Meter", x: Tensor, fan_out: int) -> Counts:
+def fan_out_product(ledger: Ledger, x: Tensor, fan_out: int) -> Counts:
     """Each value of ``x [..., K]`` times ``fan_out`` weights of its own column, every product added to a sum."""
     counts = Counts(dense_macs=x.numel() * fan_out)
     flat = x.reshape(-1, x.shape[-1])
-    tag = meter.tags.of(x)
+    tag = ledger.tags.of(x)
     if tag is not None:
-        meter.tags.set(flat, tag.sources if isinstance(tag.sources, int) else tag.sources.reshape(flat.shape))
-    for bits, (pairs, nonzero) in _columns(meter, flat, 0, True, counts).items():
+        ledger.tags.set(flat, tag.sources if isinstance(tag.sources, int) else tag.sources.reshape(flat.shape))
+    for bits, (pairs, nonzero) in _columns(ledger, flat, 0, True, counts).items():
         add_products(counts, (bits, REAL), int(pairs.sum()) * fan_out, int(nonzero.sum()) * fan_out)
     return counts
 
@@ -165,25 +163,25 @@ def _with_bias(counts: Counts, out: Tensor, args: tuple, kwargs: dict, alpha: An
     return counts
 
 
-def _mm(meter, args, kwargs, out) -> Counts:
-    return matrix_product(meter, *args[:2])
+def _mm(ledger, args, kwargs, out) -> Counts:
+    return matrix_product(ledger, *args[:2])
 
 
-def _mv(meter, args, kwargs, out) -> Counts:
+def _mv(ledger, args, kwargs, out) -> Counts:
     a, vector = args[:2]
     column, rows = vector.unsqueeze(-1), a if a.dim() > 1 else a.unsqueeze(0)
-    meter.tags.share(vector, column)
+    ledger.tags.share(vector, column)
     if rows is not a:
-        meter.tags.share(a, rows)
-    return matrix_product(meter, rows, column)
+        ledger.tags.share(a, rows)
+    return matrix_product(ledger, rows, column)
 
 
-def _addmm(meter, args, kwargs, out) -> Counts:
-    product = (_mv if args[2].dim() == 1 else _mm)(meter, args[1:3], {}, out)
+def _addmm(ledger, args, kwargs, out) -> Counts:
+    product = (_mv if args[2].dim() == 1 else _mm)(ledger, args[1:3], {}, out)
     return _with_bias(product, out, args, kwargs, kwargs.get("alpha", 1), kwargs.get("beta", 1))
 
 
-def _convolution(meter, args, kwargs, out) -> Counts:
+def _convolution(ledger, args, kwargs, out) -> Counts:
     x, weight, bias, *geometry = args[:9]
     transposed, groups = geometry[3], geometry[5]
     positions = x.numel() if transposed else out.numel()
@@ -197,89 +195,89 @@ def _convolution(meter, args, kwargs, out) -> Counts:
         """How many weights the marked inputs meet, all in all; padding meets none."""
         return round(torch.ops.aten.convolution(mask.double(), ones, None, *geometry).sum().item()) * copies
 
-    nonzero, tag = x != 0, meter.tags.of(x)
+    nonzero, tag = x != 0, ledger.tags.of(x)
     if tag is None:
         counts.multiplications_by_zero += counts.dense_macs - reached(nonzero)
         counts.multiplications += counts.dense_macs
         counts.additions += counts.dense_macs
         return counts
-    sources = torch.where(nonzero, meter.tags.full(x), ZERO)
+    sources = torch.where(nonzero, ledger.tags.full(x), ZERO)
     first = sources.amax([d for d in range(x.dim()) if d != x.dim() - weight.dim() + 1], keepdim=True)
     real = ~((sources == first) | (sources == ZERO)) | (sources == REAL)
     if real.any():  # two scales in a channel, or real numbers beside spikes
         for source in sources[sources > BINARY].unique().tolist():
-            _convert(counts, meter.tags.bits[source], int((sources == source).sum()))
+            _convert(counts, ledger.tags.bits[source], int((sources == source).sum()))
         add_products(counts, (REAL, REAL), counts.dense_macs, reached(nonzero))
         return counts
     for source in sources.unique().tolist():
         if source != ZERO:
-            add_products(counts, (meter.tags.bits[source], REAL), reached(sources == source), 0)
+            add_products(counts, (ledger.tags.bits[source], REAL), reached(sources == source), 0)
     return counts
 
 
 # Element by element
 
 
-def _elements(meter: "Meter", operands: tuple, out: Tensor, counts: Counts) -> int:
+def _elements(ledger: Ledger, operands: tuple, out: Tensor, counts: Counts) -> int:
     """Elements of ``out`` where no operand is a spike that is zero; levels become real numbers on the way."""
     active = None
     for operand in operands:
-        tag = meter.tags.of(operand)
+        tag = ledger.tags.of(operand)
         if tag is None or (isinstance(tag.sources, int) and tag.sources == ZERO):  # a state at rest is no spikes
             continue
         nonzero = operand != 0
-        sources = torch.where(nonzero, meter.tags.full(operand), ZERO)
+        sources = torch.where(nonzero, ledger.tags.full(operand), ZERO)
         for source in sources.unique().tolist():
             if source > BINARY:
-                _convert(counts, meter.tags.bits[source], int((sources == source).sum()))
-        maybe = nonzero | (meter.tags.full(operand) == REAL)
+                _convert(counts, ledger.tags.bits[source], int((sources == source).sum()))
+        maybe = nonzero | (ledger.tags.full(operand) == REAL)
         active = maybe.expand(out.shape) if active is None else active & maybe
     return out.numel() if active is None else int(active.sum())
 
 
-def _add(meter, args, kwargs, out) -> Counts:
+def _add(ledger, args, kwargs, out) -> Counts:
     counts = Counts()
-    counts.additions = _elements(meter, args[:2], out, counts)
+    counts.additions = _elements(ledger, args[:2], out, counts)
     alpha = args[2] if len(args) > 2 else kwargs.get("alpha", 1)
     if alpha not in (1, -1):
         counts.multiplications += out.numel()
     return counts
 
 
-def _mul(meter, args, kwargs, out) -> Counts:
+def _mul(ledger, args, kwargs, out) -> Counts:
     counts, (a, b) = Counts(), args[:2]
     for mask, other in ((a, b), (b, a)):
-        tag = meter.tags.of(mask)
+        tag = ledger.tags.of(mask)
         if tag is not None and isinstance(tag.sources, int) and tag.sources in (BINARY, ZERO):
-            meter.result_tag = _chosen(meter, other, out)
+            ledger.result_tag = _chosen(ledger, other, out)
             return counts  # a choice, not a multiplication
-    counts.multiplications = _elements(meter, (a, b), out, counts)
+    counts.multiplications = _elements(ledger, (a, b), out, counts)
     return counts
 
 
-def _chosen(meter: "Meter", other: Any, out: Tensor) -> "int | Tensor | None":
+def _chosen(ledger: Ledger, other: Any, out: Tensor) -> int | Tensor | None:
     """The sources of a choice between zero and ``other``."""
-    kept = meter.tags.of(other)
+    kept = ledger.tags.of(other)
     if kept is not None:
         return kept.sources if isinstance(kept.sources, int) else kept.sources.expand(out.shape).clone()
-    if isinstance(other, Tensor) and not (other.numel() == 1 and meter.is_parameter(other)):
+    if isinstance(other, Tensor) and not (other.numel() == 1 and ledger.is_parameter(other)):
         return None
     value = float(other)  # one level, of this scale
-    return BINARY if value == 1 else meter.tags.source(f"{meter.running} * {value}", 1)
+    return BINARY if value == 1 else ledger.tags.source(f"{ledger.innermost} * {value}", 1)
 
 
-def _div(meter, args, kwargs, out) -> Counts:
+def _div(ledger, args, kwargs, out) -> Counts:
     counts = Counts()
-    counts.multiplications = _elements(meter, args[:2], out, counts)
+    counts.multiplications = _elements(ledger, args[:2], out, counts)
     return counts
 
 
 def _each(multiplications: int = 0, additions: int = 0, function: str | None = None) -> Callable:
     """A handler for what costs so much for each element of the result."""
 
-    def handler(meter, args, kwargs, out) -> Counts:
+    def handler(ledger, args, kwargs, out) -> Counts:
         n, counts = _size(out), Counts()
-        _elements(meter, args[:1], out[0] if isinstance(out, tuple) else out, counts)
+        _elements(ledger, args[:1], out[0] if isinstance(out, tuple) else out, counts)
         counts.multiplications, counts.additions = multiplications * n, additions * n
         if function:
             counts.functions = Counter({function: n})
@@ -291,20 +289,20 @@ def _each(multiplications: int = 0, additions: int = 0, function: str | None = N
 # Sums and norms
 
 
-def _sum(meter, args, kwargs, out) -> Counts:
+def _sum(ledger, args, kwargs, out) -> Counts:
     counts = Counts()
-    terms = _elements(meter, args[:1], args[0], counts)
+    terms = _elements(ledger, args[:1], args[0], counts)
     counts.additions = max(terms - out.numel(), 0)
     return counts
 
 
-def _mean(meter, args, kwargs, out) -> Counts:
-    counts = _sum(meter, args, kwargs, out)
+def _mean(ledger, args, kwargs, out) -> Counts:
+    counts = _sum(ledger, args, kwargs, out)
     counts.multiplications += out.numel()
     return counts
 
 
-def _cumsum(meter, args, kwargs, out) -> Counts:
+def _cumsum(ledger, args, kwargs, out) -> Counts:
     return Counts(additions=out.numel() - out.numel() // max(out.shape[args[1]] if out.dim() else 1, 1))
 
 
@@ -312,13 +310,13 @@ def _rows(x: Tensor, dim: int) -> int:
     return x.numel() // max(x.shape[dim] if x.dim() else 1, 1)
 
 
-def _softmax(meter, args, kwargs, out) -> Counts:
+def _softmax(ledger, args, kwargs, out) -> Counts:
     """exp(x - max) / sum: two additions and a division an element, the first of the sum's terms being free."""
     n, rows = out.numel(), _rows(out, args[1])
     return Counts(additions=2 * n - rows, multiplications=n, functions=Counter(exp=n))
 
 
-def _log_softmax(meter, args, kwargs, out) -> Counts:
+def _log_softmax(ledger, args, kwargs, out) -> Counts:
     """x - max - log(sum(exp(x - max)))."""
     n, rows = out.numel(), _rows(out, args[1])
     return Counts(additions=3 * n - rows, functions=Counter(exp=n, log=rows))
@@ -337,45 +335,45 @@ def _normalised(n: int, rows: int, weight: bool, bias: bool) -> Counts:
     )
 
 
-def _layer_norm(meter, args, kwargs, out) -> Counts:
+def _layer_norm(ledger, args, kwargs, out) -> Counts:
     x, shape, weight, bias = args[:4]
     return _normalised(x.numel(), x.numel() // max(math.prod(shape), 1), weight is not None, bias is not None)
 
 
-def _group_norm(meter, args, kwargs, out) -> Counts:
+def _group_norm(ledger, args, kwargs, out) -> Counts:
     x, weight, bias, batch, _, _, groups = args[:7]
     return _normalised(x.numel(), batch * groups, weight is not None, bias is not None)
 
 
-def _rms_norm(meter, args, kwargs, out) -> Counts:
+def _rms_norm(ledger, args, kwargs, out) -> Counts:
     """x / sqrt(mean of squares + epsilon), and a weight."""
     x, shape, weight = args[:3]
     n, rows = x.numel(), x.numel() // max(math.prod(shape), 1)
     return Counts(multiplications=2 * n + rows + n * (weight is not None), additions=n, functions=Counter(rsqrt=rows))
 
 
-def _batch_norm(meter, args, kwargs, out) -> Counts:
+def _batch_norm(ledger, args, kwargs, out) -> Counts:
     """In evaluation, one scale and one shift a channel."""
     counts = Counts()
-    _elements(meter, args[:1], args[0], counts)
+    _elements(ledger, args[:1], args[0], counts)
     counts.multiplications += args[0].numel()
     counts.additions += args[0].numel()
     return counts
 
 
-def _average_pool(meter, args, kwargs, out) -> Counts:
+def _average_pool(ledger, args, kwargs, out) -> Counts:
     kernel = args[1]
     window = math.prod(kernel) if len(kernel) > 1 else kernel[0] ** 2
     return Counts(additions=out.numel() * (window - 1), multiplications=out.numel())
 
 
-def _adaptive_average_pool(meter, args, kwargs, out) -> Counts:
+def _adaptive_average_pool(ledger, args, kwargs, out) -> Counts:
     if any(size % target for size, target in zip(args[0].shape[-len(args[1]) :], args[1])):
         raise NotImplementedError("adaptive pooling to a size that does not divide the input's")
     return Counts(additions=args[0].numel() - out.numel(), multiplications=out.numel())
 
 
-def _vector_norm(meter, args, kwargs, out) -> Counts:
+def _vector_norm(ledger, args, kwargs, out) -> Counts:
     n = args[0].numel()
     return Counts(multiplications=n, additions=n - out.numel(), functions=Counter(sqrt=out.numel()))
 

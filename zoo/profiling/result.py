@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo.profiling.counts import ENERGY_SOURCE, Counts
+from zoo.profiling.ledger import Row
 
 CONVENTIONS = (
     "A product of matrices is multiply-accumulates; a bias is an addition more; a division is a multiplication.",
@@ -22,36 +23,6 @@ CONVENTIONS = (
     "Not counted: comparisons, rounding, look-ups, moving of data, arithmetic on whole numbers; functions are listed.",
     "Memory for state is that of neurons and recurrent layers, not of buffers that a network hands along.",
 )
-
-
-@dataclass
-class Row:
-    """One layer: what it holds, what it did over all inputs, and what its spikes were."""
-
-    name: str
-    kind: str
-    parameters: int = 0
-    bytes: int = 0
-    """Of parameters and buffers, as they are in memory."""
-    counts: Counts = field(default_factory=Counts)
-    state_bytes: int | None = None
-    """Memory for its state, in bytes a sample; None for a layer that is not known to have one."""
-    levels: Counter = field(default_factory=Counter)
-    """How often each level was fired; empty for a layer that fires no spikes."""
-    raster: list[list[int]] = field(default_factory=list, repr=False)
-    """Levels of the first neurons at the first steps of the first sample."""
-
-    @property
-    def spike_rate(self) -> float | None:
-        """Share of the outputs that are not zero."""
-        fired = sum(self.levels.values())
-        return (fired - self.levels[0]) / fired if fired else None
-
-    def as_dict(self) -> dict:
-        """All but the raster, as JSON holds it."""
-        levels = {str(level): self.levels[level] for level in sorted(self.levels)}
-        counted = {"counts": self.counts.as_dict(), "levels": levels, "spike_rate": self.spike_rate}
-        return {part: value for part, value in vars(self).items() if part != "raster"} | counted
 
 
 @dataclass
@@ -220,7 +191,7 @@ class Profile:
         """
         from zoo.profiling.drawing import draw
 
-        draw(self, path)
+        draw(self.name, self.inputs, self.rows, path)
 
 
 COLUMN_WIDTH = 8

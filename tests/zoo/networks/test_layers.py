@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import neurons
-from zoo import gesture, sentiment
-from zoo.layers import ROW_GROUP, Linear, TokenConvolution, linear, whole_row_groups, without_row_groups
+from zoo.networks import gesture, sentiment
+from zoo.networks.layers import ROW_GROUP, Linear, TokenConvolution, linear, whole_row_groups, without_row_groups
 
 sizes = st.sampled_from([16, 64, 256, 768])
 

@@ -26,28 +26,17 @@ from torch.nn import functional as F
 
 import neurons
 from neurons.monitors import evaluation_view
-from zoo.decoding import Hypothesis, beam_search
 from zoo.inputs.text import SHOWN, TextReader, normal
 from zoo.inputs.tokenizer import read_tokenizer
-from zoo.layers import (
-    Linear,
-    ParallelLayerNorm,
-    SequenceDropout,
-    TokenConvolution,
-    at_least_one,
-    first_rows,
-    linear,
-    mirrored,
-    whole_row_groups,
-)
+from zoo.networks.decoding import Hypothesis, beam_search
+from zoo.networks.layers import Linear, SequenceDropout, at_least_one, first_rows, linear, whole_row_groups
+from zoo.networks.mixers import MIXERS, RECURRENT_MIXERS, RecurrentMixer, SpikingMixer, StreamSpikes, spike_options
 from zoo.options import number, whole_number
 from zoo.registry import register_architecture
 
 PAD, BEGIN, END, UNKNOWN = range(4)
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
 TOKENIZER_FILE = "tokenizer.json"
-SPIKING_MIXERS = ("input-gated-lif", "learnable-lif")
-MIXERS = (*SPIKING_MIXERS, "relu", "lstm", "gru")
 LARGEST_PENALTY = 10.0
 HYPOTHESES = 16_384
 """The most hypotheses that are extended at once: what a search takes of memory grows with them."""
@@ -85,112 +74,22 @@ class TranslatorConfig:
         if self.width % (2 * self.heads):
             raise ValueError(f"width must divide into {self.heads} heads and two directions; got {self.width}")
 
-    def spike(self, initial_range: float) -> dict[str, Any]:
-        """The options of multi-bit neurons of this range."""
-        return {
-            "bits": self.bits,
-            "threshold_levels": self.threshold_levels,
-            "initial_range": initial_range,
-            "range_tracking": self.range_tracking,
-        }
+    def stream_spikes(self) -> StreamSpikes:
+        return StreamSpikes(self.width, self.mixer, spike_options(self))
 
-
-class StreamSpikes(nn.Module):
-    """The stream of currents, normalised and turned into what the layers' weights take.
-
-    Spikes of a multi-bit (or learnable) LIF; ReLU, or nothing, in the twins.
-    """
-
-    def __init__(self, config: TranslatorConfig):
-        super().__init__()
-        self.norm = nn.LayerNorm(config.width)
-        self.neuron: neurons.Neuron | None = None
-        self.activation = nn.ReLU() if config.mixer == "relu" else nn.Identity()
-        if config.mixer == "input-gated-lif":
-            spike = config.spike(config.initial_range)
-            self.neuron = neurons.MultiBitLIF(leak=torch.full((config.width,), 0.1), **spike)
-        elif config.mixer == "learnable-lif":
-            self.neuron = neurons.LearnableLIF()
-
-    def forward(self, h: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
-        current = self.norm(h)
-        if mask is not None:
-            current = current * mask
-        if self.neuron is None:
-            return self.activation(current), None
-        y, state = self.neuron(current, state)
-        return (y if mask is None else y * mask), state
-
-
-class SpikingMixer(nn.Module):
-    """Convolution over the tokens into gated neurons (or learnable LIF, or ReLU, on all channels)."""
-
-    def __init__(self, config: TranslatorConfig, causal: bool):
-        super().__init__()
-        gated = config.mixer == "input-gated-lif"
-        self.outputs = config.width if gated else 2 * config.width
-        self.convolution = TokenConvolution(config.width, 2 * config.width, config.kernel, causal)
-        self.directions = 1 if causal or config.mixer == "relu" else 2
-        self.norm = ParallelLayerNorm(2 * config.width, self.directions * (2 if gated else 1))
-        self.neurons = nn.ModuleList()
-        for _ in range(0 if config.mixer == "relu" else self.directions):
-            neuron = neurons.InputGatedLIF(**config.spike(config.gated_range)) if gated else neurons.LearnableLIF()
-            self.neurons.append(neuron)
-
-    def forward(self, s: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
-        past, before = (None, None) if state is None else state
-        current, past = self.convolution(s, past)
-        current = self.norm(current)
-        if mask is not None:
-            current = current * mask  # no current at the padding, so a scan from the right starts at rest
-        if not self.neurons:
-            return torch.relu(current), (past, None)
-        if self.directions == 1:
-            y, before = self.neurons[0](current, before)
-        else:
-            left, right = current.chunk(2, dim=-1)
-            y = torch.cat([self.neurons[0](left)[0], self.neurons[1](right.flip(0))[0].flip(0)], dim=-1)
-        return (y if mask is None else y * mask), (past, before)
-
-
-class RecurrentMixer(nn.Module):
-    """LSTM or GRU in the place of convolution and neurons; in the encoder half of it reads from right to left.
-
-    (PyTorch's packed sequences do the same and take several times as long on a CPU.)
-    """
-
-    def __init__(self, config: TranslatorConfig, causal: bool):
-        super().__init__()
-        kind, directions = (nn.LSTM if config.mixer == "lstm" else nn.GRU), (1 if causal else 2)
-        self.outputs = config.width
-        self.networks = nn.ModuleList([kind(config.width, config.width // directions) for _ in range(directions)])
-
-    def forward(self, s: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
-        if mask is not None:
-            (right, _), (left, _) = self._run(0, s), self._run(1, mirrored(s, mask))
-            return torch.cat([right, mirrored(left, mask)], dim=-1), None
-        return self._run(0, s, state)
-
-    def _run(self, direction: int, s: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """One of the networks, in whole groups of rows; its state is kept with the batch first, as all state is."""
-        network, batch = self.networks[direction], s.shape[1]
-        if state is not None:
-            state = tuple(whole_row_groups(part.unsqueeze(0).contiguous()) for part in state)
-            state = state if isinstance(network, nn.LSTM) else state[0]
-        y, state = network(whole_row_groups(s), state)
-        parts = state if isinstance(state, tuple) else (state,)
-        return first_rows(y, batch), tuple(first_rows(part.squeeze(0), batch) for part in parts)
-
-
-def mixer(config: TranslatorConfig, causal: bool) -> SpikingMixer | RecurrentMixer:
-    return RecurrentMixer(config, causal) if config.mixer in ("lstm", "gru") else SpikingMixer(config, causal)
+    def mixing(self, causal: bool) -> SpikingMixer | RecurrentMixer:
+        """What mixes the tokens in a layer; one that is not ``causal`` sees those to come as well."""
+        if self.mixer in RECURRENT_MIXERS:
+            return RecurrentMixer(self.width, self.mixer, causal)
+        spike = spike_options(self, initial_range=self.gated_range)
+        return SpikingMixer(self.width, self.kernel, self.mixer, spike, causal)
 
 
 class EncoderLayer(nn.Module):
     def __init__(self, config: TranslatorConfig):
         super().__init__()
-        self.spikes = StreamSpikes(config)
-        self.mixer = mixer(config, causal=False)
+        self.spikes = config.stream_spikes()
+        self.mixer = config.mixing(causal=False)
         self.output = Linear(self.mixer.outputs, config.width, bias=False)
         self.dropout = SequenceDropout(config.dropout)
 
@@ -239,10 +138,10 @@ class Attention(nn.Module):
 class DecoderLayer(nn.Module):
     def __init__(self, config: TranslatorConfig):
         super().__init__()
-        self.spikes = StreamSpikes(config)
-        self.mixer = mixer(config, causal=True)
+        self.spikes = config.stream_spikes()
+        self.mixer = config.mixing(causal=True)
         self.attention = Attention(config, self.mixer.outputs)
-        self.context_spikes = StreamSpikes(config)
+        self.context_spikes = config.stream_spikes()
         self.output = Linear(self.mixer.outputs + config.width, config.width, bias=False)
         self.dropout = SequenceDropout(config.dropout)
 
@@ -281,9 +180,9 @@ class Translator(nn.Module):
         self.settings, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "sentence")
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.encoder = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
-        self.encoder_spikes = StreamSpikes(config)
+        self.encoder_spikes = config.stream_spikes()
         self.decoder = nn.ModuleList([DecoderLayer(config) for _ in range(config.decoder_layers)])
-        self.decoder_spikes = StreamSpikes(config)
+        self.decoder_spikes = config.stream_spikes()
         self.output_bias = nn.Parameter(torch.zeros(config.vocabulary))
         self.dropout = SequenceDropout(config.dropout)
         nn.init.normal_(self.embedding.weight, std=config.width**-0.5)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from tests.fuzz import events as fuzzer
-from zoo.data_files import plain_file, read_npy, read_npz
-from zoo.events import read_aedat, read_events
+from zoo.inputs.data_files import plain_file, read_npy, read_npz
+from zoo.inputs.events import read_aedat, read_events
 
 PLENTY = 2**30
 TYPES = [np.int64, np.uint8, np.float32, np.dtype(">i4"), np.bool_, np.dtype([("t", "<i8"), ("x", "<i2")]), "U3"]

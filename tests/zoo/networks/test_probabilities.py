@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 import zoo
 from zoo import files, saving
-from zoo.probabilities import most_probable
+from zoo.networks.gesture import GestureConfig
+from zoo.networks.probabilities import most_probable
+from zoo.networks.sentiment import TextClassifierConfig
 from zoo.registry import MODEL_CARDS
 
 LABELS = ["a", "b", "c"]
@@ -76,7 +78,7 @@ def test_a_temperature_that_is_no_number_above_0_is_one_error(name, bad, tmp_pat
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_temperature_that_is_not_finite_is_one_error(bad):
-    for architecture in (zoo.sentiment.TextClassifierConfig, zoo.gesture.GestureConfig):
-        options = {"vocabulary": 10, "ngrams": 0} if architecture is zoo.sentiment.TextClassifierConfig else {}
+    for architecture in (TextClassifierConfig, GestureConfig):
+        options = {"vocabulary": 10, "ngrams": 0} if architecture is TextClassifierConfig else {}
         with pytest.raises(ValueError, match="temperature must be a finite number above 0; got"):
             architecture(["a", "b"], temperature=bad, **options)

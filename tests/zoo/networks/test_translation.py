@@ -8,8 +8,8 @@ from torch import nn
 
 import neurons
 from recipes.multi30k import train_tokenizer
-from zoo.decoding import beam_search
-from zoo.translation import BEGIN, END, MIXERS, PAD, Translator, TranslatorConfig, pad
+from zoo.networks.decoding import beam_search
+from zoo.networks.translation import BEGIN, END, MIXERS, PAD, Translator, TranslatorConfig, pad
 
 PAIRS = [
     ("Ein Hund rennt durch den Schnee.", "A dog runs through the snow."),

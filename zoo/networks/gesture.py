@@ -1,6 +1,6 @@
 """Classifiers of event-camera recordings: convolutions into spiking neurons, scanned along time.
 
-A recording becomes frames of event counts (:class:`zoo.events.Binning`), ``[T, B, 2, H, W]``. Then::
+A recording becomes frames of event counts (:class:`zoo.inputs.events.Binning`), ``[T, B, 2, H, W]``. Then::
 
     x = log(1 + counts)
     x = multi-bit LIF(batch norm(convolution(x)))           a few blocks, each but the first at half the resolution
@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 import neurons
 from neurons.monitors import evaluation_view
-from zoo import events
-from zoo.layers import SequenceDropout, at_least_one
-from zoo.probabilities import check_temperature, most_probable
+from zoo.inputs import events
+from zoo.networks.layers import SequenceDropout, at_least_one
+from zoo.networks.mixers import spike_options
+from zoo.networks.probabilities import check_temperature, most_probable
 from zoo.registry import register_architecture
 
 MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
@@ -43,10 +44,10 @@ class GestureConfig:
     """All that rebuilds a classifier.
 
     ``height``, ``width``, ``pool``, ``bin_by`` and ``bin_size`` say how events become frames
-    (:class:`zoo.events.Binning`). Block i of ``blocks`` has ``i * channels`` channels, the last layer of neurons
+    (:class:`zoo.inputs.events.Binning`). Block i of ``blocks`` has ``i * channels`` channels, the last layer of neurons
     ``head``. ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike;
     its threshold keeps the many places where nothing happens silent. ``temperature`` divides the logits where
-    ``predict`` makes probabilities of them (:mod:`zoo.probabilities`).
+    ``predict`` makes probabilities of them (:mod:`zoo.networks.probabilities`).
     """
 
     labels: list[str]
@@ -87,13 +88,8 @@ class GestureConfig:
         if self.mixer == "input-gated-lif":
             # Time constants from one step to about ten, so that some channels see motion and others hold.
             leak = torch.linspace(0.0, 0.9, channels)
-            return neurons.MultiBitLIF(leak=leak, **self.spike())
+            return neurons.MultiBitLIF(leak=leak, **spike_options(self))
         return None
-
-    def spike(self) -> dict[str, Any]:
-        """The options of the multi-bit neurons."""
-        names = ("bits", "threshold_levels", "initial_range", "range_tracking")
-        return {name: getattr(self, name) for name in names}
 
 
 class Prediction(NamedTuple):
@@ -177,7 +173,7 @@ class GestureNetwork(nn.Module):
         if config.mixer == "convgru":
             self.head: nn.Module = ConvolutionalGRU(sizes[-1], config.head)
         elif config.mixer == "input-gated-lif":
-            head = Block(sizes[-1], 2 * config.head, 1, neurons.InputGatedLIF(**config.spike()))
+            head = Block(sizes[-1], 2 * config.head, 1, neurons.InputGatedLIF(**spike_options(config)))
             neurons.start_gates(cast(nn.BatchNorm2d, head.currents[1]).bias, GATE_HORIZON)
             self.head = head
         else:
@@ -227,7 +223,8 @@ class GestureNetwork(nn.Module):
         """The label of one recording of one gesture, and the probability of each label.
 
         ``recording`` is an event file (``.aedat``, ``.npz``, ``.npy``), or a structured array or dict with t (in
-        microseconds), x, y and p (:func:`zoo.events.as_events`). The bin that it ends in is not complete and not used.
+        microseconds), x, y and p (:func:`zoo.inputs.events.as_events`). The bin that it ends in is not complete and not
+        used.
         Raises TypeError and ValueError for what is no recording of this camera, or shorter than one bin; errors of a
         file name it.
         """

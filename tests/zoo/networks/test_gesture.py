@@ -15,8 +15,8 @@ import zoo
 from neurons import Neuron
 from zoo import files
 from zoo.command import app
-from zoo.events import as_events, write_aedat
-from zoo.gesture import MIXERS, GestureConfig, GestureNetwork
+from zoo.inputs.events import as_events, write_aedat
+from zoo.networks.gesture import MIXERS, GestureConfig, GestureNetwork
 
 LABELS = ["up", "down", "still"]
 SMALL = {"height": 16, "width": 16, "pool": 2, "bin_size": 1000, "channels": 4, "blocks": 3, "head": 4}

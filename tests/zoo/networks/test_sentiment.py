@@ -12,7 +12,7 @@ import zoo
 from recipes.imdb import train_tokenizer
 from recipes.ngrams import most_frequent
 from zoo.command import app
-from zoo.sentiment import MIXERS, PAD, TextClassifier, TextClassifierConfig, ngram_keys
+from zoo.networks.sentiment import MIXERS, PAD, TextClassifier, TextClassifierConfig, ngram_keys
 
 TEXTS = [
     "A wonderful film, and the end is a joy.",

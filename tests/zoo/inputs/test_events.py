@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo import events
-from zoo.events import (
+from zoo.inputs import events
+from zoo.inputs.events import (
     LATEST,
     LONGEST_GAP,
     Binning,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.decoding import Hypothesis, beam_search, select
+from zoo.networks.decoding import Hypothesis, beam_search, select
 
 BEGIN, END = 0, 1
 NEVER = float("-inf")

@@ -29,8 +29,9 @@ import neurons
 from neurons.monitors import evaluation_view
 from zoo.inputs.text import TextReader, normal
 from zoo.inputs.tokenizer import read_tokenizer
-from zoo.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, at_least_one, mirrored
-from zoo.probabilities import check_temperature, most_probable
+from zoo.networks.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, at_least_one, mirrored
+from zoo.networks.mixers import scan_both_ways, spike_options
+from zoo.networks.probabilities import check_temperature, most_probable
 from zoo.registry import register_architecture
 
 PAD, UNKNOWN = range(2)
@@ -55,7 +56,7 @@ class TextClassifierConfig:
     ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike;
     ``steps_per_word`` are the time steps of ``learnable-lif``. ``word_dropout`` is the chance that a word's embedding
     is left out in training, ``dropout`` that of a feature of the readout. ``temperature`` divides the logits where
-    ``classify`` makes probabilities of them (:mod:`zoo.probabilities`).
+    ``classify`` makes probabilities of them (:mod:`zoo.networks.probabilities`).
     """
 
     labels: tuple[str, ...]
@@ -162,18 +163,14 @@ class SpikingMixer(nn.Module):
                 neurons.start_gates(bias, GATE_HORIZON)
         self.neurons = nn.ModuleList()
         for _ in range(2 if gated else 0):
-            neuron = neurons.InputGatedLIF(
-                config.bits, config.threshold_levels, config.initial_range, config.range_tracking
-            )
-            self.neurons.append(neuron)
+            self.neurons.append(neurons.InputGatedLIF(**spike_options(config)))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         current = self.norm(self.convolution(x, None)[0])
         if not self.neurons:
             return torch.relu(current)
-        forward, backward = current.chunk(2, dim=-1)
-        backward = (backward * mask).flip(0)  # no current at the padding, so the scan from there starts at rest
-        return torch.cat([self.neurons[0](forward)[0], self.neurons[1](backward)[0].flip(0)], dim=-1)
+        left, right = current.chunk(2, dim=-1)
+        return scan_both_ways(self.neurons, left, right * mask)
 
 
 class RecurrentMixer(nn.Module):
