@@ -36,9 +36,10 @@ from torch.nn import functional as F
 
 import zoo
 from neurons.monitors import evaluating
-from recipes import calibration, fine_tuning, training
+from recipes import calibration, fine_tuning, gesture_simulator, training
 from recipes.calibration import Answers
 from recipes.fine_tuning import FineTuning
+from recipes.gestures import GESTURES, MIRRORED
 from recipes.run_folder import read_json
 from recipes.training import read_settings
 from zoo.data_files import plain_file, read_npz
@@ -58,22 +59,6 @@ from zoo.files import remove_leftovers, write_whole
 from zoo.gesture import GestureConfig, GestureNetwork
 
 SOURCE = "https://research.ibm.com/interactive/dvsgesture/"
-GESTURES = (
-    "hand clapping",
-    "right hand wave",
-    "left hand wave",
-    "right arm clockwise",
-    "right arm counter clockwise",
-    "left arm clockwise",
-    "left arm counter clockwise",
-    "arm roll",
-    "air drums",
-    "air guitar",
-    "other gestures",
-)
-"""In IBM's order; its label 1 is the first."""
-MIRRORED = (0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10)
-"""What each gesture is in a mirror: left and right change places, and so do clockwise and counter-clockwise."""
 SPLITS = ("train", "val", "test")
 HELD_OUT = 1 / 6
 """Share of the training people who are ``val``: the last of them, four of 23."""
@@ -522,8 +507,6 @@ def fine_tune(
 
 def familiar_examples(model: GestureNetwork) -> list[Example]:
     """A second of each gesture by a simulated person; none for a model of anything else."""
-    from recipes import gesture_simulator
-
     if list(model.settings.labels) != [*GESTURES]:
         return []
     events, parts = gesture_simulator.trial(gesture_simulator.STRANGER, "led", GESTURES, 1.0, seed=0)
@@ -621,8 +604,6 @@ def data_of(n_mnist: bool) -> dict[str, str]:
 
 def example_of(model: GestureNetwork) -> dict[str, Any]:
     """The card's example: a simulated person whom no model has seen."""
-    from recipes import gesture_simulator
-
     label, probabilities = model.predict(gesture_simulator.example(EXAMPLE))
     rounded = {name: round(value, 3) for name, value in probabilities.items()}
     return {"input": EXAMPLE_FILE, "output": [label, rounded]}

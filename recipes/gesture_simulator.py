@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from recipes.dvs_gesture import GESTURES
+from recipes.gestures import GESTURES
 from recipes.training import commands, need
 from zoo.errors import unknown
 from zoo.events import Events, write_aedat
