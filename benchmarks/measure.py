@@ -8,7 +8,6 @@ does not, and one of another library that raises an error.
 """
 
 import contextlib
-import ctypes
 import gc
 import random
 import statistics
@@ -189,7 +188,7 @@ def with_peak_memory(call: Callable, device: torch.device) -> tuple:
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not status.exists() or not reset.exists():
         return call(), None
-    _give_back_free_memory()
+    cpu_memory.give_back()  # what is kept of freed memory would hide as much of a call's needs
     reset.write_text("5")  # the peak starts again from here
     before = _resident(status, "VmRSS")
     result = call()
@@ -199,14 +198,6 @@ def with_peak_memory(call: Callable, device: torch.device) -> tuple:
 def _resident(status: Path, which: str) -> int:
     line = next(line for line in status.read_text().splitlines() if line.startswith(which))
     return int(line.split()[1]) * 1024
-
-
-def _give_back_free_memory() -> None:
-    """What the C library and our kernels keep of freed memory would hide as much of a call's needs."""
-    cpu_memory.give_back()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def in_turn(

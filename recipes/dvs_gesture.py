@@ -36,10 +36,10 @@ from torch.nn import functional as F
 
 import zoo
 from neurons.monitors import evaluating
-from recipes import calibration, fine_tuning, training
+from recipes import calibration, fine_tuning, gesture_simulator, training
 from recipes.calibration import Answers
 from recipes.fine_tuning import FineTuning
-from recipes.gestures import GESTURES
+from recipes.gestures import GESTURES, MIRRORED
 from recipes.run_folder import read_json
 from recipes.training import read_settings
 from zoo.files import remove_leftovers, write_whole
@@ -59,8 +59,6 @@ from zoo.inputs.events import (
 from zoo.networks.gesture import GestureConfig, GestureNetwork
 
 SOURCE = "https://research.ibm.com/interactive/dvsgesture/"
-MIRRORED = (0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10)
-"""What each gesture is in a mirror: left and right change places, and so do clockwise and counter-clockwise."""
 SPLITS = ("train", "val", "test")
 HELD_OUT = 1 / 6
 """Share of the training people who are ``val``: the last of them, four of 23."""
@@ -509,8 +507,6 @@ def fine_tune(
 
 def familiar_examples(model: GestureNetwork) -> list[Example]:
     """A second of each gesture by a simulated person; none for a model of anything else."""
-    from recipes import gesture_simulator
-
     if list(model.settings.labels) != [*GESTURES]:
         return []
     events, parts = gesture_simulator.trial(gesture_simulator.STRANGER, "led", GESTURES, 1.0, seed=0)
@@ -608,8 +604,6 @@ def data_of(n_mnist: bool) -> dict[str, str]:
 
 def example_of(model: GestureNetwork) -> dict[str, Any]:
     """The card's example: a simulated person whom no model has seen."""
-    from recipes import gesture_simulator
-
     label, probabilities = model.predict(gesture_simulator.example(EXAMPLE))
     rounded = {name: round(value, 3) for name, value in probabilities.items()}
     return {"input": EXAMPLE_FILE, "output": [label, rounded]}

@@ -5,7 +5,6 @@ scored; all else (averaging the weights, resuming, the log and its plot, several
 """
 
 import copy
-import ctypes
 import functools
 import hashlib
 import importlib.util
@@ -14,9 +13,9 @@ import io
 import json
 import math
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -30,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import neurons
 import zoo
+from neurons.kernels import cpu_memory
 from neurons.spike import FULL_PRECISION
 from recipes.run_folder import BEST, LOG, PLOT, SETTINGS, RunFolder, read_json, write_json
 from zoo import files, weights
@@ -198,23 +198,17 @@ def update(
     return value.detach()
 
 
-class FreedMemory:
-    """Has the C library of this process use freed memory again, where it is glibc.
-
-    By its own rules it gives large tensors back to the system and gets them anew, page by page, in every step, which
-    takes as long as all of the arithmetic on a CPU.
-    """
-
-    def __init__(self):
-        self.libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        if self.libc is not None and hasattr(self.libc, "mallopt"):
-            for option, value in ((-4, 0), (-1, -1), (-2, 1 << 28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
-                self.libc.mallopt(option, value)
-
-    def give_back(self) -> None:
-        """Free memory goes back to the system: what is in many pieces would add up from epoch to epoch."""
-        if self.libc is not None and hasattr(self.libc, "malloc_trim"):
-            self.libc.malloc_trim(0)
+@contextmanager
+def in_full_precision(network: nn.Module) -> Iterator[None]:
+    """Within it the multi-bit neurons of ``network`` fire in full precision, and after it in their own bits again."""
+    own = {module: module.bits for module in network.modules() if isinstance(module, neurons.MultiBitNeuron)}
+    for module in own:
+        module.bits = FULL_PRECISION
+    try:
+        yield
+    finally:
+        for module, bits in own.items():
+            module.bits = bits
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -330,10 +324,10 @@ class Trainer(Generic[Network]):
         if self.accelerator.is_main_process and not self.folder.is_held:
             raise RuntimeError("this trainer's training has ended; make a new one, which goes on where it stopped")
         try:
-            memory = FreedMemory()
+            cpu_memory.keep_freed()
             while self.epoch < self.options.epochs:
                 self.run_epoch()
-                memory.give_back()
+                cpu_memory.give_back()
                 self.accelerator.wait_for_everyone()
         except KeyboardInterrupt:
             raise KeyboardInterrupt("; the same command goes on after the last epoch that was finished") from None
@@ -361,25 +355,19 @@ class Trainer(Generic[Network]):
         plan, processes = self.plan(seed), self.accelerator.num_processes
         # Every process has as many batches, as they wait for one another in each.
         plan = plan[self.accelerator.process_index : len(plan) // processes * processes : processes]
-        self.set_bits()
         self.model.train()
         total = torch.zeros((), device=self.accelerator.device)
+        unquantised = self.epoch < self.options.full_precision * self.options.epochs
         steps = tqdm(plan, desc=f"epoch {self.epoch + 1}/{self.options.epochs}", leave=False, mininterval=1)
-        for i, batch in enumerate(steps):
-            progress = (self.epoch + i / len(plan)) / self.options.epochs
-            total += update(self.model, self.optimisers, self.loss_of, batch, progress, self.options)
-            self.average.update_parameters(self.network)
+        with in_full_precision(self.network) if unquantised else nullcontext():
+            for i, batch in enumerate(steps):
+                progress = (self.epoch + i / len(plan)) / self.options.epochs
+                total += update(self.model, self.optimisers, self.loss_of, batch, progress, self.options)
+                self.average.update_parameters(self.network)
         loss = total.item() / len(plan)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {self.epoch + 1}; lower the learning rate")
         return loss
-
-    def set_bits(self) -> None:
-        """Have the multi-bit neurons that train fire in full precision or in their own bits, as the epoch has it."""
-        full_precision = self.epoch < self.options.full_precision * self.options.epochs
-        for trained, averaged in zip(self.network.modules(), self.average.module.modules()):
-            if isinstance(trained, neurons.MultiBitNeuron):
-                trained.bits = FULL_PRECISION if full_precision else averaged.bits
 
     def validate(self, loss: float) -> None:
         """Score the averaged weights on the validation data; keep them if they are what ``best`` is to hold."""

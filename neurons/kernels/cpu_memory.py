@@ -1,8 +1,10 @@
-"""Memory for large tensors of the CPU's kernels, which is used again when a tensor is gone.
+"""Memory on the CPU that is used again when a tensor is gone.
 
 Large memory that comes fresh from the system is filled with zeros, page by page as it is first written, which takes as
-long as a scan; and the C library gives it back to the system often. Memory from here goes back to a store, as memory of
-a GPU does in torch. The store keeps :data:`MOST_KEPT` bytes at most.
+long as a scan; and the C library gives it back to the system often. There are two remedies. The large tensors of the
+kernels come from a store (:func:`empty`), as memory of a GPU does in torch; it keeps :data:`MOST_KEPT` bytes at most.
+And a program that trains may have the C library keep what all other tensors freed (:func:`keep_freed`): that changes
+the whole process, so no library does it unasked. :func:`give_back` empties both.
 """
 
 import contextlib
@@ -10,6 +12,7 @@ import ctypes
 import math
 import mmap
 import os
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -110,6 +113,28 @@ def empty(like: Tensor, shape: Sequence[int]) -> Tensor:
     return made
 
 
+def _c_library() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def keep_freed() -> None:
+    """Have the C library of this process use freed memory again, where it is glibc.
+
+    By its own rules it gives large tensors back to the system and gets them anew in every step of a training, which
+    takes as long as all of the arithmetic.
+    """
+    library = _c_library()
+    if library is not None and hasattr(library, "mallopt"):
+        for option, value in ((-4, 0), (-1, -1), (-2, 1 << 28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+            library.mallopt(option, value)
+
+
 def give_back() -> None:
-    """What is kept for tensors to come goes back to the system."""
+    """What is kept for tensors to come goes back to the system: that of the store, and the C library's if it is glibc.
+
+    After :func:`keep_freed`, free memory in many small pieces would otherwise add up.
+    """
     _store.clear()
+    library = _c_library()
+    if library is not None and hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)

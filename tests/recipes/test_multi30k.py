@@ -102,21 +102,28 @@ def test_muon_has_the_weight_matrices_and_nothing_else(corpus):
     assert by_muon == {name for name, p in network.named_parameters() if p.dim() == 2} - {"embedding.weight"}
 
 
-def test_neurons_fire_in_full_precision_for_the_first_epochs_and_are_validated_in_their_bits(corpus, tmp_path):
-    def run(epochs: int) -> Trainer:
-        training = trainer(corpus, tmp_path, epochs=3, full_precision=2 / 3, learning_rate=1e-3)
-        while training.epoch < epochs:
-            training.run_epoch()
-        training.folder.let_go()
-        return training
+def bits(network) -> set[int]:
+    return {module.bits for module in network.modules() if isinstance(module, neurons.MultiBitNeuron)}
 
-    def bits(network) -> set[int]:
-        return {module.bits for module in network.modules() if isinstance(module, neurons.MultiBitNeuron)}
 
-    for epochs, expected in ((1, 32), (2, 32), (3, SMALL.bits)):
-        training = run(epochs)
-        assert bits(training.network) == {expected} and bits(training.average.module) == {SMALL.bits}
+def test_neurons_fire_in_full_precision_in_the_steps_of_the_first_epochs_and_in_their_bits_else(corpus, tmp_path):
+    run, fired = trainer(corpus, tmp_path, epochs=3, full_precision=2 / 3, learning_rate=1e-3), []
+    run.loss_of = lambda batch, own=run.loss_of: fired.append((run.epoch, bits(run.network))) or own(batch)
+    for _ in range(3):
+        run.run_epoch()
+        assert bits(run.network) == bits(run.average.module) == {SMALL.bits}
+    run.folder.let_go()
+    for epoch, expected in enumerate((32, 32, SMALL.bits)):
+        assert [found for at, found in fired if at == epoch] == [{expected}] * len(run.plan(0))
     assert bits(zoo.load(tmp_path / "best")) == {SMALL.bits}
+
+
+def test_neurons_have_their_own_bits_again_when_a_step_fails(corpus, tmp_path):
+    run = trainer(corpus, tmp_path, full_precision=1.0)
+    run.loss_of = lambda batch: exec("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    assert bits(run.network) == {SMALL.bits}
 
 
 @pytest.mark.parametrize("share", [-0.1, 15, float("nan")])

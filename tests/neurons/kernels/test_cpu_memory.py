@@ -4,6 +4,7 @@ import mmap
 import multiprocessing
 import pickle
 import random
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -183,3 +184,35 @@ def test_scans_of_a_training_loop_use_the_same_memory_again():
         assert not kept()
         del y, gradient
         assert kept() == [LARGE, LARGE]
+
+
+KEEPING = """
+import torch
+from neurons.kernels import cpu_memory
+
+def resident():
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmRSS"))
+    return int(line.split()[1]) // 1024
+
+def after_use():
+    "How many MiB are still resident of 64 freed tensors of 1 MiB."
+    before = resident()
+    tensors = [torch.ones(1 << 18) for _ in range(64)]
+    tensors.clear()
+    return resident() - before
+
+cpu_memory.keep_freed()
+kept = after_use()
+before = resident()
+cpu_memory.give_back()
+print(kept, before - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory is looked at in /proc")
+def test_a_process_that_keeps_freed_memory_has_it_until_it_is_given_back(environment_with_checkout):
+    done = subprocess.run(
+        [sys.executable, "-c", KEEPING], env=environment_with_checkout, capture_output=True, text=True, check=True
+    )
+    kept, given_back = map(int, done.stdout.split())
+    assert kept > 50 and given_back > 50
