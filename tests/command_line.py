@@ -13,7 +13,7 @@ import pathlib, sys
 sys.path.insert(0, "tests")
 import zoo.registry
 zoo.registry.MODEL_CARDS = pathlib.Path(sys.argv.pop(1))
-zoo.registry.ARCHITECTURE_MODULES["tiny"] = "tiny_network"
+zoo.tasks.TASKS["translation"].networks["tiny"] = "tiny_network"
 from zoo.command import app
 app(prog_name="snn-zoo")
 """

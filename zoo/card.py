@@ -6,9 +6,9 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from zoo import tasks
 from zoo.figures import title
 from zoo.metrics import check_metrics
-from zoo.registry import TASKS
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -80,7 +80,7 @@ def _what(config: dict[str, Any], metrics: dict[str, Any]) -> str:
 
 def _use(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     name = metrics.get("load_as", f"./{config['name']}")
-    call = f"model.{TASKS[config['task']]}"
+    call = f"model.{tasks.named(config['task']).method}"
     if example := metrics.get("example"):
         given, answer = (json.dumps(example[key], ensure_ascii=False) for key in ("input", "output"))
         call += f"({given})  # -> {answer}"
@@ -96,7 +96,12 @@ def _results(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     lines += [_table(metrics["results"], metrics["scores"], bold=config["name"])]
     if len(metrics["results"]) > 1:
         lines += ["", "The other rows are the model's twins: same data, same recipe, same budget."]
-    computed = [f"- {score['title']}: `{score['signature']}`" for score in metrics["scores"].values()]
+    counts = tasks.named(config["task"]).score
+    lower = {counts.type} if not counts.higher_is_better else set()
+    computed = [
+        f"- {score['title']}: `{score['signature']}`{'; lower is better' * (score['type'] in lower)}"
+        for score in metrics["scores"].values()
+    ]
     lines += ["", "How the scores were computed:", "", *computed]
     if "score_band" in metrics:
         band = metrics["score_band"]
@@ -113,7 +118,7 @@ def _results(config: dict[str, Any], metrics: dict[str, Any]) -> str:
 
 def _probabilities(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     if "calibration" not in metrics:
-        plain = config["architecture_config"].get("temperature") == 1
+        plain = tasks.named(config["task"]).labels and config["architecture_config"].get("temperature") == 1
         return "## Probabilities\n\nThey are the network's own and were not calibrated." if plain else ""
     found = metrics["calibration"]
     intro = (

@@ -14,7 +14,7 @@ metrics.json       what was measured (:mod:`zoo.metrics`)
     name                 the model's name, which is its folder's
     architecture         a registered architecture
     architecture_config  the architecture's own configuration
-    task                 one of zoo.registry.TASKS
+    task                 one of zoo.tasks.TASKS
     parameters           number of trained values
     files                {file name: {"sha256": ..., "bytes": ...}} of the weights and each asset
     versions             {"snn-zoo": ..., "torch": ...} at saving

@@ -4,7 +4,7 @@ An architecture is an ``nn.Module`` that can be rebuilt from JSON and a few byte
 
     @zoo.registry.register_architecture("translator")
     class Translator(nn.Module):
-        task = "translation"                          # one of TASKS
+        task = "translation"                          # one of zoo.tasks.TASKS
         config: dict                                  # all that rebuilds the network, as JSON holds it
 
         def assets(self): ...                         # {"tokenizer.json": bytes}; {} where there are none
@@ -24,72 +24,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from zoo import errors, files
+from zoo import errors, files, tasks
 from zoo.metrics import check_metrics
-
-TASKS = {
-    "translation": "translate",
-    "text-classification": "classify",
-    "video-classification": "predict",
-    "automatic-speech-recognition": "transcribe",
-    "time-series-forecasting": "predict",
-}
-"""Tasks, under the names the Hugging Face Hub has for them, and the method that a model of each offers."""
-
-
-class Option(NamedTuple):
-    """A number that a method takes by name; without it, the method's own default holds."""
-
-    name: str
-    kind: type
-    help: str
-
-
-class Method(NamedTuple):
-    """What a method takes, for callers that know it by its name alone: the command line makes a command of each.
-
-    An answer is text, or a tuple of a text and its score, or of a label and the probabilities of all labels.
-    """
-
-    summary: str
-    input: str
-    """What one input is called."""
-    files: bool = False
-    """Whether an input is a file, given on its own; inputs are texts otherwise, given in a list."""
-    options: tuple[Option, ...] = ()
-    scored: str | None = None
-    """The method that takes the same and gives each answer with a score, if there is one."""
-
-
-METHODS = {
-    "translate": Method(
-        "Translate sentences.",
-        "sentence",
-        options=(
-            Option("beam_size", int, "Hypotheses kept in the search; 1 is greedy."),
-            Option("length_penalty", float, "Power of the length that scores are divided by; more favours longer."),
-            Option("batch_size", int, "The most sentences computed at once."),
-        ),
-        scored="translate_scored",
-    ),
-    "classify": Method("Classify texts: the most probable label, a tab and its probability.", "text"),
-    "predict": Method(
-        "Classify recordings of an event camera (.aedat 3.1, .npz, .npy): the most probable label, a tab and its "
-        "probability.",
-        "recording",
-        files=True,
-    ),
-}
-"""What the methods of tasks take, by name."""
-
-ARCHITECTURE_MODULES = {
-    "translator": "zoo.networks.translation",
-    "text-classifier": "zoo.networks.sentiment",
-    "gesture-network": "zoo.networks.gesture",
-}
-"""Where each architecture of this package is defined, so that loading a model imports its module alone."""
+from zoo.tasks import TASKS
 
 MODEL_CARDS = Path(__file__).resolve().parent.parent / "model_cards"
 """The folder of bundled models; it lies beside this package in a checkout and in an installation alike."""
@@ -102,7 +41,7 @@ def register_architecture(name: str):
 
     A class that is defined again, as a notebook's cell that is run again does, takes the place of the one before.
     Raises ValueError for a taken name or an unknown task, TypeError for a class that lacks ``from_config``,
-    ``assets``, the method of its task or, where that takes texts, ``check``.
+    ``assets`` or what its task needs: its method, ``check`` where that takes texts, ``stream`` where the task streams.
 
     ``from_config`` is called twice when a model is loaded: on torch's meta device, to compare the network with the
     weights before any memory is taken, and on the CPU. The network may have 16 modules, parameters and buffers for each
@@ -110,13 +49,7 @@ def register_architecture(name: str):
     """
 
     def decorate(network: type[Any]) -> type[Any]:
-        task = getattr(network, "task", None)
-        if task not in TASKS:
-            raise errors.unknown("task", task, TASKS)
-        method = TASKS[task]
-        needed = ["from_config", "assets", method]
-        if method in METHODS and not METHODS[method].files:
-            needed.append("check")
+        needed = ["from_config", "assets", *tasks.named(getattr(network, "task", None)).needed]
         missing = [name for name in needed if not callable(getattr(network, name, None))]
         if missing:
             raise TypeError(
@@ -139,10 +72,11 @@ def _is_defined_again(before: type, now: type) -> bool:
 
 def architecture(name: str) -> type[Any]:
     """The class registered under ``name``, its module imported if need be; ValueError for an unknown one."""
-    if name not in _architectures and name in ARCHITECTURE_MODULES:
-        importlib.import_module(ARCHITECTURE_MODULES[name])
+    modules = {network: module for task in TASKS.values() for network, module in task.networks.items()}
+    if name not in _architectures and name in modules:
+        importlib.import_module(modules[name])
     if name not in _architectures:
-        raise errors.unknown("architecture", name, {*_architectures, *ARCHITECTURE_MODULES})
+        raise errors.unknown("architecture", name, {*_architectures, *modules})
     return _architectures[name]
 
 
@@ -176,8 +110,8 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
 
     ``task`` keeps those of one task; ValueError for a task that no model could have.
     """
-    if task is not None and task not in TASKS:
-        raise errors.unknown("task", task, TASKS)
+    if task is not None:
+        tasks.named(task)
     names = fnmatch.filter(_bundled(), pattern)
     return [name for name in names if task is None or files.read_config(MODEL_CARDS / name)["task"] == task]
 

@@ -47,12 +47,12 @@ def test_a_sentence_s_scores_are_the_same_bits_alone_and_in_a_batch(name, data_f
     pairs = multi30k.read_split(data_folder / "multi30k", "val")[:20]
     examples, cpu = multi30k.encode(model.tokenizer, pairs), torch.device("cpu")
     source, target, _ = multi30k.tensors(examples, cpu)
-    together = model.logits(model.decode(target, *model.encode(source))[0])
+    together = model.logits(model.scan(target, None, model.encode(source))[0])
     for i, example in enumerate(examples):
         source, target, _ = multi30k.tensors([example], cpu)
         memory, state = model.encode(source), None
         for step, token in enumerate(target):
-            spikes, state = model.decode(token.unsqueeze(0), *memory, state)
+            spikes, state = model.scan(token.unsqueeze(0), state, memory)
             assert torch.equal(model.logits(spikes)[0, 0], together[step, i])
 
 

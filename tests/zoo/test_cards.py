@@ -147,7 +147,7 @@ CALIBRATION = {
 
 def test_how_far_probabilities_are_from_what_is_right_is_a_table_and_what_was_not_calibrated_says_so(config, metrics):
     assert "## Probabilities" not in render_card(config, metrics)  # a network without a temperature
-    plain = config | {"architecture_config": {"temperature": 1.0}}
+    plain = config | {"task": "text-classification", "architecture_config": {"temperature": 1.0}}
     assert "were not calibrated" in render_card(plain, metrics)
     text = render_card(plain, metrics | {"calibration": CALIBRATION})
     assert "the temperature 0.625, fitted by likelihood on val" in text and "python -m calibrate" in text

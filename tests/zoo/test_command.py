@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import zoo
 from zoo import files
 from zoo.command import app
-from zoo.registry import METHODS
+from zoo.tasks import TASKS
 
 SENTENCES = ["Ein Hund", "Schnee", "Zwei Hunde rennen"]
 WIDTHS = [60, 80, 120]
@@ -110,7 +110,13 @@ def test_an_unknown_model_is_one_line_with_a_suggestion(bundled):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["list"], ["info", "lite-snn-imdb"], ["--help"], ["--version"], *([method, "--help"] for method in METHODS)],
+    [
+        ["list"],
+        ["info", "lite-snn-imdb"],
+        ["--help"],
+        ["--version"],
+        *([task.method, "--help"] for task in TASKS.values()),
+    ],
 )
 def test_torch_is_imported_by_nothing_but_a_model_at_work(arguments):
     code = "import sys, zoo.command\ntry: zoo.command.app()\nfinally: print('torch' in sys.modules, file=sys.stderr)"

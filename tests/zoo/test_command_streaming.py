@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import zoo
 from zoo.command import app, streaming
-from zoo.registry import METHODS, TASKS
+from zoo.tasks import TASKS
 
 FORMS = [[], ["--json"], ["--scores"], ["--json", "--scores"]]
 UNCHANGING = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -108,13 +108,13 @@ def test_wrong_options_and_models_leave_the_output_as_it_was(bundled, tmp_path):
     ],
 )
 def test_check_says_of_one_text_what_the_method_of_the_model_would(name, text):
-    model, method = zoo.load(name), TASKS[zoo.info(name).task]
-    options = {"beam_size": 1} if method == "translate" else {}
+    model, task = zoo.load(name), TASKS[zoo.info(name).task]
+    options = {option.name: 1 for option in task.options if option.name == "beam_size"}
     try:
-        getattr(model, method)([text], **options)
+        getattr(model, task.method)([text], **options)
     except ValueError as error:
         with pytest.raises(ValueError) as found:
-            model.check(text, f"{METHODS[method].input} 0")
+            model.check(text, f"{task.input} 0")
         assert str(found.value).split(":")[0] == str(error).split(":")[0]
     else:
         model.check(text)

@@ -21,7 +21,7 @@ LOAD = """
 import json, sys
 sys.path.insert(0, "tests")
 import zoo
-zoo.registry.ARCHITECTURE_MODULES["tiny"] = "tiny_network"
+zoo.tasks.TASKS["translation"].networks["tiny"] = "tiny_network"
 name, revision, action = sys.argv[1:]
 try:
     if action == "load":

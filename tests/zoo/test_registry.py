@@ -12,7 +12,8 @@ from neurons.spike import earlier_names
 from zoo import errors, files, weights
 from zoo.card import render_card
 from zoo.metrics import pictures_of
-from zoo.registry import ARCHITECTURE_MODULES, MODEL_CARDS, architecture, register_architecture
+from zoo.registry import MODEL_CARDS, architecture, register_architecture
+from zoo.tasks import TASKS
 
 BUNDLED = sorted(path.parent.name for path in MODEL_CARDS.glob("*/config.json"))
 
@@ -20,7 +21,7 @@ BUNDLED = sorted(path.parent.name for path in MODEL_CARDS.glob("*/config.json"))
 # Architectures
 
 
-@pytest.mark.parametrize("name", ARCHITECTURE_MODULES)
+@pytest.mark.parametrize("name", [network for task in TASKS.values() for network in task.networks])
 def test_an_architecture_of_this_package_is_found_without_importing_it_first(name):
     assert architecture(name).architecture == name
 

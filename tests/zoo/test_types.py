@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import zoo
-from zoo.registry import TASKS
+from zoo.tasks import TASKS
 
 CODE = """
 import zoo
@@ -38,7 +38,7 @@ def checked(tmp_path_factory):
 @pytest.mark.slow
 def test_a_bundled_model_s_method_is_known_by_its_name(checked):
     names = zoo.list_models()
-    calls = [f"reveal_type(zoo.load({name!r}).{TASKS[zoo.info(name).task]})" for name in names]
+    calls = [f"reveal_type(zoo.load({name!r}).{TASKS[zoo.info(name).task].method})" for name in names]
     found = checked(CODE.format(bundled="\n".join(calls)))
     assert found.count('Revealed type is "def ') == len(names), found
     assert "error" not in found, found

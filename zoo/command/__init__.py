@@ -3,24 +3,18 @@
 import inspect
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import zoo
+from zoo import tasks
 from zoo.command import tables
 from zoo.command.failing import Commands, say
-from zoo.registry import METHODS, TASKS, Method
+from zoo.tasks import TASKS, Option, Task
 
-app = typer.Typer(
-    cls=Commands,
-    help="Pretrained spiking neural networks for sequences.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
 Name = Annotated[str, typer.Argument(help="A bundled model, org/name on the Hugging Face Hub, or ./folder.")]
 Device = Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
 
@@ -31,7 +25,25 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+def command_line() -> typer.Typer:
+    """The command with all its parts: what is known of models, one for each task, and what models cost."""
+    app = typer.Typer(
+        cls=Commands,
+        help="Pretrained spiking neural networks for sequences.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_main)
+    app.command("list")(list_command)
+    app.command("info")(info_command)
+    for task in TASKS.values():
+        app.command(task.method, help=_help(task))(_command_of(task))
+    app.command("profile")(_profile_command())
+    return app
+
+
 def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
@@ -40,7 +52,6 @@ def _main(
     pass
 
 
-@app.command("list")
 def list_command(
     pattern: Annotated[str, typer.Argument(help="Which names, as for files: '*imdb*'.")] = "*",
     task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
@@ -49,24 +60,23 @@ def list_command(
     say(tables.models([zoo.info(name) for name in zoo.list_models(pattern, task)]) + "\n")
 
 
-@app.command("info")
 def info_command(name: Name) -> None:
     """Say what is known of a model."""
     say(tables.model(zoo.info(name)) + "\n")
 
 
-def _add_command_of(method: str, how: Method) -> None:
-    """Make the command that asks a model by ``method``, line by line."""
+def _command_of(task: Task) -> Callable[..., None]:
+    """The command that asks a model by the method of ``task``, line by line."""
 
     def command(
         name: Name,
         inputs: Annotated[
             list[str] | None,
-            typer.Argument(metavar=f"[{how.input.upper()}]...", help="Standard input, one per line, if none."),
+            typer.Argument(metavar=f"[{task.input.upper()}]...", help="Standard input, one per line, if none."),
         ] = None,
         input_file: Annotated[
             Path | None,
-            typer.Option("--input", "--file", metavar="FILE", help=f"A file with one {how.input} per line."),
+            typer.Option("--input", "--file", metavar="FILE", help=f"A file with one {task.input} per line."),
         ] = None,
         output_file: Annotated[
             Path | None, typer.Option("--output", metavar="FILE", help="Write the answers to this file.")
@@ -81,78 +91,97 @@ def _add_command_of(method: str, how: Method) -> None:
     ) -> None:
         from zoo.command import streaming
 
-        asked = how.scored if how.scored and options.pop("scores") else method
-        given = {option: value for option, value in options.items() if value is not None}
-        _check_task(name, method)
-        streaming.check_not_overwritten(output_file, inputs, input_file, how)
-        with streaming.open_source(inputs, input_file, how.input) as source:
+        method = task.scored if task.scored and options.pop("scores") else task.method
+        _check_task(name, task)
+        streaming.check_not_overwritten(output_file, inputs, input_file, task)
+        with streaming.open_source(inputs, input_file, task.input) as source:
             output = streaming.Output(output_file, as_json, resume)
-            answerer = streaming.Answerer(zoo.load(name, device=device), asked, how, given, source.place)
+            model = zoo.load(name, device=device)
+            answerer = streaming.Answerer(model, method, task, _given(options), source.place)
             streaming.stream(source, answerer, output, strict)
 
-    command.__signature__ = _with_options(inspect.signature(command), how)  # type: ignore[attr-defined]
-    app.command(method, help=_help(how))(command)
-
-
-def _with_options(signature: inspect.Signature, how: Method) -> inspect.Signature:
-    """The signature of a command with the options of its method written out."""
-    kinds: dict[str, Any] = {
-        option.name: Annotated[option.kind | None, typer.Option(help=option.help)] for option in how.options
-    }
-    if how.scored:
+    kinds = _kinds(task.options)
+    if task.scored:
         kinds["scores"] = Annotated[bool, typer.Option("--scores", help="Write a tab and a score after each answer.")]
+    return _with_options(command, kinds)
+
+
+def _kinds(options: Iterable[Option]) -> dict[str, Any]:
+    """What typer has to know of the options of methods; the first of a name holds."""
+    found: dict[str, Any] = {}
+    for option in options:
+        found.setdefault(option.name, Annotated[option.kind | None, typer.Option(help=option.help)])
+    return found
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were written on the command line; a method's own defaults hold for the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _with_options(command: Callable[..., None], kinds: dict[str, Any]) -> Callable[..., None]:
+    """``command`` with these options written out in its signature, in the place of ``**options``."""
+    signature = inspect.signature(command)
     common = [part for part in signature.parameters.values() if part.kind is not inspect.Parameter.VAR_KEYWORD]
     own = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
         for name, kind in kinds.items()
     ]
-    return signature.replace(parameters=common + own)
+    command.__signature__ = signature.replace(parameters=common + own)  # type: ignore[attr-defined]
+    return command
 
 
-def _help(how: Method) -> str:
-    return f"""{how.summary}
+def _help(task: Task) -> str:
+    return f"""{task.summary}
 
 Line n of the output answers line n of the input, as soon as it has come. One that has no answer gets an empty line, or
 its error in JSON, and a warning with its number on standard error. Exit status 3 says that there was one."""
 
 
-for _method, _how in METHODS.items():
-    _add_command_of(_method, _how)
+def _check_task(name: str, task: Task) -> None:
+    """Raise ValueError unless the model is for ``task``; nothing but its config is read for it."""
+    found = zoo.info(name).task
+    if found != task.name:
+        raise ValueError(f"{name!r} is a model for {found}, and does not {task.method}")
 
 
-def _check_task(name: str, method: str) -> None:
-    """Raise ValueError unless the model is for a task of this method; nothing but its config is read for it."""
-    task = zoo.info(name).task
-    if TASKS.get(task) != method:
-        raise ValueError(f"{name!r} is a model for {task}, and does not {method}")
+def _check_takes(name: str, options: Iterable[str]) -> None:
+    """Raise ValueError unless the method of the model takes all of these options."""
+    task = tasks.named(zoo.info(name).task)
+    for option in options:
+        if option not in [known.name for known in task.options]:
+            raise ValueError(f"{name!r} is a model for {task.name}, and its {task.method} takes no {option}")
 
 
-@app.command("profile")
-def profile_command(
-    name: Name,
-    inputs: Annotated[
-        list[str] | None, typer.Option(help="An input, or a file with one per line; the card's example if none.")
-    ] = None,
-    against: Annotated[list[str] | None, typer.Option(help="A model to compare with; may be given again.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in the place of tables.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the model's spikes into this file.")] = None,
-    beam_size: Annotated[int | None, typer.Option(help="Hypotheses kept in a translator's search.")] = None,
-) -> None:
-    """Count what a model costs on real inputs: arithmetic, spikes, memory, and an estimate of energy."""
-    given, models = _profiled(name, inputs), (name, *(against or ()))
-    options = {} if beam_size is None else {"beam_size": beam_size}
-    for model in models if options else ():
-        _check_task(model, "translate")
-    profiles = [zoo.profile(zoo.load(model), given, name=model, **options) for model in models]
-    comparisons = [profiles[0].compare(other) for other in profiles[1:]]
-    if as_json:
-        found = {"profiles": [profile.as_dict() for profile in profiles], "comparisons": comparisons}
-        say(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    else:
-        sentences = [tables.wrapped(sentence, hanging=2) for comparison in comparisons for sentence in comparison]
-        say("\n".join(map(str, profiles)) + "".join(f"{sentence}\n" for sentence in sentences))
-    if plot is not None:
-        profiles[0].plot(plot)
+def _profile_command() -> Callable[..., None]:
+    """The command that counts costs, with those options of all tasks that change them."""
+
+    def command(
+        name: Name,
+        inputs: Annotated[
+            list[str] | None, typer.Option(help="An input, or a file with one per line; the card's example if none.")
+        ] = None,
+        against: Annotated[list[str] | None, typer.Option(help="A model to compare with; may be given again.")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON in the place of tables.")] = False,
+        plot: Annotated[Path | None, typer.Option(help="Draw the model's spikes into this file.")] = None,
+        **options: Any,
+    ) -> None:
+        """Count what a model costs on real inputs: arithmetic, spikes, memory, and an estimate of energy."""
+        inputs, models, options = _profiled(name, inputs), (name, *(against or ())), _given(options)
+        for model in models if options else ():
+            _check_takes(model, options)
+        profiles = [zoo.profile(zoo.load(model), inputs, name=model, **options) for model in models]
+        comparisons = [profiles[0].compare(other) for other in profiles[1:]]
+        if as_json:
+            found = {"profiles": [profile.as_dict() for profile in profiles], "comparisons": comparisons}
+            say(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        else:
+            sentences = [tables.wrapped(sentence, hanging=2) for comparison in comparisons for sentence in comparison]
+            say("\n".join(map(str, profiles)) + "".join(f"{sentence}\n" for sentence in sentences))
+        if plot is not None:
+            profiles[0].plot(plot)
+
+    return _with_options(command, _kinds(option for task in TASKS.values() for option in task.options if option.costs))
 
 
 def _profiled(name: str, given: list[str] | None) -> list[str]:
@@ -160,7 +189,7 @@ def _profiled(name: str, given: list[str] | None) -> list[str]:
     from zoo.inputs.lines import texts_of
 
     info = zoo.info(name)
-    files = TASKS.get(info.task) in METHODS and METHODS[TASKS[info.task]].files
+    files = tasks.named(info.task).files
     if not given:
         example = info.metrics.get("example", {}).get("input")
         if files or not example:
@@ -177,3 +206,6 @@ def _profiled(name: str, given: list[str] | None) -> list[str]:
         else:
             inputs.append(one)
     return inputs
+
+
+app = command_line()

@@ -23,7 +23,7 @@ import typer
 
 from zoo.command.failing import in_words, say, tell
 from zoo.inputs.lines import Line, read_lines
-from zoo.registry import Method
+from zoo.tasks import Task
 
 ARGUMENTS = "the arguments"
 GROUP = 256
@@ -82,10 +82,10 @@ def stream(source: Source, answerer: "Answerer", output: "Output", strict: bool)
 class Answerer:
     """Asks a model, and turns what is wrong with one line into a :class:`Problem` of that line alone."""
 
-    def __init__(self, model: Any, method: str, how: Method, options: dict[str, Any], place: Callable[[int], str]):
-        self.model, self.ask, self.files, self.options = model, getattr(model, method), how.files, options
+    def __init__(self, model: Any, method: str, task: Task, options: dict[str, Any], place: Callable[[int], str]):
+        self.model, self.ask, self.files, self.options = model, getattr(model, method), task.files, options
         self.place = place
-        self.group = 1 if how.files else max(GROUP, options.get("batch_size", 0))
+        self.group = 1 if task.files else max(GROUP, options.get("batch_size", 0))
         """The most lines to be asked at once."""
         if not self.files:
             self.ask([], **options)  # raises what is wrong with the options, before anything is read or written
@@ -158,12 +158,12 @@ def open_source(inputs: list[str] | None, path: Path | None, kind: str) -> Abstr
     return _open_lines(path, kind)
 
 
-def check_not_overwritten(output: Path | None, inputs: list[str] | None, path: Path | None, how: Method) -> None:
+def check_not_overwritten(output: Path | None, inputs: list[str] | None, path: Path | None, task: Task) -> None:
     """Raise ValueError where answers would be written into what they are read from."""
     written = _status(output if output is not None else sys.stdout)
     if written is None or not stat.S_ISREG(written.st_mode):
         return
-    read: list[Any] = [path or sys.stdin] if not inputs else list(map(Path, inputs)) if how.files else []
+    read: list[Any] = [path or sys.stdin] if not inputs else list(map(Path, inputs)) if task.files else []
     if any(os.path.samestat(written, status) for status in map(_status, read) if status is not None):
         raise ValueError(f"the output, {output or 'standard output'}, is what is to be read: name another by --output")
 

@@ -3,6 +3,7 @@
 import shutil
 import textwrap
 
+from zoo import tasks
 from zoo.figures import in_words
 from zoo.registry import ModelInfo
 
@@ -49,10 +50,10 @@ def model(found: ModelInfo) -> str:
 
 
 def _score(model: ModelInfo) -> str:
-    """The model's first score on test data; empty where none was measured."""
-    scores = model.metrics.get("scores", {})
-    tested = [column for column, score in scores.items() if str(score["split"]).startswith("test")]
-    measured = [column for column in (*tested, *scores) if model.scores.get(column) is not None]
+    """The first of the scores that were measured: on test data before others, the one that counts before others."""
+    scores, counts = model.metrics.get("scores", {}), tasks.named(model.task).score.type
+    measured = [column for column in scores if model.scores.get(column) is not None]
+    measured.sort(key=lambda column: (not scores[column]["split"].startswith("test"), scores[column]["type"] != counts))
     return in_words(measured[0], model.scores[measured[0]], scores) if measured else ""
 
 

@@ -31,6 +31,7 @@ from zoo.inputs import events
 from zoo.networks.layers import SequenceDropout, at_least_one
 from zoo.networks.mixers import spike_options
 from zoo.networks.probabilities import check_temperature, most_probable
+from zoo.networks.streaming import Stream
 from zoo.registry import register_architecture
 
 MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
@@ -224,17 +225,16 @@ class GestureNetwork(nn.Module):
 
         ``recording`` is an event file (``.aedat``, ``.npz``, ``.npy``), or a structured array or dict with t (in
         microseconds), x, y and p (:func:`zoo.inputs.events.as_events`). The bin that it ends in is not complete and not
-        used.
-        Raises TypeError and ValueError for what is no recording of this camera, or shorter than one bin; errors of a
-        file name it.
+        used. Raises TypeError and ValueError for what is no recording of this camera, or shorter than one bin; errors
+        of a file name it.
         """
         stream, found = self.stream(), events.as_events(recording)
         with events.naming(recording):
             stream.push(found)
-            return stream.prediction()
+            return stream.answer()
 
 
-class GestureStream:
+class GestureStream(Stream):
     """A recording that is classified while it comes in: slices go in, the prediction so far comes out.
 
     The network runs on one frame at a time, so the answer depends on the events alone and not on how they were sliced.
@@ -248,10 +248,7 @@ class GestureStream:
 
     @torch.inference_mode()
     def push(self, slice_of_events: Any) -> int:
-        """Take the next events; return how many bins they completed.
-
-        Errors are those of :meth:`GestureNetwork.predict`. After one, or an interrupt, none of the events are taken.
-        """
+        """Take the next events; return how many bins they completed. Errors are those of ``predict``."""
         found = events.as_events(slice_of_events)
         bins, state, membrane = copy(self.bins), self.state, self.membrane
         with events.naming(slice_of_events):
@@ -264,8 +261,8 @@ class GestureStream:
         self.bins, self.state, self.membrane = bins, state, membrane
         return len(frames)
 
-    def prediction(self) -> Prediction:
-        """The prediction from all complete bins so far; ValueError before the first."""
+    def answer(self) -> Prediction:
+        """The prediction from all complete bins so far; ValueError before the first is complete."""
         if self.membrane is None:
             raise ValueError(events.too_short(self.bins))
         settings = self.model.settings

@@ -154,6 +154,13 @@ class DecoderLayer(nn.Module):
         return h, (stream, mixed, context)
 
 
+class Context(NamedTuple):
+    """Of a batch of source sentences: keys and values for each decoder layer, and the mask ``[B, 1, 1, S]``."""
+
+    memories: tuple[tuple[Tensor, Tensor], ...]
+    mask: Tensor
+
+
 class Translation(NamedTuple):
     """A translation and its score, as :meth:`Translator.translate_scored` has it."""
 
@@ -207,8 +214,8 @@ class Translator(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         return self.dropout(self.embedding(tokens) * self.settings.width**0.5)
 
-    def encode(self, source: Tensor) -> tuple[tuple[tuple[Tensor, Tensor], ...], Tensor]:
-        """Keys and values for each decoder layer, and the mask ``[B, 1, 1, S]`` of the tokens."""
+    def encode(self, source: Tensor) -> Context:
+        """What the decoder reads of ``source [S, B]``: its context in :meth:`scan`."""
         tokens = source != PAD
         mask = tokens.unsqueeze(-1).to(self.embedding.weight.dtype)
         h = self.embed(source)
@@ -217,15 +224,15 @@ class Translator(nn.Module):
         e, _ = self.encoder_spikes(h, mask=mask)
         e = self.dropout(e)
         memories = tuple(cast(DecoderLayer, layer).attention.memory(e) for layer in self.decoder)
-        return memories, whole_key_groups(tokens).T[:, None, None, :]
+        return Context(memories, whole_key_groups(tokens).T[:, None, None, :])
 
-    def decode(self, target: Tensor, memory: tuple, mask: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def scan(self, target: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:
         """Last spikes ``[T, B, N]`` for each token of ``target [T, B]``, and the state for the tokens to come."""
         *layers, last = [None] * (len(self.decoder) + 1) if state is None else state
         h = self.embed(target)
         after = []
-        for layer, keys_values, before in zip(self.decoder, memory, layers):
-            h, layer_state = layer(h, keys_values, mask, before)
+        for layer, keys_values, before in zip(self.decoder, context.memories, layers):
+            h, layer_state = layer(h, keys_values, context.mask, before)
             after.append(layer_state)
         s, last = self.decoder_spikes(h, last)
         return self.dropout(s), (*after, last)
@@ -235,23 +242,22 @@ class Translator(nn.Module):
         return linear(s, self.embedding.weight, self.output_bias)
 
     def forward(self, source: Tensor, target: Tensor, where: Tensor) -> Tensor:
-        return self.logits(self.decode(target, *self.encode(source))[0][where])
+        return self.logits(self.scan(target, None, self.encode(source))[0][where])
 
     @torch.inference_mode()
     def search(self, source: Tensor, beam_size: int, length_penalty: float) -> list[Hypothesis]:
         """The best translation found for each column of ``source [S, B]``."""
 
-        def next_token(tokens: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any]:
-            keys_values, mask = memory
-            s, state = self.decode(tokens.unsqueeze(0), keys_values, mask, state)
+        def next_token(tokens: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:
+            s, state = self.scan(tokens.unsqueeze(0), state, context)
             logits = self.logits(s[0])
             logits[:, [PAD, BEGIN, UNKNOWN]] = float("-inf")
             return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)), state
 
         longest = (source != PAD).sum(0) * 3 // 2 + 10
-        memory = self.encode(source)
+        context = self.encode(source)
         with neurons.unchanging(self):
-            return beam_search(next_token, memory, longest, beam_size, length_penalty, BEGIN, END)
+            return beam_search(next_token, context, longest, beam_size, length_penalty, BEGIN, END)
 
     def translate(
         self, sentences: list[str], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64

@@ -26,7 +26,7 @@ from zoo.profiling.layers import Call, register_counter
 from zoo.profiling.ledger import Row
 from zoo.profiling.meter import Meter, UncountableError
 from zoo.profiling.result import Profile
-from zoo.registry import TASKS
+from zoo.tasks import TASKS
 
 __all__ = [
     "ENERGY",
@@ -81,14 +81,13 @@ def _calls(model: nn.Module, inputs: Any, options: dict, meter: Meter) -> list[C
         return [
             _forward(model, one if isinstance(one, tuple) else (one,), place, meter) for place, one in enumerate(inputs)
         ]
-    method = TASKS.get(getattr(model, "task", ""))
-    if method is None:
+    task = TASKS.get(getattr(model, "task", ""))
+    if task is None:
         raise TypeError(
             f"{type(model).__name__} has no task of the zoo: give it tuples of tensors, as its forward takes"
         )
-    task_method = getattr(model, method)
-    # predict takes one recording; the methods of the other tasks take lists.
-    return [functools.partial(task_method, one if method == "predict" else [one], **options) for one in inputs]
+    method = getattr(model, task.method)
+    return [functools.partial(method, one if task.files else [one], **options) for one in inputs]
 
 
 def _forward(model: nn.Module, arguments: tuple, place: int, meter: Meter) -> Callable[[], Any]:

@@ -56,7 +56,7 @@ def test_a_recording_fed_in_slices_gives_exactly_the_answer_of_the_whole(mixer, 
     stream = model.stream()
     completed = sum(stream.push(events[start:end]) for start, end in pairwise(edges))
     assert completed == (9 if by == "time" else 8)
-    assert stream.prediction() == model.predict(events)
+    assert stream.answer() == model.predict(events)
 
 
 BY_NUMBER = {mixer: network(mixer, bin_by="number", bin_size=50) for mixer in MIXERS}
@@ -94,14 +94,14 @@ def test_a_prediction_so_far_changes_only_when_a_bin_is_complete():
     model, events = MODELS["input-gated-lif"], as_events(recording())
     stream = model.stream()
     with pytest.raises(ValueError, match="there are no events"):
-        stream.prediction()
+        stream.answer()
     stream.push(events.between(0, 900))
     with pytest.raises(ValueError, match=r"less than one bin of 1 ms"):
-        stream.prediction()
+        stream.answer()
     stream.push(events.between(900, 3000))
-    before = stream.prediction()
+    before = stream.answer()
     assert before == model.predict(events.between(0, 2100))
-    assert stream.push(events.between(3000, 3000)) == 0 and stream.prediction() == before
+    assert stream.push(events.between(3000, 3000)) == 0 and stream.answer() == before
 
 
 def test_the_neurons_scan_with_the_fused_kernels():
@@ -228,7 +228,7 @@ def test_slices_that_are_refused_change_nothing(cuts, places):
             for fields in wrong:
                 with pytest.raises(ValueError):
                     stream.push({"t": [last + 2000], **one} | fields)
-    assert stream.prediction() == model.predict(events)
+    assert stream.answer() == model.predict(events)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -236,7 +236,7 @@ def test_an_interrupt_within_a_push_takes_none_of_its_events(mixer, monkeypatch)
     model, events = network(mixer), as_events(recording())
     stream, scan, left = model.stream(), model.scan, 5
     stream.push(events[:100])
-    before = stream.prediction()
+    before = stream.answer()
 
     def interrupted(*arguments):
         nonlocal left
@@ -248,9 +248,9 @@ def test_an_interrupt_within_a_push_takes_none_of_its_events(mixer, monkeypatch)
     monkeypatch.setattr(model, "scan", interrupted)
     with pytest.raises(KeyboardInterrupt):
         stream.push(events[100:])
-    assert stream.prediction() == before
+    assert stream.answer() == before
     stream.push(events[100:])
-    assert stream.prediction() == model.predict(events)
+    assert stream.answer() == model.predict(events)
 
 
 # The command

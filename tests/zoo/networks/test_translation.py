@@ -38,10 +38,10 @@ def token_batch(model: Translator, side: int) -> torch.Tensor:
 def test_decoding_token_by_token_equals_decoding_the_whole_target(mixer):
     model = translator(mixer)
     memory, target = model.encode(token_batch(model, 0)), token_batch(model, 1)
-    whole, _ = model.decode(target, *memory)
+    whole, _ = model.scan(target, None, memory)
     state, steps = None, []
     for tokens in target:
-        step, state = model.decode(tokens.unsqueeze(0), *memory, state)
+        step, state = model.scan(tokens.unsqueeze(0), state, memory)
         steps.append(step)
     torch.testing.assert_close(torch.cat(steps), whole, rtol=1e-4, atol=1e-4)
 
@@ -69,7 +69,7 @@ def test_every_weight_layer_after_the_embedding_takes_spikes_of_few_levels(bits)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             module.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
-    spikes, _ = model.decode(token_batch(model, 1), *model.encode(token_batch(model, 0)))
+    spikes, _ = model.scan(token_batch(model, 1), None, model.encode(token_batch(model, 0)))
     inputs["output"] = spikes
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     assert sorted(inputs) == sorted([*linear, "output"])
@@ -109,7 +109,7 @@ def test_scores_are_the_same_bits_alone_and_beside_sentences_of_other_lengths(mi
         """Of each token after the first ones ``tokens [T, B * hypotheses]``."""
         memory, state, steps = model.encode(source), None, []
         for step in tokens:
-            spikes, state = model.decode(step.unsqueeze(0), *memory, state)
+            spikes, state = model.scan(step.unsqueeze(0), state, memory)
             steps.append(model.logits(spikes[0]))
         return torch.stack(steps)
 
