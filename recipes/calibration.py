@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import zoo
+from recipes.recipe import Band
 from zoo import files, saving
 
 BINS = 15
@@ -76,6 +77,18 @@ def measure(on: dict[str, Answers]) -> dict[str, Any]:
         for name, answers in on.items()
     ]
     return {"temperature": temperature, "fitted_on": first, "rows": rows}
+
+
+def scores(on: dict[str, Answers], band: Band, noun: str) -> dict[str, Any]:
+    """The scores of a classifier by its answers on ``val`` and on the test set, which ``noun`` counts."""
+    validation, test = on.values()
+    return {
+        "accuracy_val": round(accuracy(validation), 2),
+        band.column: round(accuracy(validation.first(band.inputs)), 2),
+        "accuracy_test": round(accuracy(test), 2),
+        "calibration": measure(on),
+        noun: {"val": len(validation.labels), "test": len(test.labels)},
+    }
 
 
 def set_temperature(model: Any, temperature: float) -> None:

@@ -24,24 +24,27 @@ import math
 import random
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import zoo
 from neurons.monitors import evaluating
-from recipes import calibration, fine_tuning, gesture_simulator, training
+from recipes import calibration, command, fine_tuning, gesture_simulator, training
 from recipes.calibration import Answers
 from recipes.fine_tuning import FineTuning
 from recipes.gestures import GESTURES, MIRRORED
-from recipes.run_folder import read_json
-from recipes.training import read_settings
+from recipes.own_examples import read_table
+from recipes.recipe import Band, Recipe
+from recipes.run_folder import read_json, read_settings
 from zoo.files import remove_leftovers, write_whole
 from zoo.inputs.data_files import plain_file, read_npz
 from zoo.inputs.events import (
@@ -63,11 +66,10 @@ SPLITS = ("train", "val", "test")
 HELD_OUT = 1 / 6
 """Share of the training people who are ``val``: the last of them, four of 23."""
 CACHE_VERSION = 2
-BAND = 22
-"""Recordings of a quick check: the first of ``val``."""
+BAND = Band(22, "accuracy_val_first", 5.0)
 EXAMPLE, EXAMPLE_FILE = "air guitar", "air_guitar.aedat"
-TWINS = {
-    "input-gated-lif": "multi-bit and input-gated LIF",
+NETWORKS = {
+    "input-gated-lif": "multi-bit and input-gated LIF ({bits} bits)",
     "lif": "plain LIF, binary spikes",
     "relu": "ReLU, no neurons",
     "convgru": "ReLU with a convolutional GRU",
@@ -435,22 +437,23 @@ class Trainer(training.Trainer[GestureNetwork]):
         return accuracy(model, self.validation)
 
 
-def train(
+Cache = Annotated[Path | None, typer.Option(help="folder where frames are kept; DATA/bins unless given")]
+
+
+def trainer(
     data: Path,
     run: Path,
     config: GestureConfig,
     options: Training,
-    initial: str | None = None,
+    initial: command.Initial = None,
     backend: str = "auto",
-    cache: Path | None = None,
-) -> None:
-    """Train on a data set in one of the three layouts, from a model's weights where ``initial`` names one."""
+    cache: Cache = None,
+) -> Trainer:
+    """A training on a data set in one of the three layouts, from a model's weights where ``initial`` names one."""
     if initial is not None:
-        own = GestureConfig(**_gesture_model(initial))
-        training.check_initial(initial, config, GestureConfig(config.labels))
-        config = own
+        config = GestureConfig(**_gesture_model(initial))
     samples, validation = (read_samples(data, split, config.binning(), cache) for split in ("train", "val"))
-    Trainer(samples, validation, run, config, options, initial, backend).train()
+    return Trainer(samples, validation, run, config, options, initial, backend)
 
 
 def _gesture_model(name: str) -> dict[str, Any]:
@@ -516,90 +519,36 @@ def familiar_examples(model: GestureNetwork) -> list[Example]:
 # ---- Measuring and the card ----
 
 
-def spike_rate(model: GestureNetwork, samples: Samples) -> float | None:
-    """Share of non-zero spikes of all neurons over the recordings; None for a network without spikes."""
-    device = model.output.weight.device
-    return training.spike_rate(model, ((torch.from_numpy(f).to(device).unsqueeze(1),) for f in samples.frames))
+def read_for(data: Path, split: str, config: GestureConfig, cache: Cache = None) -> Samples:
+    """The recordings of a split as a network of this config takes them."""
+    return read_samples(data, split, config.binning(), cache)
 
 
-def measure(folder: Path, validation: Samples, test: Samples) -> dict[str, Any]:
-    """Accuracies and calibration of a saved model, its size and its spike rate.
-
-    They are kept in ``scores.json`` beside its folder.
-
-    What is there for the same weights and recordings is returned as it is, so that the test recordings are used once.
-    """
-    config = zoo.info(folder).config
-
-    def scores() -> dict[str, Any]:
-        model = zoo.load(folder)
-        found = calibration_answers(model, validation, test)
-        on_validation, on_test = found.values()
-        return {
-            "accuracy_val": round(calibration.accuracy(on_validation), 2),
-            "accuracy_val_first": round(calibration.accuracy(on_validation.first(BAND)), 2),
-            "accuracy_test": round(calibration.accuracy(on_test), 2),
-            "calibration": calibration.measure(found),
-            "recordings": {"val": len(validation.labels), "test": len(test.labels)},
-            "parameters": config["parameters"],
-            "mean_spike_rate": spike_rate(model, validation),
-        }
-
-    recordings = (part for samples in (validation, test) for part in (*samples.frames, np.array(samples.labels)))
-    key = {
-        "weights": config["files"]["model.safetensors"]["sha256"],
-        "data": training.digest(part.tobytes() for part in recordings),
-    }
-    return training.measured_once(folder.parent / "scores.json", key, scores)
+def evaluate(model: GestureNetwork, samples: Samples) -> tuple[list[str], dict[str, Any]]:
+    """The model's labels of the recordings, and the share of them, in per cent, that is right."""
+    found = answers(model, samples)
+    labels = [model.settings.labels[int(place)] for place in found.logits.argmax(1)]
+    return labels, {"accuracy": calibration.accuracy(found)}
 
 
-def by_network(runs: list[Path]) -> dict[str, list[Path]]:
-    """Runs that differ in nothing but their seed together, under what their network is.
-
-    Raises ValueError where two networks would have one name.
-    """
-    named = [(described(read_settings(group[0])["model"]), group) for group in training.by_network(runs)]
-    if len(dict(named)) < len(named):
-        places = "; ".join(f"{name}: {', '.join(map(str, group))}" for name, group in named)
-        raise ValueError(f"runs of one network must differ in their seed alone; these differ in more: {places}")
-    return dict(named)
+def calls(model: GestureNetwork, samples: Samples) -> Iterator[tuple[Tensor]]:
+    """Each recording as the network takes it."""
+    for frames in samples.frames:
+        yield (torch.from_numpy(frames).to(model.output.weight.device).unsqueeze(1),)
 
 
-def described(model: dict[str, Any]) -> str:
-    """What a network is, for a row of a table."""
-    bits = f" ({model['bits']} bits)" if model["mixer"] == "input-gated-lif" else ""
-    return TWINS[model["mixer"]] + bits
+def own_recordings(file: Path, model: GestureNetwork) -> tuple[GestureNetwork, list[tuple[Path, str]]]:
+    """The model, and one's own recordings: event files, which lie beside ``file`` unless it says where."""
+    return model, [(file.parent / place, label.strip()) for place, label in read_table(file, ("file", "label"))]
 
 
-def row_of(name: str, runs: list[Path], n_mnist: dict[str, Any]) -> dict[str, Any]:
-    """A row of the results, with what :mod:`recipes.n_mnist` found for each mixer, ``n_mnist``, if anything."""
-    row = training.row_of(name, runs)
-    if n_mnist:
-        found = n_mnist.get(read_settings(runs[0])["model"]["mixer"], {})
-        row["n_mnist_accuracy_mean"] = found.get("accuracy_test")
-        row["n_mnist_standard_deviation"] = found.get("standard_deviation")
-    return row
-
-
-def command_of(run: Path) -> str:
-    labels = read_settings(run)["model"]["labels"]
-    return training.command_of("dvs_gesture", run, asdict(GestureConfig(labels)) | asdict(Training()))
-
-
-def data_of(n_mnist: bool) -> dict[str, str]:
-    """What the card says of the data."""
-    use = "Simulated recordings in the layout of IBM's; training, val and test have different people."
-    if n_mnist:
-        use += (
-            " Columns with n mnist are for networks of the same kinds, trained on a sample of real N-MNIST recordings."
-        )
-    return {
-        "name": "Simulated DVS128 gestures",
-        "type": "simulated-dvs128-gesture",
-        "url": SOURCE,
-        "licence": "made by recipes/gesture_simulator.py, free of rights; the link is to the real data set",
-        "use": use,
-    }
+DATA_SET = {
+    "name": "Simulated DVS128 gestures",
+    "type": "simulated-dvs128-gesture",
+    "url": SOURCE,
+    "licence": "made by recipes/gesture_simulator.py, free of rights; the link is to the real data set",
+    "use": "Simulated recordings in the layout of IBM's; training, val and test have different people.",
+}
 
 
 def example_of(model: GestureNetwork) -> dict[str, Any]:
@@ -609,128 +558,79 @@ def example_of(model: GestureNetwork) -> dict[str, Any]:
     return {"input": EXAMPLE_FILE, "output": [label, rounded]}
 
 
-def calibrate(folder: Path, data: Path, cache: Path | None = None) -> dict[str, Any]:
-    """Calibrate a saved model on ``val``; see :func:`recipes.calibration.calibrate`."""
+def columns_of(scores: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """The scores of the card."""
 
-    def found(model: GestureNetwork) -> dict[str, Answers]:
-        validation, test = (read_samples(data, split, model.binning, cache) for split in ("val", "test"))
-        return calibration_answers(model, validation, test)
-
-    return calibration.calibrate(folder, "dvs_gesture", GESTURES, found, example_of)
-
-
-def bundle(runs: list[Path], twins: list[Path], folder: Path, n_mnist: Path | None = None) -> None:
-    """Save the best of ``runs`` (by ``val``; they differ in their seed) to ``folder``, with a card.
-
-    ``n_mnist`` is what ``recipes.n_mnist compare`` wrote. Raises ValueError for runs of different networks.
-    """
-    if len(by_network(runs)) != 1:
-        raise ValueError(f"the runs to choose from must be of one network; got {', '.join(by_network(runs))}")
-    chosen, scores = training.best_on_val(runs)
-    model, everything = zoo.load(chosen / "best"), [*runs, *twins]
-    real = read_json(n_mnist, "let recipes.n_mnist write it again") if n_mnist else {"networks": {}, "commands": []}
-    groups = {folder.name: runs} | by_network(twins)
-
-    def score(split: str, people: str) -> dict[str, str]:
+    def column(split: str, people: str) -> dict[str, str]:
         signature = f"percent of {scores['recordings'][split]} recordings of {people}, each computed on its own"
         return {"title": f"accuracy %, {split} (simulated)", "type": "accuracy", "split": split, "signature": signature}
 
-    metrics = {
-        **calibration.bundled(model, scores, "dvs_gesture", folder.name),
-        "summary": SUMMARY,
-        "load_as": folder.name,
-        "example": example_of(model),
-        "licence": "apache-2.0",
-        "scores": {
-            "accuracy_val": score("val", "people held out from the training part"),
-            "accuracy_test": score("test", "the test people"),
-        },
-        "results": [row_of(name, group, real["networks"]) for name, group in groups.items()],
-        "score_band": {
-            "score": "accuracy_val",
-            "split": "val",
-            "inputs": min(BAND, scores["recordings"]["val"]),
-            "low": round(scores["accuracy_val_first"] - 5, 2),
-            "high": min(100.0, round(scores["accuracy_val_first"] + 5, 2)),
-        },
-        "commands": [
-            "python -m recipes.gesture_simulator write DATA",
-            f"python -m recipes.gesture_simulator example {EXAMPLE_FILE} --gesture '{EXAMPLE}'",
-            *map(command_of, everything),
-            f"python -m recipes.dvs_gesture measure {' '.join(map(str, everything))} --data DATA",
-            *real["commands"],
-        ],
-        "seeds": [read_settings(run)["training"]["seed"] for run in runs],
-        "checkpoint_split": training.checkpoint_split(
-            chosen, "val, people held out from the training part, by accuracy; the seed likewise"
-        ),
-        "data": data_of(bool(n_mnist)),
-        "limits": LIMITS,
-        "sources": SOURCES,
+    return {
+        "accuracy_val": column("val", "people held out from the training part"),
+        "accuracy_test": column("test", "the test people"),
     }
-    zoo.save(model, folder, metrics)
 
 
-def command_line():
-    """The commands ``train``, ``evaluate``, ``measure``, ``calibrate`` and ``bundle``."""
-    from typing import Annotated
+def add_real_recordings(
+    metrics: dict[str, Any],
+    groups: dict[str, list[Path]],
+    n_mnist: Annotated[Path | None, typer.Option(help="what recipes.n_mnist compare wrote")] = None,
+) -> None:
+    """Have a card say what :mod:`recipes.n_mnist` found for networks of the same kinds, if it is given that."""
+    if n_mnist is None:
+        return
+    real = read_json(n_mnist, "let recipes.n_mnist write it again")
+    for row, runs in zip(metrics["results"], groups.values()):
+        found = real["networks"].get(read_settings(runs[0])["model"]["mixer"], {})
+        row["n_mnist_accuracy_mean"] = found.get("accuracy_test")
+        row["n_mnist_standard_deviation"] = found.get("standard_deviation")
+    metrics["commands"] += real["commands"]
+    metrics["data"]["use"] += (
+        " Columns with n mnist are for networks of the same kinds, trained on a sample of real N-MNIST recordings."
+    )
 
-    import typer
 
-    app = training.commands("Gestures from an event camera.")
-    Data = Annotated[Path, typer.Option(help="folder of the data set, in IBM's, SpikingJelly's or Tonic's layout")]
-    Cache = Annotated[Path | None, typer.Option(help="folder where frames are kept; DATA/bins unless given")]
+RECIPE = Recipe(
+    name="dvs_gesture",
+    title="Gestures from an event camera.",
+    data="folder of the data set, in IBM's, SpikingJelly's or Tonic's layout",
+    config=GestureConfig([*GESTURES]),
+    training=Training(),
+    fixed=("height", "width", "temperature"),
+    trainer=trainer,
+    read=read_for,
+    evaluate=evaluate,
+    scores=lambda model, validation, test: calibration.scores(
+        calibration_answers(model, validation, test), BAND, "recordings"
+    ),
+    content=lambda samples: (part.tobytes() for part in (*samples.frames, np.array(samples.labels))),
+    calls=calls,
+    inputs=lambda samples: [(torch.from_numpy(frames).unsqueeze(1),) for frames in samples.frames],
+    counted="the {count} recordings of val, one at a time",
+    networks=NETWORKS,
+    columns=columns_of,
+    band=BAND,
+    example=example_of,
+    source=lambda scores: dict(DATA_SET),
+    checkpoint="val, people held out from the training part, by accuracy; the seed likewise",
+    limits=LIMITS,
+    sources=SOURCES,
+    summary=SUMMARY,
+    before=(
+        "python -m recipes.gesture_simulator write DATA",
+        f"python -m recipes.gesture_simulator example {EXAMPLE_FILE} --gesture '{EXAMPLE}'",
+    ),
+    noun="recordings",
+    own=own_recordings,
+    file=".csv with the columns file and label, or .jsonl with these fields",
+    fine_tune=fine_tune,
+    calibrated=calibration_answers,
+    complete=add_real_recordings,
+)
 
-    @app.command("train")
-    @training.options("height", "width", "temperature", config=GestureConfig([*GESTURES]), options=Training())
-    def train_command(
-        data: Data,
-        run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
-        config: GestureConfig,
-        options: Training,
-        initial: Annotated[str | None, typer.Option(help="fine-tune this model")] = None,
-        backend: str = "auto",
-        cache: Cache = None,
-    ):
-        """Train a classifier, or fine-tune one; RUN/best is the best on val, or with a spike penalty the last epoch."""
-        train(data, run, config, options, initial, backend, cache)
 
-    @app.command()
-    def evaluate(model: str, data: Data, split: str = "val", cache: Cache = None):
-        """Print the accuracy of a model (a name or a folder) on one split."""
-        network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
-        samples = read_samples(data, split, network.binning, cache)
-        found = {"model": model, "split": split, "accuracy": accuracy(network, samples)}
-        print(json.dumps(found | {"recordings": len(samples.labels)}, indent=2))
-
-    @app.command("measure")
-    def measure_command(runs: list[Path], data: Data, cache: Cache = None):
-        """Score the best model of each run on val and, once, on test; keep it in RUN/scores.json."""
-        for run in runs:
-            binning = GestureConfig(**zoo.info(run / "best").config["architecture_config"]).binning()
-            validation, test = (read_samples(data, split, binning, cache) for split in ("val", "test"))
-            print(run.name, json.dumps(measure(run / "best", validation, test), indent=2), flush=True)
-
-    @app.command("calibrate")
-    def calibrate_command(
-        model: Annotated[Path, typer.Argument(help="folder of a model; it gets the result")],
-        data: Data,
-        cache: Cache = None,
-    ):
-        """Fit a model's temperature on val; measure it on val and on test."""
-        print(json.dumps(calibrate(model, data, cache), indent=2))
-
-    @app.command("bundle")
-    def bundle_command(
-        runs: Annotated[list[Path], typer.Argument(help="measured runs that differ in their seed")],
-        folder: Annotated[Path, typer.Option(help="where the model is to go, with its card")],
-        twin: Annotated[list[Path] | None, typer.Option(help="run to compare with; may be given again")] = None,
-        n_mnist: Annotated[Path | None, typer.Option(help="what recipes.n_mnist compare wrote")] = None,
-    ):
-        """Put the best model of the runs into a folder of its own with its card."""
-        bundle(runs, twin or [], folder, n_mnist)
-
-    return app
+def command_line() -> typer.Typer:
+    return command.command_line(RECIPE)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from recipes.command import commands
+from recipes.extras import need
 from recipes.gestures import GESTURES
-from recipes.training import commands, need
 from zoo.errors import unknown
 from zoo.inputs.events import Events, write_aedat
 

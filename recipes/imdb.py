@@ -11,32 +11,31 @@ Checkpoints and options are chosen on held-out training reviews (:func:`hold_out
 alone, which uses it once. Training needs ``pip install "snn-zoo[train]"``.
 """
 
-import csv
 import gzip
-import io
-import json
 import math
 import random
 import re
 import tarfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+import typer
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-import zoo
-from recipes import calibration, fine_tuning, training
-from recipes.calibration import Answers, accuracy
+from recipes import calibration, command, fine_tuning, training
+from recipes.calibration import Answers
 from recipes.fine_tuning import FineTuning
 from recipes.ngrams import cross_fit, most_frequent
-from recipes.training import read_settings
-from zoo.inputs.lines import document, read_lines
+from recipes.own_examples import read_table
+from recipes.recipe import Band, Recipe
+from zoo.errors import unknown
+from zoo.inputs.lines import document
 from zoo.inputs.text import normal
 from zoo.loading import float32_on_cpu
 from zoo.networks.sentiment import PAD, SPECIAL_TOKENS, UNKNOWN, TextClassifier, TextClassifierConfig
@@ -50,7 +49,8 @@ CHUNKS, HELD_OUT = 50, 5
 HELD_OUT_REVIEWS = "the held-out training reviews"
 EXAMPLE = ["A wonderful film, from the first minute to the last.", "Two hours of my life that I will not get back."]
 CONFIG = TextClassifierConfig(LABELS, vocabulary=20_000, ngrams=250_000)
-TWINS = {
+NETWORKS = {
+    "input-gated-lif": "input-gated LIF, {spikes} spikes",
     "bilstm": "bidirectional LSTM",
     "lstm": "LSTM",
     "gru": "GRU",
@@ -252,10 +252,21 @@ def loss_of(model: nn.Module, examples: list[Example], typical: float, options: 
     return training.cross_entropy(model, (tokens, evidence), labels, options, typical)
 
 
-def evaluate(model: TextClassifier, reviews: list[Review]) -> float:
-    """Share of the reviews, in per cent, whose label is the model's."""
+def read_part(data: Path, split: str, config: TextClassifierConfig) -> list[Review]:
+    """``train`` without what is held out, ``val`` (held out from the training reviews), or ``test``."""
+    if split == "test":
+        return read_split(data, "test")
+    parts = dict(zip(("train", "val"), hold_out(read_split(data, "train")))) if split in ("train", "val") else {}
+    if split not in parts:
+        raise unknown("split", split, ("train", "val", "test"))
+    return parts[split]
+
+
+def evaluate(model: TextClassifier, reviews: list[Review]) -> tuple[list[str], dict[str, Any]]:
+    """The model's labels of the reviews, and the share of them, in per cent, that is right."""
     texts, labels = map(list, zip(*checked_reviews(reviews, "score")))
-    return 100 * mean(found.label == label for found, label in zip(model.classify(texts), labels))
+    found = [one.label for one in model.classify(texts)]
+    return found, {"accuracy": 100 * mean(one == label for one, label in zip(found, labels))}
 
 
 def answers(model: TextClassifier, reviews: list[Review]) -> Answers:
@@ -270,59 +281,15 @@ def calibration_answers(model: TextClassifier, validation: list[Review], test: l
     return {HELD_OUT_REVIEWS: answers(model, validation), "the test reviews": answers(model, test)}
 
 
-def spike_rate(model: TextClassifier, reviews: list[Review]) -> float | None:
-    """Share of non-zero spikes of all neurons over the reviews, one at a time; None for a network without spikes."""
-    device = model.embedding.weight.device
-    encoded = model.encode([review.text for review in reviews])
-    return training.spike_rate(model, ((torch.tensor(ids, device=device).unsqueeze(1),) for ids in encoded))
+def calls(model: TextClassifier, reviews: list[Review]) -> Iterator[tuple[Tensor]]:
+    """The tokens of each review, as the network takes them."""
+    for ids in model.encode([review.text for review in reviews]):
+        yield (torch.tensor(ids, device=model.embedding.weight.device).unsqueeze(1),)
 
 
 def read_labelled(path: Path) -> list[Review]:
-    """One's own texts and labels: a CSV with the columns ``text`` and ``label``, or JSON lines with these fields.
-
-    Raises ValueError, naming the line, for anything that is not that.
-    """
-    readers = {".csv": _csv_rows, ".jsonl": _json_rows}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"{path} must be a .csv or a .jsonl file")
-    reviews = []
-    for number, row in readers[path.suffix.lower()](path):
-        for field in Review._fields:
-            where = f"line {number} of {path}"
-            if not isinstance(row, dict) or not isinstance(row.get(field), str) or not row[field].strip():
-                raise ValueError(f"{where} has no text for {field!r}")
-            normal(row[field], f"{field!r} in {where}")  # JSON can spell what is no text
-        reviews.append(Review(row["text"], row["label"].strip()))
-    if not reviews:
-        raise ValueError(f"{path} holds no texts")
-    return reviews
-
-
-def _csv_rows(path: Path):
-    text = _text(path.read_bytes(), str(path))
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a text may be of any length
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        if missing := [field for field in Review._fields if field not in (reader.fieldnames or [])]:
-            raise ValueError(f"{path} has no column {' and no column '.join(map(repr, missing))} in its first line")
-        for row in reader:
-            if None in row:
-                raise ValueError(f"line {reader.line_num} of {path} has too many fields: quote text with commas")
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num} of {path} is no CSV: {error}") from None
-
-
-def _json_rows(path: Path):
-    with path.open("rb") as stream:
-        for number, text, problem in read_lines(stream, str(path)):
-            if text is None:
-                raise ValueError(problem)
-            if text.strip():
-                try:
-                    yield number, json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    raise ValueError(f"line {number} of {path} is no JSON: {error}") from None
+    """One's own texts and labels; see :func:`recipes.own_examples.read_table`."""
+    return [Review(text, label.strip()) for text, label in read_table(path, Review._fields)]
 
 
 def checked_reviews(reviews: Any, purpose: str) -> list[Review]:
@@ -445,53 +412,17 @@ class Trainer(training.Trainer[TextClassifier]):
         return loss_of(self.model, batch, self.typical, self.options, self.accelerator.device)
 
     def score(self, model: TextClassifier) -> float:
-        return evaluate(model, self.validation)
+        return evaluate(model, self.validation)[1]["accuracy"]
 
 
-def measure(run: Path, validation: list[Review], test: list[Review]) -> dict:
-    """Accuracy and calibration of a run's best model on held-out and on test reviews, its size and spike rate.
-
-    They are kept in ``scores.json``.
-
-    Scores that are there for the same weights and reviews are returned as they are: the test set is used once.
-    """
-
-    def scores() -> dict:
-        model = zoo.load(run / "best")
-        found = calibration_answers(model, validation, test)
-        on_validation, on_test = found.values()
-        return {
-            "accuracy_val": round(accuracy(on_validation), 2),
-            "accuracy_val_first_100": round(accuracy(on_validation.first(100)), 2),
-            "accuracy_test": round(accuracy(on_test), 2),
-            "calibration": calibration.measure(found),
-            "reviews": {"val": len(validation), "test": len(test)},
-            "parameters": config["parameters"],
-            "mean_spike_rate": spike_rate(model, validation),
-        }
-
-    config = zoo.info(run / "best").config
-    key = {
-        "weights": config["files"]["model.safetensors"]["sha256"],
-        "data": training.digest(part.encode() for review in (*validation, *test) for part in review),
-    }
-    return training.measured_once(run / "scores.json", key, scores)
-
-
-def command_of(run: Path) -> str:
-    return training.command_of("imdb", run, asdict(CONFIG) | {"labels": list(LABELS)} | asdict(Training()))
-
-
-def described(settings: dict, beside: dict) -> str:
-    """What a network is, for a row of a table, and in which options it is not as the model ``beside``."""
-    name = TWINS.get(settings["mixer"], f"input-gated LIF, {settings['bits']}-bit spikes")
-    own = {"mixer", "parameters", "temperature"} | ({"bits"} if settings["mixer"] not in TWINS else set())
-    changed = [
-        f"{k.replace('_', ' ')} {v}" if v else f"without {k}"
-        for k, v in settings.items()
-        if k not in own and v != beside[k]
-    ]
-    return f"{name} ({', '.join(changed)})" if changed else name
+def own_examples(
+    file: Path,
+    model: TextClassifier,
+    new_labels: Annotated[bool, typer.Option(help="learn the file's labels in place of the model's")] = False,
+) -> tuple[TextClassifier, list[Review]]:
+    """The model, for other labels where these are asked for, and one's own texts and labels."""
+    reviews = read_labelled(file)
+    return with_labels(model, sorted({review.label for review in reviews})) if new_labels else model, reviews
 
 
 def example_of(model: TextClassifier) -> dict[str, Any]:
@@ -501,154 +432,64 @@ def example_of(model: TextClassifier) -> dict[str, Any]:
     return {"input": EXAMPLE, "output": output}
 
 
-def calibrate(folder: Path, data: Path) -> dict[str, Any]:
-    """Calibrate a saved model on the held-out training reviews; see :func:`recipes.calibration.calibrate`."""
-    validation, test = hold_out(read_split(data, "train"))[1], read_split(data, "test")
-    return calibration.calibrate(
-        folder, "imdb", LABELS, lambda model: calibration_answers(model, validation, test), example_of
-    )
-
-
-def bundle(runs: list[Path], twins: list[Path], folder: Path, summary: str) -> None:
-    """Save the best model of ``runs``, which differ in their seed alone, to ``folder``, with a card of the scores.
-
-    The best is that with the highest accuracy on held-out reviews.
-    """
-    if len(training.by_network(runs)) != 1:
-        raise ValueError(f"the runs to choose from must differ in their seed alone; got {', '.join(map(str, runs))}")
-    chosen, scores = training.best_on_val(runs)
-    model, own = zoo.load(chosen / "best"), read_settings(chosen)["model"]
-    metrics = {
-        **calibration.bundled(model, scores, "imdb", folder.name),
-        "summary": summary,
-        "load_as": folder.name,
-        "example": example_of(model),
-        "languages": ["en"],
-        "licence": "apache-2.0",
-        "scores": {
-            "accuracy_val": _score("accuracy, held-out training reviews (%)", "train"),
-            "accuracy_test": _score("accuracy, test (%)", "test"),
-        },
-        "results": [
-            training.row_of(folder.name, runs),
-            *(
-                training.row_of(described(read_settings(group[0])["model"], own), group)
-                for group in training.by_network(twins)
-            ),
-        ],
-        "score_band": {
-            "score": "accuracy_val",
-            "split": HELD_OUT_REVIEWS,
-            "inputs": 100,
-            "low": scores["accuracy_val_first_100"] - 1.0,
-            "high": scores["accuracy_val_first_100"] + 1.0,
-        },
-        "commands": [
-            *map(command_of, [*runs, *twins]),
-            f"python -m recipes.imdb measure {' '.join(map(str, [*runs, *twins]))} --data DATA",
-        ],
-        "seeds": sorted(read_settings(run)["training"]["seed"] for run in runs),
-        "checkpoint_split": training.checkpoint_split(
-            chosen, "a tenth of the training reviews, held out by runs of neighbours; the seed bundled, too"
+def source_of(scores: dict[str, Any]) -> dict[str, str]:
+    """What the card says of the data."""
+    return {
+        "name": "Large Movie Review Dataset v1.0 (IMDB)",
+        "type": "imdb",
+        "url": SOURCE,
+        "licence": "research use; cite Maas et al. 2011, Learning Word Vectors for Sentiment Analysis",
+        "use": "25,000 training reviews, of which {val:,} held out; {test:,} test reviews, scored once.".format(
+            **scores["reviews"]
         ),
-        "data": {
-            "name": "Large Movie Review Dataset v1.0 (IMDB)",
-            "type": "imdb",
-            "url": SOURCE,
-            "licence": "research use; cite Maas et al. 2011, Learning Word Vectors for Sentiment Analysis",
-            "use": "25,000 training reviews, of which {val:,} held out; {test:,} test reviews, scored once.".format(
-                **scores["reviews"]
-            ),
-        },
-        "limits": LIMITS,
-        "sources": SOURCES,
     }
-    zoo.save(model, folder, metrics)
 
 
-def _score(title: str, split: str) -> dict:
+def _score(title: str, split: str) -> dict[str, str]:
     return {"title": title, "type": "accuracy", "split": split, "signature": "share of reviews with the right label"}
 
 
-def command_line():
-    """The commands ``train``, ``evaluate``, ``measure``, ``calibrate``, ``bundle`` and ``fine-tune``."""
-    from typing import Annotated
+BAND = Band(100, "accuracy_val_first_100", 1.0, HELD_OUT_REVIEWS)
+RECIPE = Recipe(
+    name="imdb",
+    title="Sentiment of film reviews on IMDB.",
+    data=f"{ARCHIVE}, its folder {FOLDER}, or a folder that holds either",
+    config=CONFIG,
+    training=Training(),
+    fixed=("temperature",),
+    trainer=Trainer,
+    read=read_part,
+    evaluate=evaluate,
+    scores=lambda model, validation, test: calibration.scores(
+        calibration_answers(model, validation, test), BAND, "reviews"
+    ),
+    content=lambda reviews: (part.encode() for review in reviews for part in review),
+    calls=calls,
+    inputs=lambda reviews: [review.text for review in reviews],
+    counted="the {count} held-out training reviews, one at a time",
+    networks=NETWORKS,
+    tuned=tuple(field.name for field in fields(TextClassifierConfig) if field.name not in ("mixer", "temperature")),
+    columns=lambda scores: {
+        "accuracy_val": _score("accuracy, held-out training reviews (%)", "train"),
+        "accuracy_test": _score("accuracy, test (%)", "test"),
+    },
+    band=BAND,
+    example=example_of,
+    source=source_of,
+    checkpoint="a tenth of the training reviews, held out by runs of neighbours; the seed bundled, too",
+    limits=LIMITS,
+    sources=SOURCES,
+    languages=("en",),
+    noun="reviews",
+    own=own_examples,
+    file=".csv with the columns text and label, or .jsonl with these fields",
+    fine_tune=fine_tune,
+    calibrated=calibration_answers,
+)
 
-    import typer
 
-    app = training.commands("Sentiment of film reviews on IMDB.")
-    Data = Annotated[Path, typer.Option(help=f"{ARCHIVE}, its folder {FOLDER}, or a folder that holds either")]
-
-    @app.command("train")
-    @training.options("temperature", config=CONFIG, options=Training())
-    def train_command(
-        data: Data,
-        run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
-        config: TextClassifierConfig,
-        options: Training,
-        backend: str = "auto",
-    ):
-        """Train a classifier; the best on held-out reviews, or with a spike penalty the last epoch, is in RUN/best.
-
-        (Without n-grams: --ngrams 0.)
-        """
-        Trainer(data, run, config, options, backend).train()
-
-    @app.command("evaluate")
-    def evaluate_command(model: str, data: Data, split: Annotated[str, typer.Option(help="val or test")] = "val"):
-        """The accuracy of a model (a name or a folder) in per cent."""
-        if split not in ("val", "test"):
-            raise typer.BadParameter(f"split must be val or test; got {split!r}")
-        reviews = hold_out(read_split(data, "train"))[1] if split == "val" else read_split(data, "test")
-        network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
-        found = {"model": model, "split": split, "reviews": len(reviews)}
-        print(json.dumps(found | {"accuracy": round(evaluate(network, reviews), 2)}))
-
-    @app.command("measure")
-    def measure_command(runs: list[Path], data: Data):
-        """Score the best model of each run on held-out and, once, on test reviews; keep it in RUN/scores.json."""
-        validation, test = hold_out(read_split(data, "train"))[1], read_split(data, "test")
-        for run in runs:
-            print(run.name, json.dumps(measure(run, validation, test), indent=2), flush=True)
-
-    @app.command("calibrate")
-    def calibrate_command(
-        model: Annotated[Path, typer.Argument(help="folder of a model; it gets the result")], data: Data
-    ):
-        """Fit a model's temperature on held-out training reviews; measure it on them and on the test reviews."""
-        print(json.dumps(calibrate(model, data), indent=2))
-
-    @app.command("bundle")
-    def bundle_command(
-        runs: Annotated[list[Path], typer.Argument(help="measured runs that differ in their seed alone")],
-        folder: Annotated[Path, typer.Option(help="where the model is to go, with its card")],
-        summary: Annotated[str, typer.Option(help="one sentence: what the model is")],
-        twin: Annotated[list[Path] | None, typer.Option(help="measured run to compare with; likewise")] = None,
-    ):
-        """Put the best model of some runs into a folder of its own with its card."""
-        bundle(runs, twin or [], folder, summary)
-
-    @app.command("fine-tune")
-    def fine_tune_command(
-        model: Annotated[str, typer.Argument(help="a name or a folder")],
-        file: Annotated[Path, typer.Argument(help=".csv with the columns text and label, or .jsonl with these fields")],
-        output: Annotated[Path, typer.Option(help="folder for the new model")],
-        new_labels: Annotated[bool, typer.Option(help="learn the file's labels in place of the model's")] = False,
-        epochs: int = 12,
-        learning_rate: float = 5e-4,
-        seed: int = 0,
-    ):
-        """Train a model further on one's own texts and labels, and save it."""
-        reviews, network = read_labelled(file), zoo.load(model)
-        if new_labels:
-            network = with_labels(network, sorted({review.label for review in reviews}))
-        found = fine_tune(network, reviews, epochs, learning_rate, seed)
-        for row in found.rows():
-            print(json.dumps(row))
-        print(found)
-        print(zoo.save(network, output))
-
-    return app
+def command_line() -> typer.Typer:
+    return command.command_line(RECIPE)
 
 
 if __name__ == "__main__":

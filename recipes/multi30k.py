@@ -13,23 +13,25 @@ uses it once. Training needs ``pip install "snn-zoo[train]"``.
 import contextlib
 import gzip
 import io
-import json
 import math
 import random
 import zlib
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any, ClassVar
 
 import torch
+import typer
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-import zoo
-from recipes import fine_tuning, training
+from recipes import command, fine_tuning, training
+from recipes.extras import need
 from recipes.fine_tuning import FineTuning
-from recipes.training import need, read_costs, read_scores, read_settings
+from recipes.own_examples import read_table
+from recipes.recipe import Band, Recipe
 from zoo.inputs.lines import texts_of
 from zoo.inputs.text import TextReader, normal
 from zoo.networks.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator, TranslatorConfig, pad
@@ -37,7 +39,8 @@ from zoo.options import number, whole_number
 
 SOURCE = "https://github.com/multi30k/dataset (folder data/task1/raw)"
 TEST = "test_2016_flickr"
-TWINS = {
+NETWORKS = {
+    "input-gated-lif": "input-gated LIF, {spikes} spikes",
     "lstm": "LSTM with attention",
     "gru": "GRU with attention",
     "relu": "ReLU in place of neurons",
@@ -224,7 +227,7 @@ def bleu(hypotheses: list[str], references: list[str], lowercase: bool) -> tuple
 @torch.inference_mode()
 def evaluate(
     model: Translator, pairs: list[Pair], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
-):
+) -> tuple[list[str], dict[str, Any]]:
     """Translations of the pairs' German, with lowercased and cased BLEU and the two signatures."""
     german, english = map(list, zip(*checked_pairs(pairs, "score")))
     hypotheses = model.translate(german, beam_size, length_penalty, batch_size)
@@ -238,11 +241,11 @@ def evaluate(
     }
 
 
-def spike_rate(model: Translator, pairs: list[Pair]) -> float | None:
-    """Share of non-zero spikes of all neurons over the pairs, one at a time; None for a network without spikes."""
-    examples = encode(model.tokenizer, pairs)
-    batches = (tensors([example], model.embedding.weight.device) for example in examples)
-    return training.spike_rate(model, ((source, shifted, target != PAD) for source, shifted, target in batches))
+def calls(model: Translator, pairs: list[Pair]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Each pair as the network takes it."""
+    for example in encode(model.tokenizer, pairs):
+        source, shifted, target = tensors([example], model.embedding.weight.device)
+        yield source, shifted, target != PAD
 
 
 def fine_tune(
@@ -300,7 +303,7 @@ class Trainer(training.Trainer[Translator]):
         run: Path,
         config: TranslatorConfig,
         options: Training,
-        initial: str | None = None,
+        initial: command.Initial = None,
         backend: str = "auto",
     ):
         self.pairs, self.validation = read_split(data, "train"), read_split(data, "val")
@@ -322,230 +325,86 @@ class Trainer(training.Trainer[Translator]):
         return evaluate(model, self.validation, beam_size=1, batch_size=512)[1]["bleu"]
 
 
-def measure(folder: Path, data: Path, beam_size: int, length_penalty: float) -> dict:
-    """Scores of a saved model on ``val`` and on the test set, its size and its spike rate; kept in ``scores.json``.
-
-    What is already there for the same weights, data and search is returned as it is, so that the test set is translated
-    once.
-    """
-
-    def scores() -> dict:
-        model = zoo.load(folder)
-        _, on_validation = evaluate(model, validation, beam_size, length_penalty)
-        _, on_test = evaluate(model, test, beam_size, length_penalty)
-        _, on_first = evaluate(model, validation[:100], beam_size, length_penalty)
-        return {
-            "bleu_val": round(on_validation["bleu"], 2),
-            "bleu_val_first_100": round(on_first["bleu"], 2),
-            "bleu_test": round(on_test["bleu"], 2),
-            "bleu_test_cased": round(on_test["bleu_cased"], 2),
-            "signature": on_test["signature"],
-            "signature_cased": on_test["signature_cased"],
-            "parameters": config["parameters"],
-            "mean_spike_rate": spike_rate(model, validation),
-        }
-
-    config = zoo.info(folder).config
-    validation, test = read_split(data, "val"), read_split(data, TEST)
-    key = {
-        "weights": config["files"]["model.safetensors"]["sha256"],
-        "data": training.digest(side.encode() for pair in (*validation, *test) for side in pair),
-        "beam_size": beam_size,
-        "length_penalty": length_penalty,
+def scores_of(
+    model: Translator, validation: list[Pair], test: list[Pair], beam_size: int = 5, length_penalty: float = 1.4
+) -> dict[str, Any]:
+    """BLEU on ``val``, on the first of it, and on the test set."""
+    _, on_validation = evaluate(model, validation, beam_size, length_penalty)
+    _, on_test = evaluate(model, test, beam_size, length_penalty)
+    _, on_first = evaluate(model, validation[: BAND.inputs], beam_size, length_penalty)
+    return {
+        "bleu_val": round(on_validation["bleu"], 2),
+        BAND.column: round(on_first["bleu"], 2),
+        "bleu_test": round(on_test["bleu"], 2),
+        "bleu_test_cased": round(on_test["bleu_cased"], 2),
+        "signature": on_test["signature"],
+        "signature_cased": on_test["signature_cased"],
     }
-    return training.measured_once(folder.parent / "scores.json", key, scores)
 
 
-def described(settings: dict, beside: dict) -> str:
-    """What a run's network is, for a row of a table, and its ``TUNED`` options that are not those of ``beside``."""
-    model = settings["model"]
-    if model["mixer"] in TWINS:
-        name = TWINS[model["mixer"]]
-    else:
-        name = f"input-gated LIF, {'binary' if model['bits'] == 1 else str(model['bits']) + '-bit'} spikes"
-    own, others = (run["model"] | run["training"] for run in (settings, beside))
-    differs = [f"{option.replace('_', ' ')} {own[option]}" for option in TUNED if own[option] != others[option]]
-    return f"{name} ({', '.join(differs)})" if differs else name
+def own_pairs(file: Path, model: Translator) -> tuple[Translator, list[Pair]]:
+    """The model, and one's own sentence pairs."""
+    return model, [(german, english) for german, english in read_table(file, ("de", "en"))]
 
 
-def command_of(run: Path) -> str:
-    return training.command_of("multi30k", run, asdict(CONFIG) | asdict(Training()))
+def columns_of(scores: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """The scores of the card."""
 
-
-def bundle(run: Path, twins: list[Path], sparsity: list[Path], folder: Path, summary: str) -> None:
-    """Save the best model of ``run`` to ``folder`` with a card of what :func:`measure` found for it and the others."""
-
-    def row(measured: Path, name: str) -> dict:
-        scores = read_scores(measured)
-        columns = ("bleu_val", "bleu_test", "bleu_test_cased", "parameters", "mean_spike_rate")
-        return {"name": name, **{column: scores[column] for column in columns}}
-
-    def score(title: str, split: str, signature: str) -> dict:
+    def column(title: str, split: str, signature: str) -> dict[str, str]:
         return {"title": title, "type": "bleu", "split": split, "signature": signature}
 
-    scores = read_scores(run)
-    model = zoo.load(run / "best")
-    measuring = f"python -m recipes.multi30k measure {' '.join(map(str, [run, *twins, *sparsity]))} --data DATA"
-    search = f" --beam-size {scores['beam_size']} --length-penalty {scores['length_penalty']}"
-    names = {twin: described(read_settings(twin), read_settings(run)) for twin in twins}
-    costing = []
-    if (run / "costs.json").exists():
-        counted = {row["name"] for row in read_costs(run)["rows"]}
-        beside = "".join(f" --twin {twin}" for twin, name in names.items() if name in counted)
-        costing = [f"python -m recipes.multi30k costs {run} --name {folder.name}{beside} --data DATA"]
-    example = ["Ein Hund rennt durch den Schnee."]
-    own = row(run, folder.name)
-    metrics: dict[str, Any] = {
-        "summary": summary,
-        "load_as": folder.name,
-        "example": {"input": example, "output": model.translate(example)},
-        "languages": ["de", "en"],
-        "licence": "apache-2.0",
-        "scores": {
-            "bleu_val": score("BLEU, val", "val", scores["signature"]),
-            "bleu_test": score("BLEU, test 2016", TEST, scores["signature"]),
-            "bleu_test_cased": score("BLEU, test 2016, cased", TEST, scores["signature_cased"]),
-        },
-        "results": [own, *(row(twin, name) for twin, name in names.items())],
-        "score_band": {
-            "score": "bleu_val",
-            "split": "val",
-            "inputs": 100,
-            "low": round(scores["bleu_val_first_100"] - 0.5, 2),
-            "high": round(scores["bleu_val_first_100"] + 0.5, 2),
-        },
-        "commands": [*map(command_of, [run, *twins, *sparsity]), measuring + search, *costing],
-        "seeds": [read_settings(run)["training"]["seed"]],
-        "checkpoint_split": training.checkpoint_split(run, "val, by the BLEU of greedy search"),
-        "data": {
-            "name": "Multi30k, task 1",
-            "type": "multi30k",
-            "url": "https://github.com/multi30k/dataset",
-            "licence": "research use; cite Elliott et al. 2016, Multilingual English-German Image Descriptions",
-            "use": "29,000 sentence pairs for training, 1,014 to choose the checkpoint, 1,000 (test 2016) to score.",
-        },
-        "limits": LIMITS,
-        "sources": SOURCES,
+    return {
+        "bleu_val": column("BLEU, val", "val", scores["signature"]),
+        "bleu_test": column("BLEU, test 2016", TEST, scores["signature"]),
+        "bleu_test_cased": column("BLEU, test 2016, cased", TEST, scores["signature_cased"]),
     }
-    pictures = {}
-    if (run / "costs.json").exists():
-        metrics["costs"] = read_costs(run)
-        pictures["costs.png"] = (run / "costs.png").read_bytes()
-    if sparsity:
-        penalties = [read_settings(point)["training"]["spike_penalty"] for point in sparsity]
-        points = [row(point, f"tuned, spike penalty {penalty:g}") for point, penalty in zip(sparsity, penalties)]
-        curve = metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
-        if own["bleu_val"] == max(point["bleu_val"] for point in curve):
-            dense = "Its spikes are dense: it is the point of the curve with the best BLEU on val."
-            metrics["limits"] = [*LIMITS, dense]
-        metrics["sparsity_plot"] = "sparsity.png"
-        pictures["sparsity.png"] = sparsity_plot(curve, folder.name)
-    zoo.save(model, folder, metrics, pictures)
 
 
-def sparsity_plot(points: list[dict], name: str) -> bytes:
-    """BLEU on ``val`` against the spike rate, as a PNG file; the point of the model ``name`` is marked."""
-    need("the plot", "matplotlib")
-    import matplotlib
+DATA_SET = {
+    "name": "Multi30k, task 1",
+    "type": "multi30k",
+    "url": "https://github.com/multi30k/dataset",
+    "licence": "research use; cite Elliott et al. 2016, Multilingual English-German Image Descriptions",
+    "use": "29,000 sentence pairs for training, 1,014 to choose the checkpoint, 1,000 (test 2016) to score.",
+}
+EXAMPLE = ["Ein Hund rennt durch den Schnee."]
+BAND = Band(100, "bleu_val_first_100", 0.5)
+RECIPE = Recipe(
+    name="multi30k",
+    title="German to English on Multi30k.",
+    data="folder with the raw Multi30k files",
+    config=CONFIG,
+    training=Training(),
+    trainer=Trainer,
+    read=lambda data, split, config: read_split(data, split),
+    test=TEST,
+    evaluate=evaluate,
+    scores=scores_of,
+    score="bleu",
+    score_name="BLEU",
+    content=lambda pairs: (side.encode() for pair in pairs for side in pair),
+    calls=calls,
+    inputs=lambda pairs: [german for german, _ in pairs],
+    counted="the {count} sentences of val, one at a time, with a beam of 5",
+    networks=NETWORKS,
+    tuned=TUNED,
+    columns=columns_of,
+    band=BAND,
+    example=lambda model: {"input": EXAMPLE, "output": model.translate(EXAMPLE)},
+    source=lambda scores: DATA_SET,
+    checkpoint="val, by the BLEU of greedy search",
+    limits=LIMITS,
+    sources=SOURCES,
+    languages=("de", "en"),
+    noun="sentences",
+    own=own_pairs,
+    file=".csv with the columns de and en, or .jsonl with these fields",
+    fine_tune=fine_tune,
+)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(figsize=(5.5, 3.8), layout="constrained")
-    rates = [point["mean_spike_rate"] for point in points]
-    axis.plot(rates, [point["bleu_val"] for point in points], marker="o", color="tab:blue")
-    for point in points:
-        own = point["name"] == name
-        axis.annotate(
-            point["name"].removeprefix("tuned, "),
-            (point["mean_spike_rate"], point["bleu_val"]),
-            (0, 8) if own else (6, -10),
-            textcoords="offset points",
-            fontsize=8,
-            weight="bold" if own else "normal",
-            horizontalalignment="right" if own else "left",
-        )
-    axis.set(xlabel="spike rate (share of outputs not zero)", ylabel="BLEU on val (beam search)")
-    axis.margins(x=0.4, y=0.2)
-    axis.grid(alpha=0.3)
-    file = io.BytesIO()
-    figure.savefig(file, dpi=110, format="png")
-    pyplot.close(figure)
-    return file.getvalue()
-
-
-def command_line():
-    """The commands ``train``, ``evaluate``, ``measure``, ``costs`` and ``bundle``."""
-    from typing import Annotated
-
-    import typer
-
-    app = training.commands("German to English on Multi30k.")
-    Data = Annotated[Path, typer.Option(help="folder with the raw Multi30k files")]
-
-    @app.command("train")
-    @training.options(config=CONFIG, options=Training())
-    def train_command(
-        data: Data,
-        run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
-        config: TranslatorConfig,
-        options: Training,
-        initial: Annotated[str | None, typer.Option(help="fine-tune this model")] = None,
-        backend: str = "auto",
-    ):
-        """Train a translator; the best on val, or with a spike penalty the last epoch, is in RUN/best."""
-        if initial:
-            training.check_initial(initial, config, CONFIG)
-        Trainer(data, run, config, options, initial, backend).train()
-
-    @app.command("evaluate")
-    def evaluate_command(
-        model: str,
-        data: Data,
-        split: str = "val",
-        beam_size: int = 5,
-        length_penalty: float = 1.4,
-        output: Annotated[Path | None, typer.Option(help="write the translations here")] = None,
-    ):
-        """Score a model (a name or a folder) with sacreBLEU."""
-        network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
-        hypotheses, scores = evaluate(network, read_split(data, split), beam_size, length_penalty)
-        if output:
-            output.write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
-        print(json.dumps({"model": model, "split": split, "beam_size": beam_size, **scores}, indent=2))
-
-    @app.command("measure")
-    def measure_command(runs: list[Path], data: Data, beam_size: int = 5, length_penalty: float = 1.4):
-        """Score the best model of each run on val and, once, on the test set; keep it in RUN/scores.json."""
-        for run in runs:
-            scores = measure(run / "best", data, beam_size, length_penalty)
-            print(run.name, json.dumps(scores, indent=2), flush=True)
-
-    @app.command()
-    def costs(
-        run: Path,
-        data: Data,
-        name: Annotated[str, typer.Option(help="what the model is called in the table")],
-        twin: Annotated[list[Path] | None, typer.Option(help="run to compare with; may be given again")] = None,
-    ):
-        """Count what the best model of a run, and its twins, cost to translate val; keep it in RUN/costs.json."""
-        twins = {described(read_settings(folder), read_settings(run)): folder for folder in twin or []}
-        sentences = [german for german, _ in read_split(data, "val")]
-        inputs = f"the {len(sentences):,} sentences of val, one at a time, with a beam of 5"
-        print(json.dumps(training.measure_costs(run, twins, name, sentences, inputs), indent=2))
-
-    @app.command("bundle")
-    def bundle_command(
-        run: Path,
-        folder: Annotated[Path, typer.Option(help="where the model is to go, with its card")],
-        summary: Annotated[str, typer.Option(help="one sentence: what the model is")],
-        twin: Annotated[list[Path] | None, typer.Option(help="run to compare with; may be given again")] = None,
-        sparsity: Annotated[list[Path] | None, typer.Option(help="run on the sparsity curve; likewise")] = None,
-    ):
-        """Put the best model of a run, which was measured, into a folder of its own with its card."""
-        bundle(run, twin or [], sparsity or [], folder, summary)
-
-    return app
+def command_line() -> typer.Typer:
+    return command.command_line(RECIPE)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from recipes import dvs_gesture
+from recipes import dvs_gesture, report
 from recipes.dvs_gesture import Samples, Trainer, Training
-from recipes.training import read_settings
+from recipes.run_folder import read_settings
 from zoo import errors
 from zoo.inputs.data_files import read_npz, warranted
 from zoo.inputs.events import as_events, bin_events, naming
@@ -91,7 +91,7 @@ def compare(folder: Path, runs: Path, output: Path, seeds: int, options: Trainin
                 parts["train"], parts["val"], run, replace(CONFIG, mixer=mixer), replace(options, seed=seed)
             )
             trainer.train()
-            scores = dvs_gesture.measure(run / "best", parts["val"], parts["test"])
+            scores = report.measure(dvs_gesture.RECIPE, run, parts["val"], parts["test"])
             accuracies.append(scores["accuracy_test"])
             rates.append(scores["mean_spike_rate"])
         networks[mixer] = {
@@ -129,9 +129,9 @@ def command_line():
     import typer
 
     import zoo
-    from recipes import training
+    from recipes.command import commands
 
-    app = training.commands("A sample of N-MNIST.")
+    app = commands("A sample of N-MNIST.")
     Data = Annotated[Path, typer.Option(help="folder with train.npz and test.npz")]
 
     @app.command("compare")

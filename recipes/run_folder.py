@@ -130,3 +130,8 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file of a run, whole or not at all."""
     write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """The settings of a run: ``model`` config, ``training`` options, and ``initial`` if it had one."""
+    return read_json(run / SETTINGS, "give its training command again, which writes it anew")

@@ -1,28 +1,22 @@
-"""What the recipes share: options, the training loop, the spike meter, the command line.
+"""The training loop, which all recipes share: options, loss, optimisers, and the run in its folder.
 
 A recipe derives a :class:`Trainer`, which says what an epoch's batches are, what their loss is and how a model is
 scored; all else (averaging the weights, resuming, the log and its plot, several processes) is here.
 """
 
 import copy
-import functools
-import hashlib
-import importlib.util
-import inspect
 import io
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
-import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -31,9 +25,9 @@ import neurons
 import zoo
 from neurons.kernels import cpu_memory
 from neurons.spike import FULL_PRECISION
-from recipes.run_folder import BEST, LOG, PLOT, SETTINGS, RunFolder, read_json, write_json
+from recipes.extras import need
+from recipes.run_folder import BEST, LOG, PLOT, SETTINGS, RunFolder, write_json
 from zoo import files, weights
-from zoo.command.failing import Commands
 from zoo.loading import float32_on_cpu
 from zoo.options import number, whole_number
 
@@ -108,19 +102,6 @@ class SpikeMeter:
             largest = module.spike_range.value() if isinstance(module, neurons.MultiBitNeuron) else 1.0
             sizes.append((y.abs() / largest).mean())
         return torch.stack(sizes).mean()
-
-
-@torch.inference_mode()
-def spike_rate(model: nn.Module, inputs: Iterable[tuple]) -> float | None:
-    """Share of non-zero spikes of all neurons over calls of the model; None for a network without spikes."""
-    fired = total = 0
-    with SpikeMeter(model) as meter:
-        for arguments in inputs:
-            model(*arguments)
-            fired += sum(int((y != 0).sum()) for _, y in meter.outputs)
-            total += sum(y.numel() for _, y in meter.outputs)
-            meter.outputs.clear()
-    return fired / total if total else None
 
 
 def cross_entropy(
@@ -412,168 +393,3 @@ class Trainer(Generic[Network]):
         figure.savefig(file, dpi=110, format="png")
         pyplot.close(figure)
         return file.getvalue()
-
-
-def need(purpose: str, *packages: str) -> None:
-    """Raise ImportError, with what installs it, for a package of the extra ``train`` that is not there."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise ImportError(f'{purpose} needs {package}; install it with: pip install "snn-zoo[train]"')
-
-
-def commands(description: str) -> typer.Typer:
-    """The command line of a recipe, whose errors are told as those of ``snn-zoo`` are (:mod:`zoo.command.failing`)."""
-    return typer.Typer(
-        cls=Commands,
-        help=description,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
-
-
-def options(*hidden: str, **defaults: Any) -> Callable:
-    """Decorator of a command of typer's: the fields of dataclasses become options of it.
-
-    ``@options(training=Training())`` has the command's parameter ``training`` be that instance with what was given
-    on the command line. Fields that are ``hidden``, or no number, text or switch, are no options.
-    """
-
-    def decorate(command: Callable) -> Callable:
-        own = [p for name, p in inspect.signature(command).parameters.items() if name not in defaults]
-        fields = {name: value for instance in defaults.values() for name, value in vars(instance).items()}
-        fields = {k: v for k, v in fields.items() if k not in hidden and isinstance(v, (bool, int, float, str))}
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        added = [inspect.Parameter(name, keyword, default=v, annotation=type(v)) for name, v in fields.items()]
-
-        @functools.wraps(command)
-        def with_fields(**given):
-            changed = {name: given.pop(name) for name in fields}
-            for parameter, instance in defaults.items():
-                own_fields = {name: value for name, value in changed.items() if hasattr(instance, name)}
-                given[parameter] = replace(instance, **own_fields)
-            return command(**given)
-
-        with_fields.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-        with_fields.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
-        return with_fields
-
-    return decorate
-
-
-def check_initial(initial: str, config: Any, usual: Any) -> None:
-    """Raise ValueError if ``config`` is not the ``usual`` one: the model that is fine-tuned has its own."""
-    changed = [f"--{k.replace('_', '-')}" for k, value in asdict(config).items() if value != getattr(usual, k)]
-    if changed:
-        raise ValueError(f"{initial} is fine-tuned as it is; leave out {', '.join(changed)}")
-
-
-def read_settings(run: Path) -> dict[str, Any]:
-    """The settings of a run: ``model`` config, ``training`` options, and ``initial`` if it had one."""
-    return read_json(run / SETTINGS, "give its training command again, which writes it anew")
-
-
-def read_scores(run: Path) -> dict[str, Any]:
-    """What ``measure`` found for a run."""
-    return _read_measured(run / "scores.json")
-
-
-def read_costs(run: Path) -> dict[str, Any]:
-    """What :func:`measure_costs` found for a run."""
-    return _read_measured(run / "costs.json")
-
-
-def _read_measured(record: Path) -> dict[str, Any]:
-    return read_json(record, "remove it and measure again")
-
-
-def checkpoint_split(run: Path, split: str) -> str:
-    """What a card says chose the checkpoint of ``run``: ``split``, unless a spike penalty had it be the last."""
-    return "nothing, it is that of the last epoch" if read_settings(run)["training"]["spike_penalty"] else split
-
-
-def by_network(runs: list[Path]) -> list[list[Path]]:
-    """Runs that differ in nothing but their seed together."""
-    groups: dict[str, list[Path]] = {}
-    for run in runs:
-        settings = read_settings(run)
-        settings["training"].pop("seed")
-        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
-    return list(groups.values())
-
-
-def best_on_val(runs: list[Path]) -> tuple[Path, dict[str, Any]]:
-    """The measured run with the highest accuracy on the validation data, and its scores."""
-    scores = {run: read_scores(run) for run in runs}
-    chosen = max(runs, key=lambda run: scores[run]["accuracy_val"])
-    return chosen, scores[chosen]
-
-
-def row_of(name: str, runs: list[Path]) -> dict[str, Any]:
-    """A row of a card's results for measured runs of one network: the best on the validation data, and all of them."""
-    _, best = best_on_val(runs)
-    tests = [read_scores(run)["accuracy_test"] for run in runs]
-    return {
-        "name": name,
-        "accuracy_val": best["accuracy_val"],
-        "accuracy_test": best["accuracy_test"],
-        "accuracy_test_mean": round(mean(tests), 2),
-        "accuracy_test_standard_deviation": round(stdev(tests), 2) if len(tests) > 1 else None,
-        "seeds": len(runs),
-        "parameters": best["parameters"],
-        "mean_spike_rate": best["mean_spike_rate"],
-    }
-
-
-def digest(parts: Iterable[bytes]) -> str:
-    """Of data, to tell it from other data."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(len(part).to_bytes(8, "little") + part)
-    return found.hexdigest()
-
-
-def measured_once(record: Path, key: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``measure`` finds, kept in the file ``record`` beside its ``key``, which says what it was found for.
-
-    What is already there for the same key is returned as it is, so that a test set is used once.
-    """
-    if record.exists():
-        known = _read_measured(record)
-        if {name: known.get(name) for name in key} == key:
-            return known
-    row = key | measure()
-    write_json(record, row)
-    return row
-
-
-def measure_costs(run: Path, twins: dict[str, Path], name: str, inputs: list, described: str) -> dict[str, Any]:
-    """Profile the best model of ``run``, called ``name``, and its twins on ``inputs``: the part of a card on costs.
-
-    It is kept in ``costs.json``, with ``costs.png`` beside it, in the folder of the run.
-    """
-    profiles = [
-        zoo.profile(zoo.load(folder / "best"), inputs, name=model) for model, folder in {name: run, **twins}.items()
-    ]
-    profiles[0].plot(run / "costs.png")
-    costs = {
-        "inputs": described,
-        "rows": [profile.card_row() for profile in profiles],
-        "comparison": [sentence for twin in profiles[1:] for sentence in profiles[0].compare(twin)],
-        "plot": "costs.png",
-    }
-    write_json(run / "costs.json", costs)
-    return costs
-
-
-def command_of(recipe: str, run: Path, default: dict[str, Any]) -> str:
-    """The command that repeats a run: the options that are not the ``default``."""
-    settings = read_settings(run)
-    changed = {k: v for k, v in (settings["model"] | settings["training"]).items() if v != default[k]}
-    if "initial" in settings:
-        changed = {"initial": settings["initial"]} | {k: v for k, v in changed.items() if k in settings["training"]}
-    options = "".join(
-        f" --{'no-' if value is False else ''}{name.replace('_', '-')}{'' if isinstance(value, bool) else f' {value}'}"
-        for name, value in changed.items()
-    )
-    return f"python -m recipes.{recipe} train --data DATA --run {run}{options}"

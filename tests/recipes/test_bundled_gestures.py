@@ -28,7 +28,7 @@ def first_of_val(model, count: int) -> Samples:
 def test_the_card_s_score_band_holds(name):
     band, model = zoo.info(name).metrics["score_band"], zoo.load(name)
     samples = first_of_val(model, band["inputs"])
-    assert len(samples.labels) == band["inputs"] == dvs_gesture.BAND
+    assert len(samples.labels) == band["inputs"] == dvs_gesture.BAND.inputs
     assert band["low"] <= dvs_gesture.accuracy(model, samples) <= band["high"]
 
 

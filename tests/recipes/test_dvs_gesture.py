@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from recipes import dvs_gesture, gesture_simulator, n_mnist
+from recipes import dvs_gesture, gesture_simulator, n_mnist, report
+from recipes.command import check_initial
 from recipes.dvs_gesture import (
     GESTURES,
     MIRRORED,
@@ -28,6 +29,7 @@ from recipes.dvs_gesture import (
     tensors,
 )
 from recipes.gesture_simulator import write_data_set
+from recipes.run_folder import read_settings
 from tests.recipes.resuming import ends_as_if_never_interrupted
 from zoo.inputs.events import read_aedat
 from zoo.networks.gesture import GestureConfig, GestureNetwork
@@ -260,18 +262,18 @@ def test_a_model_is_fine_tuned_on_a_data_set_in_one_call_with_its_own_bins(data,
     start = str(tmp_path / "first" / "best")
     options, usual = replace(OPTIONS, epochs=1), GestureConfig(CONFIG.labels)
     with pytest.raises(ValueError, match=r"is fine-tuned as it is; leave out --pool, --mixer$"):
-        dvs_gesture.train(data, tmp_path / "no", replace(usual, pool=2, mixer="relu"), options, start)
-    dvs_gesture.train(data, tmp_path / "tuned", usual, options, start, cache=tmp_path / "cache")
+        check_initial(start, replace(usual, pool=2, mixer="relu"), usual)
+    dvs_gesture.trainer(data, tmp_path / "tuned", usual, options, start, cache=tmp_path / "cache").train()
     tuned = zoo.load(tmp_path / "tuned" / "best")
     assert tuned.config == zoo.load(start).config
-    assert f"--initial {start} --epochs 1" in dvs_gesture.command_of(tmp_path / "tuned")
+    assert f"--initial {start} --epochs 1" in report.command_of(dvs_gesture.RECIPE, tmp_path / "tuned")
 
 
 def test_the_command_of_a_run_is_one_that_the_recipe_takes(samples, tmp_path):
     from typer.testing import CliRunner
 
     trainer(samples, tmp_path / "run", epochs=1, mirror=False).train()
-    words = dvs_gesture.command_of(tmp_path / "run").split()
+    words = report.command_of(dvs_gesture.RECIPE, tmp_path / "run").split()
     assert "--no-mirror" in words and "--channels 4" in " ".join(words) and "--threshold-levels" not in words
     result = CliRunner().invoke(dvs_gesture.command_line(), words[3:])
     assert result.exit_code == 1 and result.stderr.startswith("snn-zoo: DATA holds no trials_to_train.txt")
@@ -281,7 +283,7 @@ def test_fine_tuning_starts_from_a_model_of_these_gestures_alone(data, tmp_path)
     digits = GestureNetwork(replace(CONFIG, labels=["a", "b"]))
     zoo.save(digits, tmp_path / "digits")
     with pytest.raises(ValueError, match="is no model for the eleven gestures"):
-        dvs_gesture.train(data, tmp_path / "run", CONFIG, OPTIONS, str(tmp_path / "digits"))
+        dvs_gesture.trainer(data, tmp_path / "run", CONFIG, OPTIONS, str(tmp_path / "digits"))
 
 
 def test_a_loaded_model_is_fine_tuned_on_recordings_of_one_s_own(data):
@@ -315,7 +317,7 @@ def runs(samples, tmp_path_factory) -> dict[str, Path]:
     chosen = {"a": {"seed": 0}, "b": {"seed": 1}, "lif": {"mixer": "lif"}}
     for name, options in chosen.items():
         trainer(samples, folder / name, epochs=1, **options).train()
-        dvs_gesture.measure(folder / name / "best", samples["val"], samples["test"])
+        report.measure(dvs_gesture.RECIPE, folder / name, samples["val"], samples["test"])
     return {name: folder / name for name in chosen}
 
 
@@ -326,16 +328,17 @@ def test_the_test_recordings_are_scored_once(runs, samples):
     assert [row["inputs"] for row in scores["calibration"]["rows"]] == [11, 11]
     assert scores["recordings"] == {"val": 11, "test": 11} and 0 < scores["mean_spike_rate"] < 1
     (runs["a"] / "scores.json").write_text(json.dumps(scores | {"accuracy_test": 50.0}))
-    assert dvs_gesture.measure(runs["a"] / "best", samples["val"], samples["test"])["accuracy_test"] == 50.0
+    assert report.measure(dvs_gesture.RECIPE, runs["a"], samples["val"], samples["test"])["accuracy_test"] == 50.0
     (runs["a"] / "scores.json").write_text(json.dumps(scores | {"weights": "others"}))
-    assert dvs_gesture.measure(runs["a"] / "best", samples["val"], samples["test"]) == scores
+    assert report.measure(dvs_gesture.RECIPE, runs["a"], samples["val"], samples["test"]) == scores
 
 
 def test_the_card_says_first_that_the_data_is_simulated_and_how_to_fine_tune(runs, samples, tmp_path):
     real = {"networks": {"lif": {"accuracy_test": 91.5, "standard_deviation": 0.5}}, "commands": ["python -m digits"]}
     (tmp_path / "n_mnist.json").write_text(json.dumps(real))
     folder = tmp_path / "lite-snn-dvs-gesture"
-    dvs_gesture.bundle([runs["a"], runs["b"]], [runs["lif"]], folder, tmp_path / "n_mnist.json")
+    beside = {"twins": [runs["lif"]], "n_mnist": tmp_path / "n_mnist.json"}
+    report.bundle(dvs_gesture.RECIPE, [runs["a"], runs["b"]], folder, dvs_gesture.SUMMARY, **beside)
     info = zoo.info(folder)
     card = (folder / "README.md").read_text()
     start = card.split("---", 2)[2].strip().splitlines()
@@ -377,9 +380,9 @@ def test_a_saved_model_is_calibrated_on_val(runs, data, tmp_path):
 def test_a_row_of_the_card_holds_runs_of_one_network_alone(runs, samples, tmp_path):
     trainer(samples, tmp_path / "longer", epochs=2, seed=2).train()
     with pytest.raises(ValueError, match=r"must differ in their seed alone.*longer"):
-        dvs_gesture.by_network([runs["a"], tmp_path / "longer"])
-    with pytest.raises(ValueError, match="must be of one network"):
-        dvs_gesture.bundle([runs["a"], runs["lif"]], [], tmp_path / "model")
+        report.by_name(dvs_gesture.RECIPE, [runs["a"], tmp_path / "longer"], read_settings(runs["a"]))
+    with pytest.raises(ValueError, match="must differ in their seed alone"):
+        report.bundle(dvs_gesture.RECIPE, [runs["a"], runs["lif"]], tmp_path / "model", "")
 
 
 def test_the_fine_tuning_command_of_the_card_is_one_that_the_recipe_takes():

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import neurons
 import zoo
-from recipes import multi30k, training
+from recipes import multi30k, report, training
 from recipes.multi30k import Trainer, Training
 from tests.recipes.resuming import ends_as_if_never_interrupted
 from zoo.networks.translation import END, UNKNOWN, Translator, TranslatorConfig
@@ -75,6 +75,10 @@ def test_dropped_tokens_are_unknown_and_marks_are_never_dropped():
     torch.manual_seed(0)
     changed = multi30k.drop_tokens(tokens, 0.2) != tokens
     assert 0.1 < changed.float().mean() < 0.3 and not changed[tokens <= END].any()
+
+
+def spike_rate(model, pairs) -> float | None:
+    return report.spike_rate(model, multi30k.calls(model, pairs))
 
 
 def trainer(corpus, run, epochs=2, **options) -> Trainer:
@@ -153,7 +157,7 @@ def test_training_learns_the_corpus_and_keeps_the_best_model(corpus, tmp_path):
     assert "case:lc" in scores["signature"] and "tok:13a" in scores["signature"]
     assert "case:mixed" in scores["signature_cased"]
     assert scores["bleu"] == pytest.approx(multi30k.bleu(hypotheses, [p[1] for p in PAIRS], lowercase=True)[0])
-    assert 0 < multi30k.spike_rate(model, PAIRS[:5]) < 1
+    assert 0 < spike_rate(model, PAIRS[:5]) < 1
 
     before = multi30k.evaluate(model, NEW, beam_size=1)[1]["bleu"]
     with pytest.warns(UserWarning, match="got worse at what it knew"):  # the new pairs are wrong
@@ -180,12 +184,12 @@ def test_a_spike_penalty_makes_spikes_rarer(corpus, tmp_path):
             full_precision=0.0,
         )
         run.train()
-        rates.append(multi30k.spike_rate(run.average.module.eval(), PAIRS[:8]))
+        rates.append(spike_rate(run.average.module.eval(), PAIRS[:8]))
     assert rates[1] < 0.9 * rates[0]
     saved = zoo.load(tmp_path / "penalty30.0" / "best")  # the last epoch, whatever the epochs before it scored
-    assert multi30k.spike_rate(saved, PAIRS[:8]) == pytest.approx(rates[1], abs=0.02)
-    assert training.checkpoint_split(tmp_path / "penalty30.0", "val") == "nothing, it is that of the last epoch"
-    assert training.checkpoint_split(tmp_path / "penalty0.0", "val") == "val"
+    assert spike_rate(saved, PAIRS[:8]) == pytest.approx(rates[1], abs=0.02)
+    assert report.checkpoint_split(tmp_path / "penalty30.0", "val") == "nothing, it is that of the last epoch"
+    assert report.checkpoint_split(tmp_path / "penalty0.0", "val") == "val"
 
 
 def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_path, monkeypatch):
@@ -197,27 +201,35 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
     trainer(corpus, runs["relu"], mixer="relu").train()
     tuned = Training(epochs=1, tokens=200, spike_penalty=5.0, learning_rate=1e-2)
     Trainer(corpus, runs["sparse"], SMALL, tuned, initial=str(runs["spiking"] / "best")).train()
+    options = {"beam_size": 1, "length_penalty": 1.0}
     for run in runs.values():
-        scores = multi30k.measure(run / "best", corpus, 1, 1.0)
-        monkeypatch.setattr(multi30k, "evaluate", None)
-        assert multi30k.measure(run / "best", corpus, 1, 1.0) == scores
-        monkeypatch.undo()
+        scores = report.measure(multi30k.RECIPE, run, PAIRS, PAIRS, **options)
+        with monkeypatch.context() as without:
+            without.setattr(zoo, "load", None)
+            assert report.measure(multi30k.RECIPE, run, PAIRS, PAIRS, **options) == scores
         with monkeypatch.context() as other:
-            other.setattr(multi30k, "read_split", lambda data, split: PAIRS[:3])
-            other.setattr(training, "measured_once", lambda record, key, measure: key["data"])
-            assert multi30k.measure(run / "best", corpus, 1, 1.0) != scores["data"]
-    costs = training.measure_costs(
-        runs["spiking"], {"ReLU": runs["relu"]}, "tiny", [PAIRS[0][0]], "one sentence of val, with a beam of 5"
-    )
-    assert [row["name"] for row in costs["rows"]] == ["tiny", "ReLU"]
+            other.setattr(report, "measured_once", lambda record, key, measure: key["data"])
+            assert report.measure(multi30k.RECIPE, run, PAIRS, PAIRS[:3], **options) != scores["data"]
+    costs = report.measure_costs(multi30k.RECIPE, runs["spiking"], [runs["relu"]], "tiny", PAIRS[:1])
+    assert [row["name"] for row in costs["rows"]] == ["tiny", "ReLU in place of neurons"]
     for _ in range(2):  # the second time in the place of the first
-        multi30k.bundle(runs["spiking"], [runs["relu"]], [runs["sparse"]], tmp_path / "tiny", "A tiny translator.")
+        report.bundle(
+            multi30k.RECIPE,
+            [runs["spiking"]],
+            tmp_path / "tiny",
+            "A tiny translator.",
+            [runs["relu"]],
+            [runs["sparse"]],
+        )
     assert zoo.load(tmp_path / "tiny").translate(["Ein Hund."], beam_size=1)
     card = (tmp_path / "tiny" / "README.md").read_text()
     assert "ReLU in place of neurons" in card and "tuned, spike penalty 5" in card
     for picture in ("costs.png", "sparsity.png"):
         assert f"]({picture})" in card and (tmp_path / "tiny" / picture).stat().st_size > 5000
-    assert f"train --data DATA --run {runs['spiking']}" in card and f"costs {runs['spiking']} --name tiny" in card
+    assert (
+        f"train --data DATA --run {runs['spiking']}" in card
+        and f"costs {runs['spiking']} --name tiny --twin {runs['relu']}" in card
+    )
 
 
 def test_a_row_says_what_was_chosen_for_a_twin():
@@ -226,17 +238,20 @@ def test_a_row_says_what_was_chosen_for_a_twin():
         return {"model": model, "training": {"full_precision": full_precision}}
 
     own = settings()
-    assert multi30k.described(settings("gru"), own) == "GRU with attention"
-    assert multi30k.described(settings("relu", dropout=0.2), own) == "ReLU in place of neurons (dropout 0.2)"
+    assert report.described(multi30k.RECIPE, settings("gru"), own) == "GRU with attention"
+    assert (
+        report.described(multi30k.RECIPE, settings("relu", dropout=0.2), own)
+        == "ReLU in place of neurons (dropout 0.2)"
+    )
     binary = "input-gated LIF, binary spikes (full precision 0.5)"
-    assert multi30k.described(settings(bits=1, full_precision=0.5), own) == binary
+    assert report.described(multi30k.RECIPE, settings(bits=1, full_precision=0.5), own) == binary
 
 
 def test_a_network_without_spikes_has_no_spike_rate():
     tokenizer = multi30k.train_tokenizer(PAIRS, 120)
     settings = replace(SMALL, vocabulary=tokenizer.get_vocab_size(), mixer="gru")
     model = multi30k.Translator(settings, tokenizer)
-    assert multi30k.spike_rate(model, PAIRS[:2]) is None
+    assert spike_rate(model, PAIRS[:2]) is None
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 import zoo
-from recipes import imdb, multi30k, training
-from recipes.run_folder import RunFolder
+from recipes import extras, imdb, multi30k, report
+from recipes.run_folder import RunFolder, read_settings
 from tests.recipes import tiny_runs
 from zoo import files
 
@@ -143,7 +143,7 @@ def test_whatever_is_made_from_the_state_is_made_again_at_the_next_start(data, w
     assert again.epoch == 3  # no epoch is trained once more
     again.train()
     assert_same(run, whole)
-    assert contents(run) == NAMES and training.read_settings(run) == training.read_settings(whole)
+    assert contents(run) == NAMES and read_settings(run) == read_settings(whole)
 
 
 def test_a_model_that_was_kept_before_the_last_epoch_is_made_again_too(data, tmp_path):
@@ -231,18 +231,18 @@ def test_an_output_that_is_closed_ends_a_training_after_an_epoch_that_is_kept(da
 @pytest.mark.parametrize("content", ["", '{"accuracy', "[]", "\xff"], ids=["empty", "cut", "a list", "no text"])
 def test_a_record_of_a_run_that_is_damaged_is_named_with_what_to_do(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="latin-1")
-    read = {"scores.json": training.read_scores, "costs.json": training.read_costs}.get(name, training.read_settings)
+    read = {"scores.json": report.read_scores, "costs.json": report.read_costs}.get(name, read_settings)
     with pytest.raises(ValueError, match=rf"{name} (is damaged|holds no JSON object).*; (remove it|give its training)"):
         read(tmp_path)
 
 
 def test_what_was_measured_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     record = tmp_path / "scores.json"
-    assert training.measured_once(record, {"weights": 1}, lambda: {"score": 2}) == {"weights": 1, "score": 2}
+    assert report.measured_once(record, {"weights": 1}, lambda: {"score": 2}) == {"weights": 1, "score": 2}
     monkeypatch.setattr(os, "replace", lambda *paths: exec("raise OSError(28, 'No space left on device')"))
     with pytest.raises(OSError, match="No space left"):
-        training.measured_once(record, {"weights": 2}, lambda: {"score": 3})
-    assert training.read_scores(tmp_path) == {"weights": 1, "score": 2} and contents(tmp_path) == {"scores.json"}
+        report.measured_once(record, {"weights": 2}, lambda: {"score": 3})
+    assert report.read_scores(tmp_path) == {"weights": 1, "score": 2} and contents(tmp_path) == {"scores.json"}
 
 
 def test_what_a_killed_process_left_half_saved_is_gone_after_the_next_save_once_it_is_old(run, tmp_path, monkeypatch):
@@ -263,7 +263,7 @@ def test_what_a_killed_process_left_half_saved_is_gone_after_the_next_save_once_
 
 @pytest.mark.parametrize("missing", ["accelerate", "tqdm", "matplotlib", "sacrebleu"])
 def test_a_package_that_a_training_needs_is_named_before_it_starts(data, tmp_path, missing, monkeypatch):
-    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None if name == missing else object())
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None if name == missing else object())
     result = CliRunner().invoke(multi30k.command_line(), ["train", "--data", str(data), "--run", str(tmp_path / "run")])
     assert result.exit_code == 1
     assert result.stderr == f'snn-zoo: training needs {missing}; install it with: pip install "snn-zoo[train]"\n'
@@ -271,7 +271,7 @@ def test_a_package_that_a_training_needs_is_named_before_it_starts(data, tmp_pat
 
 
 def test_scoring_needs_sacrebleu_and_says_so(data, run, monkeypatch):
-    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
     arguments = ["evaluate", str(run / "best"), "--data", str(data), "--split", "train"]
     result = CliRunner().invoke(multi30k.command_line(), arguments)
     assert result.exit_code == 1

@@ -1,0 +1,233 @@
+"""The command line of a recipe: the same commands for every task."""
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+import zoo
+from recipes import calibration, report
+from recipes.recipe import Recipe, defaults
+from recipes.run_folder import BEST, read_settings
+from zoo.command.failing import Commands
+
+Initial = Annotated[str | None, typer.Option(help="fine-tune this model")]
+"""What the parameter ``initial`` of a trainer is to a command."""
+
+
+def commands(description: str) -> typer.Typer:
+    """The command line of a recipe, whose errors are told as those of ``snn-zoo`` are (:mod:`zoo.command.failing`)."""
+    return typer.Typer(
+        cls=Commands,
+        help=description,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+
+def options(*hidden: str, **defaults: Any) -> Callable:
+    """Decorator of a command of typer's: the fields of dataclasses become options of it.
+
+    ``@options(training=Training())`` has the command's parameter ``training`` be that instance with what was given
+    on the command line. Fields that are ``hidden``, or no number, text or switch, are no options.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        own = [p for name, p in inspect.signature(command).parameters.items() if name not in defaults]
+        fields = {name: value for instance in defaults.values() for name, value in vars(instance).items()}
+        fields = {k: v for k, v in fields.items() if k not in hidden and isinstance(v, (bool, int, float, str))}
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        added = [inspect.Parameter(name, keyword, default=v, annotation=type(v)) for name, v in fields.items()]
+
+        @functools.wraps(command)
+        def with_fields(**given):
+            changed = {name: given.pop(name) for name in fields}
+            for parameter, instance in defaults.items():
+                own_fields = {name: value for name, value in changed.items() if hasattr(instance, name)}
+                given[parameter] = replace(instance, **own_fields)
+            return command(**given)
+
+        with_fields.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        with_fields.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+        return with_fields
+
+    return decorate
+
+
+def taking(*functions: Callable | None) -> Callable:
+    """Decorator of a command: what has a default value in these functions of a recipe becomes an option of it.
+
+    The command gets them all by name, in place of its ``**given``.
+    """
+    added = [p.replace(kind=p.KEYWORD_ONLY) for p in defaults(*functions).values()]
+
+    def decorate(command: Callable) -> Callable:
+        own = [p for p in inspect.signature(command).parameters.values() if p.kind != p.VAR_KEYWORD]
+        command.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+        return command
+
+    return decorate
+
+
+def of(function: Callable | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the ``given`` options that are a function's."""
+    return {name: given[name] for name in defaults(function)}
+
+
+def check_initial(initial: str, config: Any, usual: Any) -> None:
+    """Raise ValueError if ``config`` is not the ``usual`` one: the model that is fine-tuned has its own."""
+    changed = [f"--{k.replace('_', '-')}" for k, value in asdict(config).items() if value != getattr(usual, k)]
+    if changed:
+        raise ValueError(f"{initial} is fine-tuned as it is; leave out {', '.join(changed)}")
+
+
+def command_line(recipe: Recipe) -> typer.Typer:
+    """The commands of a recipe; see :class:`recipes.recipe.Recipe`."""
+    app = commands(recipe.title)
+    for add in (add_training, add_scoring, add_bundling):
+        add(app, recipe)
+    return app
+
+
+def add_training(app: typer.Typer, recipe: Recipe) -> None:
+    """The commands ``train``, ``resume`` and ``fine-tune``."""
+    Data = Annotated[Path, typer.Option(help=recipe.data)]
+
+    @app.command("train")
+    @options(*recipe.fixed, config=recipe.config, options=recipe.training)
+    @taking(recipe.trainer)
+    def train_command(
+        data: Data,
+        run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
+        config: Any,
+        options: Any,
+        **given: Any,
+    ):
+        """Train a model; the best on val, or with a spike penalty the last epoch, is in RUN/best."""
+        if given.get("initial"):
+            check_initial(given["initial"], config, recipe.config)
+        recipe.trainer(data, run, config, options, **given).train()
+
+    @app.command("resume")
+    @taking(recipe.trainer)
+    def resume_command(
+        run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")], data: Data, **given: Any
+    ):
+        """Go on with a training, with the options that it was started with."""
+        settings = read_settings(run)
+        if "initial" in settings:
+            given["initial"] = settings["initial"]
+        options = type(recipe.training)(**settings["training"])
+        recipe.trainer(data, run, recipe.config_of(settings["model"]), options, **given).train()
+
+    @app.command("fine-tune")
+    @taking(recipe.own, recipe.fine_tune)
+    def fine_tune_command(
+        model: Annotated[str, typer.Argument(help="a name or a folder")],
+        file: Annotated[Path, typer.Argument(help=recipe.file)],
+        output: Annotated[Path, typer.Option(help="folder for the new model")],
+        **given: Any,
+    ):
+        """Train a model further on one's own examples, and save it."""
+        network, examples = recipe.own(file, zoo.load(model), **of(recipe.own, given))
+        found = recipe.fine_tune(network, examples, **of(recipe.fine_tune, given))
+        for row in found.rows():
+            print(json.dumps(row))
+        print(found)
+        print(zoo.save(network, output))
+
+
+def read(recipe: Recipe, folder: Path, data: Path, splits: tuple[str, ...], given: dict[str, Any]) -> list[Any]:
+    """The examples of some splits, as the model in ``folder`` takes them."""
+    config = recipe.config_of(zoo.info(folder).config["architecture_config"])
+    return [recipe.read(data, split, config, **of(recipe.read, given)) for split in splits]
+
+
+def add_scoring(app: typer.Typer, recipe: Recipe) -> None:
+    """The commands ``evaluate``, ``measure``, ``costs`` and, for a classifier, ``calibrate``."""
+    Data = Annotated[Path, typer.Option(help=recipe.data)]
+
+    @app.command("evaluate")
+    @taking(recipe.read, recipe.evaluate)
+    def evaluate_command(
+        model: Annotated[str, typer.Argument(help="a name or a folder")],
+        data: Data,
+        split: str = "val",
+        output: Annotated[Path | None, typer.Option(help="write the answers here")] = None,
+        **given: Any,
+    ):
+        """Score a model on one split."""
+        network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
+        examples = recipe.read(data, split, network.settings, **of(recipe.read, given))
+        answers, scores = recipe.evaluate(network, examples, **of(recipe.evaluate, given))
+        if output:
+            output.write_text("\n".join(answers) + "\n", encoding="utf-8")
+        found = {"model": model, "split": split, recipe.noun: len(answers)} | of(recipe.evaluate, given)
+        print(json.dumps(found | scores, indent=2))
+
+    @app.command("measure")
+    @taking(recipe.read, recipe.scores)
+    def measure_command(runs: list[Path], data: Data, **given: Any):
+        """Score the best model of each run on val and, once, on the test set; keep it in RUN/scores.json."""
+        for run in runs:
+            validation, test = read(recipe, run / BEST, data, ("val", recipe.test), given)
+            scores = report.measure(recipe, run, validation, test, **of(recipe.scores, given))
+            print(run.name, json.dumps(scores, indent=2), flush=True)
+
+    @app.command("costs")
+    @taking(recipe.read)
+    def costs_command(
+        run: Path,
+        data: Data,
+        name: Annotated[str, typer.Option(help="what the model is called in the table")],
+        twin: Annotated[list[Path] | None, typer.Option(help="run to compare with; may be given again")] = None,
+        **given: Any,
+    ):
+        """Count what the best model of a run, and its twins, cost on val; keep it in RUN/costs.json."""
+        (examples,) = read(recipe, run / BEST, data, ("val",), given)
+        print(json.dumps(report.measure_costs(recipe, run, twin or [], name, examples), indent=2))
+
+    calibrated = recipe.calibrated
+    if calibrated is None:
+        return
+
+    @app.command("calibrate")
+    @taking(recipe.read)
+    def calibrate_command(
+        model: Annotated[Path, typer.Argument(help="folder of a model; it gets the result")], data: Data, **given: Any
+    ):
+        """Fit a model's temperature on val; measure it on val and on the test set."""
+        answers = lambda network: calibrated(  # noqa: E731
+            network, *read(recipe, model, data, ("val", recipe.test), given)
+        )
+        print(
+            json.dumps(
+                calibration.calibrate(model, recipe.name, recipe.config.labels, answers, recipe.example), indent=2
+            )
+        )
+
+
+def add_bundling(app: typer.Typer, recipe: Recipe) -> None:
+    """The command ``bundle``."""
+    usual: Any = ... if recipe.summary is None else recipe.summary
+
+    @app.command("bundle")
+    @taking(recipe.complete)
+    def bundle_command(
+        runs: Annotated[list[Path], typer.Argument(help="measured runs that differ in their seed alone")],
+        folder: Annotated[Path, typer.Option(help="where the model is to go, with its card")],
+        summary: Annotated[str, typer.Option(help="one sentence: what the model is")] = usual,
+        twin: Annotated[list[Path] | None, typer.Option(help="measured run to compare with; likewise")] = None,
+        sparsity: Annotated[list[Path] | None, typer.Option(help="measured run on the sparsity curve")] = None,
+        **given: Any,
+    ):
+        """Put the best model of some runs into a folder of its own with its card."""
+        report.bundle(recipe, runs, folder, summary, twin, sparsity, **given)

@@ -1,0 +1,320 @@
+"""What is told of trained models: scores, costs, tables and the card, the same for every recipe."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from torch import nn
+
+import zoo
+from recipes import calibration
+from recipes.extras import need
+from recipes.recipe import Recipe, defaults
+from recipes.run_folder import BEST, read_json, read_settings, write_json
+from recipes.training import SpikeMeter
+
+SCORES, COSTS, COSTS_PLOT, SPARSITY_PLOT = "scores.json", "costs.json", "costs.png", "sparsity.png"
+
+# ---- Measuring ----
+
+
+@torch.inference_mode()
+def spike_rate(model: nn.Module, inputs: Iterable[tuple]) -> float | None:
+    """Share of non-zero spikes of all neurons over calls of the model; None for a network without spikes."""
+    fired = total = 0
+    with SpikeMeter(model) as meter:
+        for arguments in inputs:
+            model(*arguments)
+            fired += sum(int((y != 0).sum()) for _, y in meter.outputs)
+            total += sum(y.numel() for _, y in meter.outputs)
+            meter.outputs.clear()
+    return fired / total if total else None
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """Of data, to tell it from other data."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8, "little") + part)
+    return found.hexdigest()
+
+
+def measured_once(record: Path, key: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``measure`` finds, kept in the file ``record`` beside its ``key``, which says what it was found for.
+
+    What is already there for the same key is returned as it is, so that a test set is used once.
+    """
+    if record.exists():
+        known = _read_measured(record)
+        if {name: known.get(name) for name in key} == key:
+            return known
+    row = key | measure()
+    write_json(record, row)
+    return row
+
+
+def measure(recipe: Recipe, run: Path, validation: Any, test: Any, **options: Any) -> dict[str, Any]:
+    """Scores of a run's best model on ``val`` and on the test set, its size and its spike rate.
+
+    They are kept in ``scores.json``. What is there for the same weights, data and options is returned as it is, so that
+    the test set is used once.
+    """
+    options = {name: option.default for name, option in defaults(recipe.scores).items()} | options
+    config = zoo.info(run / BEST).config
+
+    def found() -> dict[str, Any]:
+        model = zoo.load(run / BEST)
+        return {
+            **recipe.scores(model, validation, test, **options),
+            "parameters": config["parameters"],
+            "mean_spike_rate": spike_rate(model, recipe.calls(model, validation)),
+        }
+
+    key = {
+        "weights": config["files"]["model.safetensors"]["sha256"],
+        "data": digest(part for examples in (validation, test) for part in recipe.content(examples)),
+        **options,
+    }
+    return measured_once(run / SCORES, key, found)
+
+
+def read_scores(run: Path) -> dict[str, Any]:
+    """What ``measure`` found for a run."""
+    return _read_measured(run / SCORES)
+
+
+def read_costs(run: Path) -> dict[str, Any]:
+    """What :func:`measure_costs` found for a run."""
+    return _read_measured(run / COSTS)
+
+
+def _read_measured(record: Path) -> dict[str, Any]:
+    return read_json(record, "remove it and measure again")
+
+
+def measure_costs(recipe: Recipe, run: Path, twins: list[Path], name: str, examples: Any) -> dict[str, Any]:
+    """Profile the best model of ``run``, called ``name``, and its twins on ``examples``: the part of a card on costs.
+
+    It is kept in ``costs.json``, with ``costs.png`` beside it, in the folder of the run.
+    """
+    inputs, settings = recipe.inputs(examples), read_settings(run)
+    folders = {name: run} | {described(recipe, read_settings(twin), settings): twin for twin in twins}
+    profiles = [zoo.profile(zoo.load(folder / BEST), inputs, name=model) for model, folder in folders.items()]
+    profiles[0].plot(run / COSTS_PLOT)
+    costs = {
+        "inputs": recipe.counted.format(count=f"{len(inputs):,}"),
+        "rows": [profile.card_row() for profile in profiles],
+        "comparison": [sentence for twin in profiles[1:] for sentence in profiles[0].compare(twin)],
+        "plot": COSTS_PLOT,
+    }
+    write_json(run / COSTS, costs)
+    return costs
+
+
+# ---- Tables ----
+
+
+def by_network(runs: list[Path]) -> list[list[Path]]:
+    """Runs that differ in nothing but their seed together."""
+    groups: dict[str, list[Path]] = {}
+    for run in runs:
+        settings = read_settings(run)
+        settings["training"].pop("seed")
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+    return list(groups.values())
+
+
+def described(recipe: Recipe, settings: dict[str, Any], beside: dict[str, Any]) -> str:
+    """What a run's network is, for a row of a table, and its ``tuned`` options that are not those of ``beside``."""
+    template, model = recipe.networks[settings["model"]["mixer"]], settings["model"]
+    bits = model.get("bits")
+    name = template.format(spikes="binary" if bits == 1 else f"{bits}-bit", **model)
+    own, others = (run["model"] | run["training"] for run in (settings, beside))
+    told = {"bits"} if name != template else set()
+    differs = [
+        f"{option.replace('_', ' ')} {own[option]}" if own[option] else f"without {option.replace('_', ' ')}"
+        for option in recipe.tuned
+        if option not in told and own[option] != others[option]
+    ]
+    return f"{name} ({', '.join(differs)})" if differs else name
+
+
+def by_name(recipe: Recipe, runs: list[Path], beside: dict[str, Any]) -> dict[str, list[Path]]:
+    """Runs that differ in nothing but their seed together, under what their network is beside another.
+
+    Raises ValueError where two networks would have one name.
+    """
+    named = [(described(recipe, read_settings(group[0]), beside), group) for group in by_network(runs)]
+    if len(dict(named)) < len(named):
+        places = "; ".join(f"{name}: {', '.join(map(str, group))}" for name, group in named)
+        raise ValueError(f"runs of one network must differ in their seed alone; these differ in more: {places}")
+    return dict(named)
+
+
+def best_on_val(recipe: Recipe, runs: list[Path]) -> tuple[Path, dict[str, Any]]:
+    """The measured run with the highest score on the validation data, and its scores."""
+    scores = {run: read_scores(run) for run in runs}
+    chosen = max(runs, key=lambda run: scores[run][f"{recipe.score}_val"])
+    return chosen, scores[chosen]
+
+
+def table(recipe: Recipe, groups: dict[str, list[Path]]) -> list[dict[str, Any]]:
+    """The rows of a card for measured runs of each network: of the best on the validation data, and of all of them."""
+    over_seeds = any(len(runs) > 1 for runs in groups.values())
+    rows = []
+    for name, runs in groups.items():
+        _, best = best_on_val(recipe, runs)
+        row = {"name": name} | {column: best[column] for column in recipe.columns(best)}
+        if over_seeds:
+            test = f"{recipe.score}_test"
+            found = [read_scores(run)[test] for run in runs]
+            row[f"{test}_mean"] = round(mean(found), 2)
+            row[f"{test}_standard_deviation"] = round(stdev(found), 2) if len(runs) > 1 else None
+            row["seeds"] = len(runs)
+        rows.append(row | {column: best[column] for column in ("parameters", "mean_spike_rate")})
+    return rows
+
+
+# ---- The card ----
+
+
+def checkpoint_split(run: Path, split: str) -> str:
+    """What a card says chose the checkpoint of ``run``: ``split``, unless a spike penalty had it be the last."""
+    return "nothing, it is that of the last epoch" if read_settings(run)["training"]["spike_penalty"] else split
+
+
+def command_of(recipe: Recipe, run: Path) -> str:
+    """The command that repeats a run: the options that are not the usual ones."""
+    default = json.loads(json.dumps(asdict(recipe.config) | asdict(recipe.training)))
+    settings = read_settings(run)
+    changed = {k: v for k, v in (settings["model"] | settings["training"]).items() if v != default[k]}
+    if "initial" in settings:
+        changed = {"initial": settings["initial"]} | {k: v for k, v in changed.items() if k in settings["training"]}
+    options = "".join(
+        f" --{'no-' if value is False else ''}{name.replace('_', '-')}{'' if isinstance(value, bool) else f' {value}'}"
+        for name, value in changed.items()
+    )
+    return f"python -m recipes.{recipe.name} train --data DATA --run {run}{options}"
+
+
+def commands(recipe: Recipe, runs: list[Path], compared: list[Path], scores: dict[str, Any]) -> list[str]:
+    """The commands that train and measure the runs of a card."""
+    called = f"python -m recipes.{recipe.name}"
+    options = [f" --{option.replace('_', '-')} {scores[option]}" for option in defaults(recipe.scores)]
+    measuring = f"{called} measure {' '.join(map(str, [*runs, *compared]))} --data DATA{''.join(options)}"
+    return [*recipe.before, *(command_of(recipe, run) for run in [*runs, *compared]), measuring]
+
+
+def costing(recipe: Recipe, run: Path, twins: dict[str, list[Path]], name: str) -> str:
+    """The command that counted what ``costs.json`` of a run holds."""
+    counted = {row["name"] for row in read_costs(run)["rows"]}
+    beside = "".join(f" --twin {group[0]}" for twin, group in twins.items() if twin in counted)
+    return f"python -m recipes.{recipe.name} costs {run} --name {name}{beside} --data DATA"
+
+
+def bundle(
+    recipe: Recipe,
+    runs: list[Path],
+    folder: Path,
+    summary: str,
+    twins: list[Path] | None = None,
+    sparsity: list[Path] | None = None,
+    **options: Any,
+) -> None:
+    """Save the best model of measured ``runs``, which differ in their seed alone, to ``folder``, with a card.
+
+    The best is that with the highest score on ``val``. ``twins`` are runs to compare with, ``sparsity`` those of a
+    curve of score against spike rate; ``options`` are for the recipe's ``complete``.
+    """
+    if len(by_network(runs)) != 1:
+        raise ValueError(f"the runs to choose from must differ in their seed alone; got {', '.join(map(str, runs))}")
+    twins, sparsity = twins or [], sparsity or []
+    chosen, scores = best_on_val(recipe, runs)
+    model, named = zoo.load(chosen / BEST), by_name(recipe, twins, read_settings(chosen))
+    groups, first = {folder.name: runs} | named, scores[recipe.band.column]
+    calibrated = calibration.bundled(model, scores, recipe.name, folder.name) if recipe.calibrated else {}
+    metrics: dict[str, Any] = {
+        **calibrated,
+        "summary": summary,
+        "load_as": folder.name,
+        "example": recipe.example(model),
+        **({"languages": [*recipe.languages]} if recipe.languages else {}),
+        "licence": "apache-2.0",
+        "scores": recipe.columns(scores),
+        "results": table(recipe, groups),
+        "score_band": {
+            "score": f"{recipe.score}_val",
+            "split": recipe.band.split,
+            "inputs": min(recipe.band.inputs, scores.get(recipe.noun, {}).get("val", recipe.band.inputs)),
+            "low": round(first - recipe.band.margin, 2),
+            "high": round(min(100.0, first + recipe.band.margin), 2),
+        },
+        "commands": commands(recipe, runs, [*twins, *sparsity], scores),
+        "seeds": sorted(read_settings(run)["training"]["seed"] for run in runs),
+        "checkpoint_split": checkpoint_split(chosen, recipe.checkpoint),
+        "data": recipe.source(scores),
+        "limits": [*recipe.limits],
+        "sources": recipe.sources,
+    }
+    pictures = {}
+    if (chosen / COSTS).exists():
+        metrics["costs"] = read_costs(chosen)
+        metrics["commands"].append(costing(recipe, chosen, named, folder.name))
+        pictures[COSTS_PLOT] = (chosen / COSTS_PLOT).read_bytes()
+    if sparsity:
+        pictures[SPARSITY_PLOT] = add_sparsity(recipe, metrics, sparsity, folder.name)
+    if recipe.complete:
+        recipe.complete(metrics, groups, **options)
+    zoo.save(model, folder, metrics, pictures)
+
+
+def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name: str) -> bytes:
+    """Have a card show the curve of score against spike rate through ``runs`` and its model; returns the picture."""
+    score = f"{recipe.score}_val"
+    penalties = [read_settings(run)["training"]["spike_penalty"] for run in runs]
+    points = [table(recipe, {f"tuned, spike penalty {penalty:g}": [run]})[0] for run, penalty in zip(runs, penalties)]
+    own = metrics["results"][0]
+    curve = metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
+    if own[score] == max(point[score] for point in curve):
+        metrics["limits"].append(
+            f"Its spikes are dense: it is the point of the curve with the best {recipe.score_name} on val."
+        )
+    metrics["sparsity_plot"] = SPARSITY_PLOT
+    return sparsity_plot(curve, score, metrics["scores"][score]["title"], name)
+
+
+def sparsity_plot(points: list[dict], score: str, title: str, name: str) -> bytes:
+    """The score against the spike rate, as a PNG file; the point of the model ``name`` is marked."""
+    need("the plot", "matplotlib")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(5.5, 3.8), layout="constrained")
+    rates = [point["mean_spike_rate"] for point in points]
+    axis.plot(rates, [point[score] for point in points], marker="o", color="tab:blue")
+    for point in points:
+        own = point["name"] == name
+        axis.annotate(
+            point["name"].removeprefix("tuned, "),
+            (point["mean_spike_rate"], point[score]),
+            (0, 8) if own else (6, -10),
+            textcoords="offset points",
+            fontsize=8,
+            weight="bold" if own else "normal",
+            horizontalalignment="right" if own else "left",
+        )
+    axis.set(xlabel="spike rate (share of outputs not zero)", ylabel=title)
+    axis.margins(x=0.4, y=0.2)
+    axis.grid(alpha=0.3)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110, format="png")
+    pyplot.close(figure)
+    return file.getvalue()

@@ -1,0 +1,168 @@
+"""Every recipe, on a few examples: each command does its work, and what a card prints are commands that run."""
+
+import importlib
+import json
+import pkgutil
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from typer.testing import CliRunner
+
+import recipes
+import zoo
+from recipes import gesture_simulator, training
+from recipes.command import command_line
+from recipes.recipe import Recipe
+from tests.recipes import tiny_runs
+
+MODULES = [importlib.import_module(f"recipes.{found.name}") for found in pkgutil.iter_modules(recipes.__path__)]
+RECIPES: dict[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in MODULES if hasattr(module, "RECIPE")}
+
+
+class Tiny(NamedTuple):
+    """What a recipe's smoke run needs: data, the options of a small network, a twin's, and examples of one's own."""
+
+    write: Callable[[Path], object]
+    options: str
+    twin: str
+    own: str
+
+
+def write_pairs(folder: Path) -> None:
+    tiny_runs.write_data(folder)
+    for language in ("de", "en"):
+        (folder / f"test_2016_flickr.{language}").write_bytes((folder / f"val.{language}").read_bytes())
+
+
+def write_reviews(folder: Path) -> None:
+    for split, count in (("train", 100), ("test", 4)):
+        for name, word in (("neg", "dull"), ("pos", "fresh")):
+            place = folder / "aclImdb" / split / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                (place / f"{i}_{1 if name == 'neg' else 9}.txt").write_text(f"The plot number {i % 7} is {word}.")
+
+
+def write_recordings(folder: Path) -> None:
+    gesture_simulator.write_data_set(folder, people=3, lightings=1, seconds=0.6)
+    gesture_simulator.write_aedat(folder.parent / "own.aedat", gesture_simulator.example("air guitar"))
+
+
+TINY = {
+    "multi30k": Tiny(
+        write_pairs,
+        "--vocabulary 70 --width 16 --encoder-layers 1 --decoder-layers 1 --tokens 60",
+        "--mixer lstm --dropout 0.3",
+        "de,en\nEin Hund.,a dog.\n",
+    ),
+    "imdb": Tiny(
+        write_reviews,
+        "--vocabulary 100 --ngrams 50 --width 8 --channels 16 --tokens 900",
+        "--mixer gru",
+        "text,label\nThe plot is dull.,negative\n",
+    ),
+    "dvs_gesture": Tiny(
+        write_recordings,
+        "--pool 8 --bin-size 50000 --channels 4 --blocks 3 --head 6 --batch 6 --steps 8",
+        "--mixer lif",
+        "file,label\nown.aedat,air guitar\n",
+    ),
+}
+
+
+def run(recipe: Recipe, words: str, status: int = 0) -> str:
+    result = CliRunner().invoke(command_line(recipe), shlex.split(words))
+    assert result.exit_code == status, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def recipe(request) -> Recipe:
+    return RECIPES[request.param]
+
+
+@pytest.fixture(scope="module")
+def tried(recipe, tmp_path_factory):
+    """A folder in which a training was cut off after an epoch and went on, beside a twin; both are measured."""
+    folder, tiny = tmp_path_factory.mktemp(recipe.name), TINY[recipe.name]
+    tiny.write(folder / "DATA")
+    (folder / "own.csv").write_text(tiny.own)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        save = training.Trainer.save_state
+        with patch.context() as cut_off:
+            cut_off.setattr(training.Trainer, "save_state", lambda self: (save(self), exec("raise KeyboardInterrupt")))
+            run(recipe, f"train --data DATA --run one --epochs 2 {tiny.options}", status=130)
+        assert len(Path("one/log.jsonl").read_text().splitlines() if Path("one/log.jsonl").exists() else []) < 2
+        run(recipe, "resume one --data DATA")
+        run(recipe, f"train --data DATA --run twin --epochs 1 {tiny.options} {tiny.twin}")
+        run(recipe, "measure one twin --data DATA")
+        run(recipe, "costs one --data DATA --name tiny --twin twin")
+        run(recipe, "bundle one --folder tiny --summary Small. --twin twin")
+    return folder
+
+
+@pytest.fixture
+def there(tried, monkeypatch) -> Path:
+    monkeypatch.chdir(tried)
+    return tried
+
+
+def test_a_training_that_was_cut_off_is_resumed_to_its_end_with_the_options_it_had(recipe, there):
+    assert [json.loads(line)["epoch"] for line in Path("one/log.jsonl").read_text().splitlines()] == [1, 2]
+    state = Path("one/state.pt").read_bytes()
+    run(recipe, "resume one --data DATA")
+    assert Path("one/state.pt").read_bytes() == state
+
+
+def test_a_model_is_evaluated_on_val_and_its_answers_are_written(recipe, there):
+    found = json.loads(run(recipe, "evaluate ./one/best --data DATA --output answers.txt"))
+    answers = Path("answers.txt").read_text(encoding="utf-8").splitlines()
+    measured = json.loads(Path("one/scores.json").read_text())[f"{recipe.score}_val"]
+    assert found[recipe.noun] == len(answers) > 0
+    assert found[recipe.score] == pytest.approx(measured, abs=0.01)
+
+
+def test_a_run_is_measured_once(recipe, there, monkeypatch):
+    kept = Path("one/scores.json").read_bytes()
+    monkeypatch.setattr(zoo, "load", None)
+    assert run(recipe, "measure one --data DATA").startswith("one {")
+    assert Path("one/scores.json").read_bytes() == kept
+
+
+def test_costs_are_counted_for_a_model_and_its_twin_and_stand_on_the_card(recipe, there):
+    costs = json.loads(Path("one/costs.json").read_text())
+    first, _ = costs["rows"]
+    assert first["name"] == "tiny"
+    assert zoo.info(Path("tiny")).metrics["costs"] == costs
+    assert "](costs.png)" in Path("tiny/README.md").read_text() and Path("tiny/costs.png").stat().st_size > 5000
+
+
+def test_a_model_is_fine_tuned_on_a_file_of_one_s_own(recipe, there):
+    said = run(recipe, "fine-tune ./one/best own.csv --output tuned --epochs 1").splitlines()
+    assert json.loads(said[0])["epoch"] == 1 and said[1].startswith("kept the weights")
+    assert zoo.load(Path("tuned")).config == zoo.load(Path("one/best")).config
+
+
+def test_a_bundled_model_has_a_row_for_itself_and_for_its_twin_and_commands_that_repeat_all(recipe, there):
+    info = zoo.info(Path("tiny"))
+    rows = info.metrics["results"]
+    assert rows[0]["name"] == "tiny" and len(rows) == 2 and rows[0].keys() == rows[1].keys()
+    scores = json.loads(Path("one/scores.json").read_text())
+    for row, folder in zip(rows, ("one", "twin")):
+        measured = json.loads(Path(folder, "scores.json").read_text())
+        assert {column: measured[column] for column in row if column != "name"} == {
+            k: row[k] for k in row if k != "name"
+        }
+    band = info.metrics["score_band"]
+    assert band["low"] <= scores[recipe.band.column] <= band["high"]
+    states = [Path(folder, "state.pt").read_bytes() for folder in ("one", "twin")]
+    called = f"python -m recipes.{recipe.name} "
+    own = [line.removeprefix(called) for line in info.metrics["commands"] if line.startswith(called)]
+    assert [line.split()[0] for line in own] == ["train", "train", "measure", "costs"]
+    for line in own:
+        run(recipe, line)  # the trainings have ended, and are resumed only with the very options that they had
+    assert states == [Path(folder, "state.pt").read_bytes() for folder in ("one", "twin")]
