@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from neurons.kernels import Kernel
 from neurons.neuron import MultiBitNeuron, SynapticState, halves
 from neurons.registry import register
 
@@ -60,6 +61,7 @@ class InputGatedLIF(MultiBitNeuron):
     State = SynapticState
     inputs_per_neuron = 2
     step = staticmethod(input_gated_lif_step)
+    kernel = Kernel()
 
     def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> InputGatedLIFParameters:
         return InputGatedLIFParameters(spike)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from neurons.kernels import Kernel
 from neurons.neuron import MembraneState, Neuron
 from neurons.registry import register
 
@@ -30,6 +31,7 @@ class Integrator(Neuron):
 
     State = MembraneState
     step = staticmethod(integrator_step)
+    kernel = Kernel(keeps_state=False)
 
     def constants(self) -> IntegratorParameters:
         return IntegratorParameters()

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neurons.checks import Setting, flag, leak_start, one_or_per_channel, positive, within
+from neurons.kernels import Kernel
 from neurons.neuron import MembraneState, Neuron, clip, over_channels
 from neurons.registry import register
 from neurons.spike import in_forward_mode
@@ -91,6 +92,7 @@ class LearnableLIF(Neuron):
 
     State = MembraneState
     step = staticmethod(learnable_lif_step)
+    kernel = Kernel(learned=("leak", "threshold"), numbers=("float gamma",))
     gamma = Setting(lambda _, gamma: positive(gamma, "gamma"))
 
     def __init__(

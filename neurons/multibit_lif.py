@@ -17,6 +17,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from neurons.checks import flag, leak_start
+from neurons.kernels import Kernel
 from neurons.neuron import MembraneState, MultiBitNeuron, clip, over_channels
 from neurons.registry import register
 
@@ -48,6 +49,7 @@ class MultiBitLIF(MultiBitNeuron):
 
     State = MembraneState
     step = staticmethod(multibit_lif_step)
+    kernel = Kernel(learned=("leak",))
 
     def __init__(self, leak: float | Tensor = 0.95, learn_leak: bool = True, **spike):
         super().__init__(**spike)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from neurons.checks import flag, one_or_per_channel, within
+from neurons.kernels import Kernel
 from neurons.neuron import MultiBitNeuron, SynapticState, check_channels, over_channels
 from neurons.registry import register
 
@@ -59,6 +60,7 @@ class MultiBitSynapticLIF(MultiBitNeuron):
 
     State = SynapticState
     step = staticmethod(multibit_synaptic_lif_step)
+    kernel = Kernel(learned=("tau",))
 
     def __init__(self, channels: int, tau: float | Tensor = 1.0, learn_tau: bool = True, **spike):
         super().__init__(**spike)

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from neurons import kernels
 from neurons.checks import Setting, is_whole
-from neurons.kernels.operators import RECURRENT
 from neurons.kernels.ready import ReadyScan
-from neurons.registry import neuron_class
 from neurons.spike import (
     FULL_PRECISION,
     MultiBitSpike,
@@ -81,11 +79,14 @@ class Neuron(nn.Module):
     A new neuron subclasses this, names its ``State`` (a NamedTuple of tensors, each of the shape of one
     output step), says in ``inputs_per_neuron`` how many input channels it takes for one output channel,
     and defines ``step`` and ``constants``. Both plug-ins then come from the registration alone
-    (:func:`neurons.register`).
+    (:func:`neurons.register`), and so does a fused scan where the class declares its ``kernel``
+    (:class:`neurons.kernels.Kernel`).
     """
 
     State: ClassVar[Any]
     inputs_per_neuron: ClassVar[int] = 1
+    multi_bit: ClassVar[bool] = False
+    """Fires the spike of several bits (:mod:`neurons.spike`)."""
     name: ClassVar[str] = ""
     """The registered name, set by :func:`neurons.register`."""
     last_backend: str | None = None
@@ -117,7 +118,8 @@ class Neuron(nn.Module):
 
     def reference_only(self) -> str | None:
         """Why no kernel can run this neuron's scan, or None if one can."""
-        if self.name in kernels.OPERATORS and self.step is neuron_class(self.name).step:
+        operator = kernels.OPERATORS.get(self.name)
+        if operator is not None and self.step is operator.declared_by.step:
             return None
         return f"{type(self).__name__} has no fused kernel for its step"
 
@@ -264,8 +266,9 @@ def unchanging(net: nn.Module) -> Iterator[None]:
 
 def _scans_as_registered(neuron: Neuron) -> bool:
     """Whether a kernel is all there is to the neuron's scan: neither its class nor anybody else changed it."""
-    known = neuron.name in kernels.OPERATORS and type(neuron) is neuron_class(neuron.name)
-    return known and neuron.name != RECURRENT and not {"scan", "step"} & neuron.__dict__.keys()
+    operator = kernels.OPERATORS.get(neuron.name)
+    known = operator is not None and type(neuron) is operator.declared_by and not operator.kernel.recurrent
+    return known and not {"scan", "step"} & neuron.__dict__.keys()
 
 
 def _bits(neuron: "MultiBitNeuron", bits: int) -> int:
@@ -287,6 +290,7 @@ class MultiBitNeuron(Neuron):
     lower the threshold first.
     """
 
+    multi_bit = True
     bits = Setting(_bits)
     threshold_levels = Setting(_threshold_levels)
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from neurons.input_gated_lif import gated_update
+from neurons.kernels import Kernel
 from neurons.kernels.operators import full_precision
 from neurons.neuron import MultiBitNeuron, SynapticState, check_channels, halves
 from neurons.registry import register
@@ -68,6 +69,7 @@ class RecurrentGatedLIF(MultiBitNeuron):
     State = RecurrentState
     inputs_per_neuron = 2
     step = staticmethod(recurrent_gated_lif_step)
+    kernel = Kernel(learned=("recurrent_weight",), recurrent=True)
 
     def __init__(self, channels: int, **spike):
         super().__init__(**spike)

@@ -11,30 +11,27 @@
 
 import difflib
 import importlib
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from neurons.neuron import Neuron
+from neurons.kernels.operators import Operator, define
+from neurons.neuron import Neuron
 
 LIBRARIES = ("torch", "spikingjelly", "snntorch")
-_registered: dict[str, type["Neuron"]] = {}
+_registered: dict[str, type[Neuron]] = {}
 
 
 def register(name: str):
     """Class decorator: make a :class:`neurons.Neuron` known by ``name``, in every library.
 
     A class that is defined again, as a notebook's cell that is run again does, takes the place of the one before.
-    Raises ValueError if another class has the name or the class has one already, TypeError if the class is no Neuron
-    with a ``State``.
+    If the class declares a ``kernel`` of its own, the operators of its fused scan are defined. Raises ValueError if
+    another class has the name or the class has one already, TypeError if the class is no Neuron with a ``State``.
     """
     if not isinstance(name, str):
         raise TypeError(f'register takes a name, as in @neurons.register("my-neuron"); got {name!r}')
 
-    def decorate(neuron: type["Neuron"]) -> type["Neuron"]:
-        from neurons.neuron import Neuron
-
+    def decorate(neuron: type[Neuron]) -> type[Neuron]:
         if not (isinstance(neuron, type) and issubclass(neuron, Neuron) and hasattr(neuron, "State")):
             raise TypeError(f"{name!r} can only name a subclass of neurons.Neuron that has a State; got {neuron!r}")
         before = _registered.get(name)
@@ -42,6 +39,9 @@ def register(name: str):
             raise ValueError(f"{neuron.__qualname__} is registered already, as {neuron.name!r}")
         if before is not None and not is_defined_again(before, neuron):
             raise ValueError(f"the neuron name {name!r} is taken by {before.__qualname__}")
+        if "kernel" in vars(neuron):  # and not its parent's, whose step it may have changed
+            takes = neuron.multi_bit, neuron.inputs_per_neuron
+            define(Operator(name, neuron, neuron.State._fields, vars(neuron)["kernel"], *takes))
         neuron.name = name
         _registered[name] = neuron
         return neuron
@@ -59,7 +59,7 @@ def list_neurons() -> list[str]:
     return sorted(_registered)
 
 
-def neuron_class(name: str) -> type["Neuron"]:
+def neuron_class(name: str) -> type[Neuron]:
     """The plain class registered under ``name``; ValueError with a suggestion for an unknown one."""
     if name not in _registered:
         close = difflib.get_close_matches(str(name), _registered, n=1)

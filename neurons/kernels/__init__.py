@@ -17,18 +17,15 @@ import functools
 import importlib.util
 import os
 import warnings
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from neurons.kernels.operators import OPERATORS, scan
+from neurons.kernels.operators import OPERATORS, Kernel, scan
 
-if TYPE_CHECKING:
-    from neurons.neuron import Neuron
-
-__all__ = ["BACKENDS", "OPERATORS", "available", "check_backend", "choose", "scan"]
+__all__ = ["BACKENDS", "OPERATORS", "Kernel", "available", "check_backend", "choose", "scan"]
 
 BACKENDS = ("auto", "torch", "cpu", "cupy")
 _BACKEND_OF_DEVICE = {"cpu": "cpu", "cuda": "cupy"}
@@ -67,7 +64,7 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def choose(neuron: "Neuron", x: Tensor) -> str:
+def choose(neuron: Any, x: Tensor) -> str:
     """The backend that ``neuron`` runs a scan of ``x`` with: never "auto".
 
     Raises ValueError where the backend that the neuron asks for cannot run this neuron or this tensor.

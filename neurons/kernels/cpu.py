@@ -29,7 +29,7 @@ from torch import Tensor
 from neurons.kernels import cpu_kernels
 from neurons.kernels.cpu_kernels import STEPS, WIDTH, Spike, Surrogate
 from neurons.kernels.cpu_memory import empty
-from neurons.kernels.operators import RECURRENT
+from neurons.kernels.operators import OPERATORS
 from neurons.spike import FULL_PRECISION, MultiBitSpike
 
 GRAIN = 1 << 18
@@ -144,33 +144,39 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 class _Kernels(NamedTuple):
-    """The kernels of one neuron and what they take."""
+    """The kernels of one neuron.
+
+    ``forward`` takes ``(x, *state, *learned, y, *final_state, checkpoints, extremes, settings, start, stop)``,
+    ``backward`` ``(x, *learned, checkpoints, grad_y, grad_x, *grad_state, *grad_learned, settings, start, stop)``.
+    ``settings`` are those of the spike function, or None. The blocks from ``start`` on and before ``stop`` are to be
+    computed.
+    """
 
     forward: Callable
-    """(x, *state, *learned, y, *final_state, checkpoints, extremes, settings, first block, last block)"""
     backward: Callable
-    """(x, *learned, checkpoints, grad_y, grad_x, *grad_state, *grad_learned, settings, first block, last block)"""
-    states: int
-    """Parts of the state that a checkpoint holds."""
-    learned: int = 0
-    halves: bool = False
-    """The input has two channels for a neuron, in two halves."""
 
 
-_KERNELS = {
-    "learnable-lif": _Kernels(cpu_kernels.lif_forward, cpu_kernels.lif_backward, states=1, learned=2),
-    "integrator": _Kernels(cpu_kernels.integrator_forward, cpu_kernels.integrator_backward, states=0),
-    "multibit-lif": _Kernels(cpu_kernels.multibit_forward, cpu_kernels.multibit_backward, states=1, learned=1),
-    "multibit-synaptic-lif": _Kernels(cpu_kernels.synaptic_forward, cpu_kernels.synaptic_backward, states=2, learned=1),
-    "input-gated-lif": _Kernels(cpu_kernels.gated_forward, cpu_kernels.gated_backward, states=2, halves=True),
-}
+@functools.cache
+def _kernels(neuron: str) -> _Kernels:
+    """The kernels of a neuron, found by its name."""
+    names = [f"{neuron.replace('-', '_')}_{direction}" for direction in ("forward", "backward")]
+    missing = [name for name in names if not hasattr(cpu_kernels, name)]
+    if missing:
+        who = OPERATORS[neuron].declared_by.__name__
+        raise NotImplementedError(
+            f"{who} declares a kernel, but there is no {' and no '.join(missing)} in {cpu_kernels.__name__}; write it, "
+            'or set backend = "torch" on the neuron'
+        )
+    return _Kernels(*[getattr(cpu_kernels, name) for name in names])
 
 
 def checkpoint_shape(neuron: str, steps: int, state_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the checkpoints that the forward leaves for the backward."""
-    if neuron == RECURRENT:  # the gate and candidate currents of every step
+    kernel = OPERATORS[neuron].kernel
+    if kernel.recurrent:  # the gate and candidate currents of every step
         return (steps, state_shape[0], 2 * state_shape[1], *state_shape[2:])
-    return ((steps + STEPS - 1) // STEPS, _KERNELS[neuron].states, *state_shape)
+    parts = len(OPERATORS[neuron].state) if kernel.keeps_state else 0
+    return ((steps + STEPS - 1) // STEPS, parts, *state_shape)
 
 
 _NUMBERS: dict[torch.dtype, type[np.floating]] = {torch.float32: np.float32, torch.float64: np.float64}
@@ -182,7 +188,7 @@ class _Layout:
     def __init__(self, neuron: str, state: Sequence[Tensor]):
         # The two halves of an input are apart in every element of the batch, so each is a row then.
         self.shape = state[0].shape
-        self.rows = self.shape[0] if neuron == RECURRENT or _KERNELS[neuron].halves else 1
+        self.rows = self.shape[0] if OPERATORS[neuron].inputs_per_neuron > 1 else 1
         self.blocks = self.rows * -(-state[0].numel() // (self.rows * WIDTH))
 
     def array(self, tensor: Tensor, leading: int = 0) -> np.ndarray:
@@ -246,11 +252,9 @@ def _spike(r: float, dtype: torch.dtype, bits: int, threshold_levels: int) -> Sp
 
 
 def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence[float]) -> Spike | Surrogate | None:
-    if neuron == "integrator":
-        return None
-    if neuron == "learnable-lif":
-        return _surrogate(*settings, parameters[0].dtype)
-    return _spike(parameters[-1].item(), parameters[-1].dtype, *settings)
+    if OPERATORS[neuron].multi_bit:
+        return _spike(parameters[-1].item(), parameters[-1].dtype, *settings)
+    return _surrogate(*settings, parameters[0].dtype) if settings else None
 
 
 class Scan:
@@ -260,9 +264,9 @@ class Scan:
     """
 
     def __init__(self, neuron: str, state: Sequence[Tensor], parameters: Sequence[Tensor], settings: Sequence[float]):
-        self.layout, self.kernels = _Layout(neuron, state), _KERNELS[neuron]
+        self.layout, self.kernels, learned = _Layout(neuron, state), _kernels(neuron), OPERATORS[neuron].learned
         self.neuron, self.no_checkpoints = neuron, _no_checkpoints(state[0].dtype)
-        self.learned = self.layout.spread(parameters[: self.kernels.learned])
+        self.learned = self.layout.spread(parameters[: len(learned)])
         self.settings = _settings(neuron, parameters, settings)
 
     def forward(
@@ -304,9 +308,8 @@ def scan_forward(
     Returns ``y [T, B, C, ...]``, the final state, the checkpoints that the backward needs (None unless ``keep``) and
     the extremes of the membrane before the spike ``[minimum, maximum]`` (None unless ``track``).
     """
-    if neuron == RECURRENT:
-        weight, spike_range = parameters
-        return _recurrent_forward(x, state, weight, spike_range, settings, keep, track)
+    if OPERATORS[neuron].kernel.recurrent:
+        return _recurrent_forward(neuron, x, state, parameters, settings, keep, track)
     return Scan(neuron, state, parameters, settings).forward(x, state, keep, track)
 
 
@@ -321,11 +324,11 @@ def scan_backward(
     grad_final_state: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Gradients with respect to ``x``, the state and the learned parameters."""
-    if neuron == RECURRENT:
-        weight, spike_range = parameters
-        return _recurrent_backward(x, state, weight, spike_range, settings, checkpoints, grad_y, grad_final_state)
-    layout, kernels = _Layout(neuron, state), _KERNELS[neuron]
-    learned = parameters[: kernels.learned]
+    if OPERATORS[neuron].kernel.recurrent:
+        gradients = checkpoints, grad_y, grad_final_state
+        return _recurrent_backward(neuron, x, state, parameters, settings, *gradients)
+    layout, kernels = _Layout(neuron, state), _kernels(neuron)
+    learned = parameters[: len(OPERATORS[neuron].learned)]
     grad_x, grad_state = empty(x, x.shape), [grad.clone() for grad in grad_final_state]
     shares = layout.shares(learned)
     arguments = (
@@ -344,24 +347,24 @@ def scan_backward(
 
 
 def _recurrent_forward(
+    neuron: str,
     x: Tensor,
     state: Sequence[Tensor],
-    weight: Tensor,
-    spike_range: Tensor,
+    parameters: Sequence[Tensor],
     settings: Sequence[float],
     keep: bool,
     track: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
     """The recurrent-gated LIF: a matrix product and a kernel a step."""
-    layout, steps = _Layout(RECURRENT, state), len(x)
+    layout, steps, weight = _Layout(neuron, state), len(x), parameters[0]
     y = empty(x, (steps, *layout.shape))
     final_state = [part.clone() for part in state]
     currents, membranes, spikes = layout.arrays(final_state)
-    checkpoints = empty(state[0], checkpoint_shape(RECURRENT, steps, layout.shape)) if keep else None
+    checkpoints = empty(state[0], checkpoint_shape(neuron, steps, layout.shape)) if keep else None
     sums = torch.empty_like(x[:1], dtype=weight.dtype).expand(*x.shape) if checkpoints is None else checkpoints
     extremes = [torch.full_like(state[0], value) for value in (float("inf"), float("-inf"))] if track else []
     lowest, highest = layout.arrays(extremes) if track else (None, None)
-    spike, last_spikes = _settings(RECURRENT, [weight, spike_range], settings), final_state[2].flatten(1)
+    spike, last_spikes = _settings(neuron, parameters, settings), final_state[2].flatten(1)
     in_, sums_, out = layout.arrays((x, sums, y), 1)
     # A product's roundings depend on where in memory it goes: the same place at every step, whatever is kept.
     product = weight.new_empty(x.shape[1:])
@@ -375,18 +378,18 @@ def _recurrent_forward(
 
 
 def _recurrent_backward(
+    neuron: str,
     x: Tensor,
     state: Sequence[Tensor],
-    weight: Tensor,
-    spike_range: Tensor,
+    parameters: Sequence[Tensor],
     settings: Sequence[float],
     checkpoints: Tensor,
     grad_y: Tensor,
     grad_final_state: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Back through the steps with a matrix product each; the weight's gradient is one product over all steps."""
-    layout, steps = _Layout(RECURRENT, state), len(x)
-    spike, sums = _settings(RECURRENT, [weight, spike_range], settings), layout.array(checkpoints, 1)
+    layout, steps, weight = _Layout(neuron, state), len(x), parameters[0]
+    spike, sums = _settings(neuron, parameters, settings), layout.array(checkpoints, 1)
     *saved, spikes = empty(state[0], (5, steps, *layout.shape))
     spikes[0] = state[2]
     again = layout.arrays((*saved, spikes), 1)

@@ -265,7 +265,7 @@ def _gated_step(f, c, y, current, membrane, lowest, highest, spike):
 
 
 @_kernel
-def gated_forward(
+def input_gated_lif_forward(
     x, currents, membranes, y, final_currents, final_membranes, checkpoints, extremes, spike, start, stop
 ):
     size = y.shape[2]
@@ -315,7 +315,7 @@ def _gated_step_backward(
 
 
 @_kernel
-def gated_backward(x, checkpoints, grad_y, grad_x, grad_currents, grad_membranes, spike, start, stop):
+def input_gated_lif_backward(x, checkpoints, grad_y, grad_x, grad_currents, grad_membranes, spike, start, stop):
     size = grad_y.shape[2]
     saved = np.empty((5, STEPS, WIDTH), checkpoints.dtype)
     for block in range(start, stop):
@@ -354,7 +354,7 @@ def _lif_step(x, membrane, leak, threshold, y, settings):
 
 
 @_kernel
-def lif_forward(x, membranes, leaks, thresholds, y, final, checkpoints, extremes, settings, start, stop):
+def learnable_lif_forward(x, membranes, leaks, thresholds, y, final, checkpoints, extremes, settings, start, stop):
     for block in range(start, stop):
         row, a, b = _block(block, y.shape[2])
         membrane, leak, threshold = final[row, a:b], _of_block(leaks, row, a, b), _of_block(thresholds, row, a, b)
@@ -389,7 +389,7 @@ def _lif_step_backward(before, ratios, leak, inverse, grad_y, grad_x, grad, to_l
 
 
 @_kernel
-def lif_backward(
+def learnable_lif_backward(
     x, leaks, thresholds, checkpoints, grad_y, grad_x, grads, to_leaks, to_thresholds, settings, start, stop
 ):
     saved = np.empty((3, STEPS, WIDTH), checkpoints.dtype)
@@ -456,7 +456,7 @@ def _multibit_step(x, membrane, leak, y, lowest, highest, spike):
 
 
 @_kernel
-def multibit_forward(x, membranes, leaks, y, final, checkpoints, extremes, spike, start, stop):
+def multibit_lif_forward(x, membranes, leaks, y, final, checkpoints, extremes, spike, start, stop):
     for block in range(start, stop):
         row, a, b = _block(block, y.shape[2])
         membrane, leak = final[row, a:b], _of_block(leaks, row, a, b)
@@ -490,7 +490,7 @@ def _multibit_step_backward(before, charged, leak, grad_y, grad_x, grad, to_leak
 
 
 @_kernel
-def multibit_backward(x, leaks, checkpoints, grad_y, grad_x, grads, to_leaks, spike, start, stop):
+def multibit_lif_backward(x, leaks, checkpoints, grad_y, grad_x, grads, to_leaks, spike, start, stop):
     saved = np.empty((3, STEPS, WIDTH), checkpoints.dtype)
     for block in range(start, stop):
         row, a, b = _block(block, grad_y.shape[2])
@@ -524,7 +524,7 @@ def _synaptic_step(x, current, membrane, tau, y, lowest, highest, spike):
 
 
 @_kernel
-def synaptic_forward(
+def multibit_synaptic_lif_forward(
     x, currents, membranes, taus, y, final_currents, final_membranes, checkpoints, extremes, spike, start, stop
 ):
     for block in range(start, stop):
@@ -562,7 +562,9 @@ def _synaptic_step_backward(before, charged, tau, grad_y, grad_x, grad_current, 
 
 
 @_kernel
-def synaptic_backward(x, taus, checkpoints, grad_y, grad_x, grad_currents, grad_membranes, to_taus, spike, start, stop):
+def multibit_synaptic_lif_backward(
+    x, taus, checkpoints, grad_y, grad_x, grad_currents, grad_membranes, to_taus, spike, start, stop
+):
     saved = np.empty((3, STEPS, WIDTH), checkpoints.dtype)
     for block in range(start, stop):
         row, a, b = _block(block, grad_y.shape[2])

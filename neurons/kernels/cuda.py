@@ -2,37 +2,18 @@
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from neurons.kernels import cuda_recurrent
 from neurons.kernels.cuda_launch import SCALARS, STEPS, WARP, gather_extremes, launch, pointers
-from neurons.kernels.operators import RECURRENT
+from neurons.kernels.operators import OPERATORS, Operator
 
 MOST_BLOCKS = 8192
 """Larger tensors are walked through in turns. It bounds the partial extremes, one pair a warp."""
 
 
-class _Kernels(NamedTuple):
-    """What the kernels of one neuron are called in ``scan.cu``, and what they take."""
-
-    name: str
-    states: int = 1
-    inputs: int = 1
-    """Input channels for one output channel."""
-    learned: int = 0
-    """Parameters that get a gradient."""
-
-
-_KERNELS = {
-    "learnable-lif": _Kernels("LearnableLIF", learned=2),
-    "integrator": _Kernels("Integrator"),
-    "multibit-lif": _Kernels("MultiBitLIF", learned=1),
-    "multibit-synaptic-lif": _Kernels("MultiBitSynapticLIF", states=2, learned=1),
-    "input-gated-lif": _Kernels("InputGatedLIF", states=2, inputs=2),
-}
 _FORWARD = struct.Struct("=17q2d")
 _BACKWARD = struct.Struct("=18q2d")
 
@@ -49,8 +30,8 @@ def _channels_and_inner(state: Tensor) -> tuple[int, int]:
     return channels, state.numel() // (len(state) * channels)
 
 
-def _definitions(kernels: _Kernels, x: Tensor) -> tuple[str, ...]:
-    return f"NEURON={kernels.name}", f"SCALAR={SCALARS[x.dtype]}"
+def _definitions(operator: Operator, x: Tensor) -> tuple[str, ...]:
+    return f"NEURON={operator.declared_by.__name__}", f"SCALAR={SCALARS[x.dtype]}"
 
 
 def _constants(parameters: Sequence[Tensor], learned: int, settings: Sequence[float]):
@@ -66,9 +47,9 @@ def _constants(parameters: Sequence[Tensor], learned: int, settings: Sequence[fl
 
 def checkpoint_shape(neuron: str, steps: int, state: Sequence[int]) -> tuple[int, ...]:
     """The shape of what a forward keeps for the backward: the state ``[B, C, ...]`` before every STEPS-th step."""
-    if neuron == RECURRENT:
+    if OPERATORS[neuron].kernel.recurrent:
         return cuda_recurrent.checkpoint_shape(steps, state)
-    return -(-steps // STEPS), _KERNELS[neuron].states, *state
+    return -(-steps // STEPS), len(OPERATORS[neuron].state), *state
 
 
 def scan_forward(
@@ -85,16 +66,16 @@ def scan_forward(
     Returns ``y [T, B, C, ...]``, the final state, the checkpoints that the backward needs (None unless ``keep``) and
     the extremes of the membrane before the spike ``[minimum, maximum]`` (None unless ``track``).
     """
-    if neuron == RECURRENT:
+    operator = OPERATORS[neuron]
+    if operator.kernel.recurrent:
         return cuda_recurrent.scan_forward(x, state, parameters, settings, keep, track)
-    kernels = _KERNELS[neuron]
     steps, elements = len(x), state[0].numel()
     y = x.new_empty((steps, *state[0].shape))
     final_state = [torch.empty_like(part) for part in state]
     checkpoints = state[0].new_empty(checkpoint_shape(neuron, steps, state[0].shape)) if keep else None
     blocks, threads = _blocks_and_threads(elements)
     partial_extremes = state[0].new_empty((blocks * threads // WARP, 2)) if track else None
-    addresses, per_channel, settings = _constants(parameters, kernels.learned, settings)
+    addresses, per_channel, settings = _constants(parameters, len(operator.learned), settings)
     values = (
         x.data_ptr(),
         *pointers(state, 2),
@@ -106,7 +87,7 @@ def scan_forward(
         *per_channel,
         *settings,
     )
-    definitions = _definitions(kernels, x)
+    definitions = _definitions(operator, x)
     kernel = "scan_forward_tracking" if track else "scan_forward"
     launch(x.device, definitions, kernel, _FORWARD, values, (blocks, 1), threads)
     extremes = None if partial_extremes is None else gather_extremes(partial_extremes, definitions)
@@ -127,15 +108,15 @@ def scan_backward(
 
     None in ``grad_final_state`` stands for zeros. The parameters' sums run in a fixed order.
     """
-    if neuron == RECURRENT:
+    operator = OPERATORS[neuron]
+    if operator.kernel.recurrent:
         return cuda_recurrent.scan_backward(x, state, parameters, settings, checkpoints, grad_y, grad_final_state)
-    kernels = _KERNELS[neuron]
     steps, elements = len(x), state[0].numel()
     grad_x = torch.empty_like(x)
     grad_state = [torch.empty_like(part) for part in state]
-    shares = state[0].new_empty((kernels.learned, *state[0].shape))
+    shares = state[0].new_empty((len(operator.learned), *state[0].shape))
     blocks, threads = _blocks_and_threads(elements)
-    addresses, per_channel, settings = _constants(parameters, kernels.learned, settings)
+    addresses, per_channel, settings = _constants(parameters, len(operator.learned), settings)
     values = (
         *pointers((x, checkpoints)),
         *addresses,
@@ -148,7 +129,7 @@ def scan_backward(
         *per_channel,
         *settings,
     )
-    launch(x.device, _definitions(kernels, x), "scan_backward", _BACKWARD, values, (blocks, 1), threads)
+    launch(x.device, _definitions(operator, x), "scan_backward", _BACKWARD, values, (blocks, 1), threads)
     grad_parameters = [
         share.view(len(share), len(parameter), -1).sum((0, 2)) if parameter.numel() > 1 else share.sum().view(1)
         for share, parameter in zip(shares, parameters)

@@ -1,6 +1,6 @@
 """The scans as operators of torch, so that autograd, ``torch.compile`` and autocast know them.
 
-Every neuron with a kernel has two, built from one row of :data:`OPERATORS`::
+Every neuron that declares a :class:`Kernel` has two, defined when it is registered::
 
     snn_zoo::<neuron>_scan(x, *state, *parameters, *settings, keep, track)
         -> (y, *final_state, checkpoints, extremes)
@@ -21,7 +21,7 @@ import contextlib
 import functools
 import importlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, library
@@ -30,20 +30,42 @@ from torch.utils import flop_counter
 
 from neurons.repeats import NAMESPACE
 
-RECURRENT = "recurrent-gated-lif"
 _NOTHING = contextlib.nullcontext()
 _MODULES = {"cpu": "neurons.kernels.cpu", "cuda": "neurons.kernels.cuda"}
 
 
+class Kernel(NamedTuple):
+    """What a neuron's own file declares of its fused scan, as ``kernel = Kernel(...)`` in the class.
+
+    The functions are found by the neuron's names: in ``cpu_kernels.py`` they are called as it is registered
+    (``input_gated_lif_forward`` and ``_backward`` for "input-gated-lif"), in ``scan.cu`` as its class
+    (``InputGatedLIF``). What they take is said in :mod:`neurons.kernels.cpu` and in ``scan.cu``.
+    """
+
+    learned: tuple[str, ...] = ()
+    """The learned parameters, as fields of what ``constants()`` returns: tensors of one element or one per channel."""
+    numbers: tuple[str, ...] = ()
+    """The numbers after them, as in ``"float gamma"``. Those of a multi-bit spike are known and not named."""
+    keeps_state: bool = True
+    """The backward needs the state of earlier steps."""
+    recurrent: bool = False
+    """A product with the last spikes stands in every step: the providers have a scan of their own for that."""
+
+
 class Operator(NamedTuple):
-    """What the scan of one neuron takes: the names of its state's parts, learned parameters and settings."""
+    """The scan of one neuron: its registered name, the class that declares its kernel, and what it takes."""
 
     neuron: str
+    declared_by: Any
     state: tuple[str, ...]
-    learned: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
-    multi_bit: bool = True
+    kernel: Kernel
+    multi_bit: bool
     """Takes the range of a multi-bit spike, its bits and its threshold in levels."""
+    inputs_per_neuron: int
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        return self.kernel.learned
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -66,7 +88,7 @@ class Operator(NamedTuple):
     @property
     def schemas(self) -> tuple[str, str]:
         """What forward and backward take and return."""
-        settings = ("int bits", "int threshold_levels") if self.multi_bit else self.settings
+        settings = ("int bits", "int threshold_levels") if self.multi_bit else self.kernel.numbers
         common = [*_tensors("x", *self.state, *self.parameters), *settings]
         final = [f"final_{part}" for part in self.state]
         forward = [*common, "bool keep", "bool track"], _tensors("y", *final, "checkpoints", "extremes")
@@ -79,7 +101,7 @@ class Operator(NamedTuple):
     def split(self, arguments: tuple) -> tuple[Tensor, list[Tensor], list[Tensor], list, tuple]:
         """x, state, parameters, settings and the rest of an operator's arguments."""
         first, second = 1 + len(self.state), 1 + len(self.state) + len(self.parameters)
-        third = second + (2 if self.multi_bit else len(self.settings))
+        third = second + (2 if self.multi_bit else len(self.kernel.numbers))
         state, parameters = list(arguments[1:first]), list(arguments[first:second])
         return arguments[0], state, parameters, list(arguments[second:third]), arguments[third:]
 
@@ -88,17 +110,22 @@ def _tensors(*names: str) -> list[str]:
     return [f"Tensor {name}" for name in names]
 
 
-OPERATORS = {
-    operator.neuron: operator
-    for operator in (
-        Operator("learnable-lif", ("membrane",), ("leak", "threshold"), ("float gamma",), multi_bit=False),
-        Operator("integrator", ("membrane",), multi_bit=False),
-        Operator("multibit-lif", ("membrane",), ("leak",)),
-        Operator("multibit-synaptic-lif", ("synaptic_current", "membrane"), ("tau",)),
-        Operator("input-gated-lif", ("synaptic_current", "membrane")),
-        Operator(RECURRENT, ("synaptic_current", "membrane", "spikes"), ("recurrent_weight",)),
-    )
-}
+OPERATORS: dict[str, Operator] = {}
+"""Every neuron with a kernel, by its registered name."""
+
+
+def define(operator: Operator) -> None:
+    """Make the operators of a neuron known to torch.
+
+    A class that is defined again, as in a notebook, may declare the same kernel again. Raises ValueError for another
+    one: torch forgets no operator.
+    """
+    before = OPERATORS.get(operator.neuron)
+    if before is None:
+        _define(operator)
+    elif before.schemas != operator.schemas or before.kernel != operator.kernel:
+        raise ValueError(f"{operator.neuron!r} has another kernel already, and torch forgets none: start Python anew")
+    OPERATORS[operator.neuron] = operator
 
 
 def scan(
@@ -315,21 +342,20 @@ def _define(operator: Operator) -> None:
         library.register_fake(name, shapes)
     library.register_autograd(forward_name, differentiate, setup_context=keep_for_backward)
     library.register_autograd(backward_name, refuse_twice)
+    if operator.kernel.recurrent:
+        _count_products(operator)
 
 
-for _operator in OPERATORS.values():
-    _define(_operator)
+def _count_products(operator: Operator) -> None:
+    """What torch.utils.flop_counter counts are products of matrices, which only a recurrent scan does."""
 
+    @flop_counter.register_flop_formula(operator.function.overloadpacket)
+    def forward(x_shape, *shapes, **known) -> int:
+        """A product of the last spikes ``[B, N]`` with ``[N, 2N]`` at each step."""
+        steps, batch, channels = x_shape
+        return 2 * steps * batch * (channels // 2) * channels
 
-# What torch.utils.flop_counter counts are products of matrices, which only one of the scans does.
-@flop_counter.register_flop_formula(OPERATORS[RECURRENT].function.overloadpacket)
-def _recurrent_products(x_shape, *shapes, **known) -> int:
-    """A product of the last spikes ``[B, N]`` with ``[N, 2N]`` at each step."""
-    steps, batch, channels = x_shape
-    return 2 * steps * batch * (channels // 2) * channels
-
-
-@flop_counter.register_flop_formula(OPERATORS[RECURRENT].backward_function.overloadpacket)
-def _recurrent_backward_products(x_shape, *shapes, **known) -> int:
-    """One at each step for the spikes before it, and as much for the weight."""
-    return 2 * _recurrent_products(x_shape)
+    @flop_counter.register_flop_formula(operator.backward_function.overloadpacket)
+    def backward(x_shape, *shapes, **known) -> int:
+        """One at each step for the spikes before it, and as much for the weight."""
+        return 2 * forward(x_shape)

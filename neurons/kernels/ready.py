@@ -14,7 +14,6 @@ from neurons.kernels.operators import nothing_watches, parameters_and_settings
 
 if TYPE_CHECKING:
     from neurons.kernels.cpu import Scan
-    from neurons.neuron import Neuron
 
 
 class _Ready(NamedTuple):
@@ -28,7 +27,7 @@ class _Ready(NamedTuple):
 class ReadyScan:
     """The scan of ``neuron`` on the CPU, without gradients, over inputs like the one that it was last prepared for."""
 
-    def __init__(self, neuron: "Neuron"):
+    def __init__(self, neuron: Any):
         self.neuron = neuron
         self.ready: _Ready | None = None
         self.constants: dict[torch.dtype, tuple[list[Tensor], list]] = {}

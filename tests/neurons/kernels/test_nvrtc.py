@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neurons.kernels import cuda, cuda_launch
+from neurons.kernels import OPERATORS, cuda_launch
 
 RECURRENT_VARIANTS = [
     (architecture, scalar, row_tiles, whole, tensor_cores)
@@ -49,7 +49,7 @@ def compile_for(nvrtc: ctypes.CDLL, architecture: str, definitions: tuple[str, .
 
 
 @pytest.mark.parametrize("scalar", cuda_launch.SCALARS.values())
-@pytest.mark.parametrize("neuron", [kernels.name for kernels in cuda._KERNELS.values()])
+@pytest.mark.parametrize("neuron", [o.declared_by.__name__ for o in OPERATORS.values() if not o.kernel.recurrent])
 def test_the_scan_of_a_neuron_compiles(nvrtc, neuron, scalar):
     assert compile_for(nvrtc, "sm_80", (f"NEURON={neuron}", f"SCALAR={scalar}")) > 1000
 

@@ -1,0 +1,157 @@
+"""A neuron with a kernel is its own file and its kernel functions: one that joins at run time, walked through all."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import neurons
+import zoo
+from neurons import kernels, registry
+from neurons.kernels import cpu, cpu_kernels, operators
+from neurons.kernels.cpu_kernels import STEPS, WIDTH, _block, _give, _kernel, _of_block, narrow, widen
+
+NAME = "leaky-readout"
+
+
+class LeakyReadout(neurons.Neuron):
+    """A leaky membrane, which is the output: V = leak * V + x."""
+
+    State = neurons.MembraneState
+    kernel = kernels.Kernel(learned=("leak",))
+
+    def __init__(self, leak: float = 0.8):
+        super().__init__()
+        self.leak = nn.Parameter(torch.tensor(leak))
+
+    @staticmethod
+    def step(x, state, parameters):
+        (leak,) = parameters
+        membrane = leak * state.membrane + x
+        return membrane, neurons.MembraneState(membrane)
+
+    def constants(self):
+        return (self.leak,)
+
+
+@_kernel
+def leaky_readout_forward(x, membranes, leaks, y, final, checkpoints, extremes, settings, start, stop):
+    for block in range(start, stop):
+        row, a, b = _block(block, y.shape[2])
+        membrane, leak = final[row, a:b], _of_block(leaks, row, a, b)
+        membrane[:] = membranes[row, a:b]
+        for t in range(len(x)):
+            if len(checkpoints) and t % STEPS == 0:
+                checkpoints[t // STEPS, 0, row, a:b] = membrane
+            for i in range(len(membrane)):
+                membrane[i] = leak[i] * membrane[i] + widen(x[t, row, a + i])
+                y[t, row, a + i] = narrow(membrane[i], y)
+
+
+@_kernel
+def leaky_readout_backward(x, leaks, checkpoints, grad_y, grad_x, grads, to_leaks, settings, start, stop):
+    saved = np.empty((STEPS + 2, WIDTH), checkpoints.dtype)
+    for block in range(start, stop):
+        row, a, b = _block(block, grad_y.shape[2])
+        leak, grad = _of_block(leaks, row, a, b), grads[row, a:b]
+        membrane, to_leak = saved[STEPS, : b - a], saved[STEPS + 1, : b - a]
+        to_leak[:] = 0
+        for part in range(len(checkpoints) - 1, -1, -1):
+            membrane[:] = checkpoints[part, 0, row, a:b]
+            first, last = part * STEPS, min(part * STEPS + STEPS, len(x))
+            for t in range(first, last):
+                for i in range(b - a):
+                    saved[t - first, i] = membrane[i]
+                    membrane[i] = leak[i] * membrane[i] + widen(x[t, row, a + i])
+            for t in range(last - 1, first - 1, -1):
+                for i in range(b - a):
+                    grad[i] += widen(grad_y[t, row, a + i])
+                    to_leak[i] += grad[i] * saved[t - first, i]
+                    grad_x[t, row, a + i] = narrow(grad[i], grad_x)
+                    grad[i] *= leak[i]
+        _give(to_leak, to_leaks, row, a, block)
+
+
+KNOWN: dict[str, operators.Operator] = {}
+"""What torch was told before: it forgets no operator."""
+
+
+@pytest.fixture
+def seventh(monkeypatch):
+    """The neuron, registered for one test."""
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(cpu_kernels, "leaky_readout_forward", leaky_readout_forward, raising=False)
+    monkeypatch.setattr(cpu_kernels, "leaky_readout_backward", leaky_readout_backward, raising=False)
+    operators.OPERATORS.update(KNOWN)
+    neurons.register(NAME)(LeakyReadout)
+    yield LeakyReadout
+    KNOWN[NAME] = operators.OPERATORS.pop(NAME)
+    cpu._kernels.cache_clear()
+
+
+def results(neuron, x, state):
+    """Outputs, final state and all gradients of a scan."""
+    x, membrane = x.clone().requires_grad_(), state.clone().requires_grad_()
+    y, (final,) = neuron(x, neurons.MembraneState(membrane))
+    weights = torch.linspace(-1, 1, y.numel()).view_as(y)
+    found = torch.autograd.grad((y * weights).sum() + final.sin().sum(), (x, membrane, neuron.leak))
+    return [y.detach(), final.detach(), *found]
+
+
+def test_its_kernel_is_found_by_its_name_and_equals_its_step(seventh):
+    x, state = torch.randn(STEPS + 5, 3, 70), torch.randn(3, 70)
+    fused, plain = LeakyReadout(), LeakyReadout()
+    plain.backend = "torch"
+    torch.testing.assert_close(results(fused, x, state), results(plain, x, state))
+    assert (fused.last_backend, plain.last_backend) == ("cpu", "torch")
+
+
+def test_torch_knows_its_operators(seventh):
+    operator = kernels.OPERATORS[NAME]
+    assert operator.name == "snn_zoo::leaky_readout_scan"
+    assert operator.schemas[0].startswith("(Tensor x, Tensor membrane, Tensor leak, bool keep, bool track)")
+    x, membrane, leak = (torch.rand(*size).requires_grad_() for size in ((5, 2, 3), (2, 3), (1,)))
+    torch.library.opcheck(operator.function, (x, membrane, leak, True, False))
+
+
+@pytest.mark.parametrize("library", ["spikingjelly", "snntorch"])
+def test_both_plug_ins_have_it(seventh, library):
+    pytest.importorskip(library)
+    options = {"step_mode": "m"} if library == "spikingjelly" else {}
+    layer = neurons.create(NAME, library=library, **options)
+    x = torch.randn(6, 2, 4)
+    found = layer(x) if library == "spikingjelly" else layer.multi_step(x)[0]
+    torch.testing.assert_close(found, LeakyReadout()(x)[0])
+
+
+def test_the_profiler_counts_it(seventh):
+    profile = zoo.profile(LeakyReadout(), torch.randn(6, 2, 4))
+    (row,) = [row for row in profile.rows if row.kind == "LeakyReadout"]
+    assert (row.counts.multiplications, row.counts.additions) == (5 * 2 * 4, 5 * 2 * 4)  # the first membrane is zero
+
+
+def test_the_same_kernel_may_be_declared_again_and_another_may_not(seventh):
+    again = kernels.OPERATORS[NAME]
+    operators.define(again)
+    with pytest.raises(ValueError, match=f"'{NAME}' has another kernel already, .* start Python anew"):
+        operators.define(again._replace(kernel=kernels.Kernel(learned=("leak", "threshold"))))
+    assert kernels.OPERATORS[NAME] == again
+
+
+def test_kernel_functions_that_are_missing_are_named(seventh, monkeypatch):
+    monkeypatch.delattr(cpu_kernels, "leaky_readout_backward")
+    with pytest.raises(
+        NotImplementedError, match=r"LeakyReadout declares a kernel, but there is no leaky_readout_back"
+    ):
+        LeakyReadout()(torch.randn(3, 2, 4))
+
+
+def test_a_subclass_does_not_inherit_the_declaration(seventh):
+    @neurons.register("faster-readout")
+    class FasterReadout(LeakyReadout):
+        @staticmethod
+        def step(x, state, parameters):
+            return 2 * x, state
+
+    assert "faster-readout" not in kernels.OPERATORS
+    assert FasterReadout().reference_only() == "FasterReadout has no fused kernel for its step"
