@@ -60,6 +60,7 @@ from zoo.inputs.events import (
     read_events,
 )
 from zoo.networks.gesture import GestureConfig, GestureNetwork
+from zoo.tasks import TASKS
 
 SOURCE = "https://research.ibm.com/interactive/dvsgesture/"
 SPLITS = ("train", "val", "test")
@@ -593,6 +594,7 @@ def add_real_recordings(
 RECIPE = Recipe(
     name="dvs_gesture",
     title="Gestures from an event camera.",
+    task=TASKS["video-classification"],
     data="folder of the data set, in IBM's, SpikingJelly's or Tonic's layout",
     config=GestureConfig([*GESTURES]),
     training=Training(),

@@ -40,6 +40,7 @@ from zoo.inputs.text import normal
 from zoo.loading import float32_on_cpu
 from zoo.networks.sentiment import PAD, SPECIAL_TOKENS, UNKNOWN, TextClassifier, TextClassifierConfig
 from zoo.options import whole_number
+from zoo.tasks import TASKS
 
 SOURCE = "https://ai.stanford.edu/~amaas/data/sentiment/"
 ARCHIVE, FOLDER = "aclImdb_v1.tar.gz", "aclImdb"
@@ -453,6 +454,7 @@ BAND = Band(100, "accuracy_val_first_100", 1.0, HELD_OUT_REVIEWS)
 RECIPE = Recipe(
     name="imdb",
     title="Sentiment of film reviews on IMDB.",
+    task=TASKS["text-classification"],
     data=f"{ARCHIVE}, its folder {FOLDER}, or a folder that holds either",
     config=CONFIG,
     training=Training(),

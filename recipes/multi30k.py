@@ -36,6 +36,7 @@ from zoo.inputs.lines import texts_of
 from zoo.inputs.text import TextReader, normal
 from zoo.networks.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator, TranslatorConfig, pad
 from zoo.options import number, whole_number
+from zoo.tasks import TASKS
 
 SOURCE = "https://github.com/multi30k/dataset (folder data/task1/raw)"
 TEST = "test_2016_flickr"
@@ -372,6 +373,7 @@ BAND = Band(100, "bleu_val_first_100", 0.5)
 RECIPE = Recipe(
     name="multi30k",
     title="German to English on Multi30k.",
+    task=TASKS["translation"],
     data="folder with the raw Multi30k files",
     config=CONFIG,
     training=Training(),
@@ -380,7 +382,6 @@ RECIPE = Recipe(
     test=TEST,
     evaluate=evaluate,
     scores=scores_of,
-    score="bleu",
     score_name="BLEU",
     content=lambda pairs: (side.encode() for pair in pairs for side in pair),
     calls=calls,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from recipes.training import Trainer, Training
+from zoo.tasks import Task
 
 
 class Band(NamedTuple):
@@ -35,6 +36,8 @@ class Recipe:
     """That of its module in ``recipes``."""
     title: str
     """What its command line is about."""
+    task: Task
+    """What its models are for; its score chooses the checkpoint."""
     data: str
     """What ``--data`` is."""
     config: Any
@@ -76,7 +79,6 @@ class Recipe:
     """What such a file is."""
     fine_tune: Callable[..., Any]
     """``fine_tune(model, examples)``; returns a :class:`recipes.fine_tuning.FineTuning`."""
-    score: str = "accuracy"
     score_name: str = "accuracy"
     noun: str = "inputs"
     """What the examples are called where they are counted."""
@@ -95,6 +97,11 @@ class Recipe:
     """``calibrated(model, validation, test)``: answers that a classifier's temperature is fitted and measured on."""
     complete: Callable[..., None] | None = None
     """``complete(metrics, groups)`` adds to a card what this task alone has; ``groups`` are the runs by row."""
+
+    @property
+    def score(self) -> str:
+        """The score that counts, as ``evaluate`` and ``scores`` name it."""
+        return self.task.score.type
 
     def config_of(self, settings: dict[str, Any]) -> Any:
         """The configuration that a run or a model keeps as JSON."""

@@ -158,9 +158,9 @@ def by_name(recipe: Recipe, runs: list[Path], beside: dict[str, Any]) -> dict[st
 
 
 def best_on_val(recipe: Recipe, runs: list[Path]) -> tuple[Path, dict[str, Any]]:
-    """The measured run with the highest score on the validation data, and its scores."""
+    """The measured run with the best score on the validation data, and its scores."""
     scores = {run: read_scores(run) for run in runs}
-    chosen = max(runs, key=lambda run: scores[run][f"{recipe.score}_val"])
+    chosen = max(runs, key=lambda run: recipe.task.score.merit(scores[run][f"{recipe.score}_val"]))
     return chosen, scores[chosen]
 
 
@@ -281,7 +281,8 @@ def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name
     points = [table(recipe, {f"tuned, spike penalty {penalty:g}": [run]})[0] for run, penalty in zip(runs, penalties)]
     own = metrics["results"][0]
     curve = metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
-    if own[score] == max(point[score] for point in curve):
+    merit = recipe.task.score.merit
+    if merit(own[score]) == max(merit(point[score]) for point in curve):
         metrics["limits"].append(
             f"Its spikes are dense: it is the point of the curve with the best {recipe.score_name} on val."
         )

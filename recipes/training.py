@@ -27,7 +27,7 @@ from neurons.kernels import cpu_memory
 from neurons.spike import FULL_PRECISION
 from recipes.extras import need
 from recipes.run_folder import BEST, LOG, PLOT, SETTINGS, RunFolder, write_json
-from zoo import files, weights
+from zoo import files, tasks, weights
 from zoo.loading import float32_on_cpu
 from zoo.options import number, whole_number
 
@@ -202,8 +202,8 @@ class Trainer(Generic[Network]):
     line per epoch), ``training.png`` and ``best`` (the model with the best score on the validation data so far, as
     ``zoo.load`` reads it; with a spike penalty the latest, as the best would be from before the penalty had its
     effect). A trainer holds its folder until its training ends. A recipe's trainer has ``plan(seed)``, the batches of
-    an epoch in their order; ``loss_of(batch)``; and ``score(model)``, higher is better, which the log calls ``metric``
-    and the plot ``metric_label``.
+    an epoch in their order; ``loss_of(batch)``; and ``score(model)``, the score that counts in the network's task. The
+    log calls it ``metric`` and the plot ``metric_label``.
     """
 
     metric: str
@@ -246,6 +246,7 @@ class Trainer(Generic[Network]):
         self.model, *self.optimisers = self.accelerator.prepare(network, *optimisers)
         self.network = cast(Network, self.accelerator.unwrap_model(self.model))
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.options.average))
+        self.judged_by = tasks.named(self.network.task).score
         self.epoch, self.best, self.seconds = 0, -math.inf, 0.0
         self.log: list[dict[str, Any]] = []
         self.kept: dict[str, Tensor] = {}
@@ -355,8 +356,9 @@ class Trainer(Generic[Network]):
         score = self.score(cast(Network, self.average.module))
         seconds = round(self.seconds, 1)
         self.log.append({"epoch": self.epoch, "loss": loss, self.metric: score, "seconds": seconds})
-        if score >= self.best or self.options.spike_penalty:  # of equals the latest, at the lowest learning rate
-            self.best = score
+        merit = self.judged_by.merit(score)
+        if merit >= self.best or self.options.spike_penalty:  # of equals the latest, at the lowest learning rate
+            self.best = merit
             self.kept = {name: value.cpu().clone() for name, value in self.average.module.state_dict().items()}
 
     def write_files(self) -> None:

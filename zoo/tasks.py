@@ -27,6 +27,10 @@ class Score(NamedTuple):
     """As the Hub has it, and ``scores`` in ``metrics.json``."""
     higher_is_better: bool = True
 
+    def merit(self, value: float) -> float:
+        """A number that is the higher the better ``value`` is."""
+        return value if self.higher_is_better else -value
+
 
 @dataclass(frozen=True)
 class Task:

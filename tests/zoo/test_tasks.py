@@ -195,6 +195,11 @@ def test_a_method_is_that_of_one_task_and_a_task_that_is_registered_again_takes_
     assert TASKS["shouting"].summary == "Shout again."
 
 
+@pytest.mark.parametrize(("score", "best"), [(Score("bleu"), 3.0), (Score("wer", higher_is_better=False), 1.0)])
+def test_the_value_of_most_merit_is_the_highest_or_the_lowest_as_the_score_says(score, best):
+    assert max([2.0, 1.0, 3.0], key=score.merit) == best
+
+
 def test_an_unknown_task_gets_a_suggestion():
     with pytest.raises(errors.UnknownNameError, match="no task is called 'translatoin'; did you mean 'translation'"):
         tasks.named("translatoin")
