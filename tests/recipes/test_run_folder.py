@@ -12,11 +12,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import zoo
 from recipes import extras, imdb, multi30k, report
 from recipes.run_folder import RunFolder, read_settings
 from tests.recipes import tiny_runs
-from zoo import files
 
 PROGRAM = Path(tiny_runs.__file__)
 
@@ -243,19 +241,6 @@ def test_what_was_measured_is_written_whole_or_not_at_all(tmp_path, monkeypatch)
     with pytest.raises(OSError, match="No space left"):
         report.measured_once(record, {"weights": 2}, lambda: {"score": 3})
     assert report.read_scores(tmp_path) == {"weights": 1, "score": 2} and contents(tmp_path) == {"scores.json"}
-
-
-def test_what_a_killed_process_left_half_saved_is_gone_after_the_next_save_once_it_is_old(run, tmp_path, monkeypatch):
-    model = zoo.load(run / "best")
-    leftovers = [tmp_path / f".mine.{kind}-1" for kind in ("saving", "previous")]
-    for leftover in leftovers:
-        leftover.mkdir()
-    zoo.save(model, tmp_path / "mine")
-    assert all(leftover.exists() for leftover in leftovers)  # another process may be at it
-    now = files.time.time()
-    monkeypatch.setattr(files.time, "time", lambda: now + 3601)
-    zoo.save(model, tmp_path / "mine")
-    assert contents(tmp_path) == {"mine", "run"}
 
 
 # Packages of the extra
