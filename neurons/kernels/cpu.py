@@ -31,6 +31,7 @@ from neurons.kernels.cpu_kernels import STEPS, WIDTH, Spike, Surrogate
 from neurons.kernels.cpu_memory import empty
 from neurons.kernels.operators import RECURRENT
 from neurons.spike import FULL_PRECISION, MultiBitSpike
+from neurons.surrogate import has_tail
 
 GRAIN = 1 << 18
 """Elements times steps that are worth a thread of their own; to wake one takes a tenth of a millisecond."""
@@ -226,9 +227,9 @@ def _no_checkpoints(dtype: torch.dtype) -> np.ndarray:
 
 
 @functools.lru_cache
-def _surrogate(gamma: float, dtype: torch.dtype) -> Surrogate:
+def _surrogate(gamma: float, surrogate: str, dtype: torch.dtype) -> Surrogate:
     number = _NUMBERS[dtype]
-    return Surrogate(number(gamma), number(0), number(1))
+    return Surrogate(number(gamma), number(0), number(1), tail=has_tail(surrogate))
 
 
 @functools.lru_cache
@@ -245,7 +246,7 @@ def _spike(r: float, dtype: torch.dtype, bits: int, threshold_levels: int) -> Sp
     )
 
 
-def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence[float]) -> Spike | Surrogate | None:
+def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence) -> Spike | Surrogate | None:
     if neuron == "integrator":
         return None
     if neuron == "learnable-lif":
@@ -259,7 +260,7 @@ class Scan:
     It serves all states of the shape and type of the ``state`` that it was made with, and the inputs that go with them.
     """
 
-    def __init__(self, neuron: str, state: Sequence[Tensor], parameters: Sequence[Tensor], settings: Sequence[float]):
+    def __init__(self, neuron: str, state: Sequence[Tensor], parameters: Sequence[Tensor], settings: Sequence):
         self.layout, self.kernels = _Layout(neuron, state), _KERNELS[neuron]
         self.neuron, self.no_checkpoints = neuron, _no_checkpoints(state[0].dtype)
         self.learned = self.layout.spread(parameters[: self.kernels.learned])
@@ -295,7 +296,7 @@ def scan_forward(
     x: Tensor,
     state: Sequence[Tensor],
     parameters: Sequence[Tensor],
-    settings: Sequence[float],
+    settings: Sequence,
     keep: bool,
     track: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
@@ -315,7 +316,7 @@ def scan_backward(
     x: Tensor,
     state: Sequence[Tensor],
     parameters: Sequence[Tensor],
-    settings: Sequence[float],
+    settings: Sequence,
     checkpoints: Tensor,
     grad_y: Tensor,
     grad_final_state: Sequence[Tensor],

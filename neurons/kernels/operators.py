@@ -91,7 +91,9 @@ def _tensors(*names: str) -> list[str]:
 OPERATORS = {
     operator.neuron: operator
     for operator in (
-        Operator("learnable-lif", ("membrane",), ("leak", "threshold"), ("float gamma",), multi_bit=False),
+        Operator(
+            "learnable-lif", ("membrane",), ("leak", "threshold"), ("float gamma", "str surrogate"), multi_bit=False
+        ),
         Operator("integrator", ("membrane",), multi_bit=False),
         Operator("multibit-lif", ("membrane",), ("leak",)),
         Operator("multibit-synaptic-lif", ("synaptic_current", "membrane"), ("tau",)),

@@ -386,6 +386,15 @@ def test_a_height_of_the_surrogate_that_is_no_positive_number_is_refused(gamma):
         neurons.LearnableLIF(gamma=gamma)
 
 
+@pytest.mark.parametrize(
+    ("surrogate", "hint"),
+    [("arctn", 'did you mean "arctan"?'), ("Triangular", 'did you mean "triangular"?'), (["arctan"], ""), (None, "")],
+)
+def test_an_unknown_surrogate_gradient_is_refused_with_the_names_that_there_are(surrogate, hint):
+    with raises(ValueError, 'surrogate must be "triangular" or "arctan"', f"got {surrogate!r}", hint):
+        neurons.LearnableLIF(surrogate=surrogate)
+
+
 def test_numbers_of_numpy_are_numbers():
     lif = neurons.LearnableLIF(leak=np.float32(0.5), threshold=np.float64(2), gamma=np.float32(0.5))
     assert (lif.leak, lif.threshold, lif.gamma, type(lif.gamma)) == (0.5, 2, 0.5, float)
