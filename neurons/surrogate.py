@@ -3,9 +3,9 @@
     "triangular"    gamma * max(0, 1 - |u|)
     "arctan"        gamma / (1 + u^2)
 
-The triangle is that of RR24 and zero for |u| > 1: a neuron whose membrane stays below rest learns nothing of how to
-fire, and where all neurons of a layer do, training does not recover. The arctan's derivative has a tail, which is zero
-nowhere.
+The triangle is that of RR24. It is zero where ``|u| > 1``: a neuron whose membrane stays below 0 cannot learn to fire,
+and where a whole layer is silent in this way, training does not recover. The arctan's derivative has a tail, which is
+zero nowhere.
 """
 
 import difflib
@@ -77,4 +77,4 @@ class _BinarySpikeInForwardMode(_BinarySpike):
 def binary_spike(u: Tensor, gamma: float, surrogate: str) -> Tensor:
     """1 where ``u > 0``, else 0, with the surrogate gradient of that name."""
     function = _BinarySpikeInForwardMode if in_forward_mode() else _BinarySpike
-    return function.apply(u, gamma, surrogate)
+    return function.apply(u, gamma, check_surrogate(surrogate))
