@@ -177,7 +177,7 @@ def test_registering_without_a_name_says_how_it_is_done(own_registry):
 
 def test_the_public_names_are_what_they_are_meant_to_be():
     names = {"Neuron", "MultiBitNeuron", "MultiBitSpike", "TrackedRange", "reference_scan"}
-    names |= {"create", "list_neurons", "neuron_class", "register", "unchanging"}
+    names |= {"create", "list_neurons", "neuron_class", "register", "unchanging", "GatedCurrents", "start_gates"}
     for name in BUILT_IN:
         neuron = build(name, 3)
         parameters = type(neuron.constants())
