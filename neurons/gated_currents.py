@@ -18,7 +18,8 @@ from neurons.neuron import check_channels
 class GatedCurrents(nn.Linear):
     """Linear layer ``[..., inputs] -> [..., 2 * neurons]`` that feeds ``neurons`` gated neurons, gate half first.
 
-    For :class:`neurons.InputGatedLIF` and :class:`neurons.RecurrentGatedLIF`, and for those of both plug-ins.
+    For :class:`neurons.InputGatedLIF` and :class:`neurons.RecurrentGatedLIF`, and for those of both plug-ins. A
+    recurrent-gated neuron should also start with a fixed range (see there).
     ``horizon``, in time steps, is how far back the slowest of the neurons remembers at the start: about the length of
     the sequences.
     """

@@ -63,7 +63,8 @@ class RecurrentGatedLIF(MultiBitNeuron):
 
     Learns ``recurrent_weight`` U; f and c come from the layer before, such as :class:`neurons.GatedCurrents`, whose
     start lets the neurons remember. ``bits``, ``threshold_levels`` and the range are those of the spike
-    (:class:`neurons.spike.TrackedRange`).
+    (:class:`neurons.spike.TrackedRange`). Start with a fixed range, ``initial_range=2.0, range_tracking="fixed"``:
+    with a tracked one, which moves while U is learned, training fails from some seeds.
     """
 
     State = RecurrentState

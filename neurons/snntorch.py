@@ -85,7 +85,7 @@ _EQUATIONS = "what it computes is in the neuron's own equations, with parameters
 _RECURRENCE = "only the recurrent-gated LIF is recurrent, through its recurrent_weight"
 _RESET = "its reset subtracts the spike, at once"
 _SPIKES = "its spikes are those of its equations: 0 or 1, or levels of a tracked range"
-_SURROGATE = "its surrogate gradient is part of its equations; gamma of the learnable LIF is its height"
+_SURROGATE = "the surrogate gradient of the learnable LIF is named by surrogate, and gamma is its height"
 _THRESHOLD = "the learnable LIF has a threshold, multi-bit spikes have threshold_levels and a tracked range"
 INSTEAD = {
     **dict.fromkeys(("beta", "learn_beta"), "its leak per time step, where it has one, is leak"),

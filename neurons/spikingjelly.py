@@ -65,7 +65,7 @@ INSTEAD = {
     "w": "its leak per time step, where it has one, is leak",
     "decay_input": "its input is added as it is, as decay_input=False does in the library",
     "detach_reset": _REACHES,
-    "surrogate_function": "its surrogate gradient is part of its equations; gamma of the learnable LIF is its height",
+    "surrogate_function": "the surrogate gradient of the learnable LIF is named by surrogate, and gamma is its height",
     "lava_s_cale": "there is no exchange with Lava",
     **dict.fromkeys(("cupy_fp32_inference", "forward_kernel", "backward_kernel"), "backend says what runs it"),
 }

@@ -31,6 +31,7 @@ from neurons.kernels.cpu_kernels import STEPS, WIDTH, Spike, Surrogate
 from neurons.kernels.cpu_memory import empty
 from neurons.kernels.operators import OPERATORS
 from neurons.spike import FULL_PRECISION, MultiBitSpike
+from neurons.surrogate import has_tail
 
 GRAIN = 1 << 18
 """Elements times steps that are worth a thread of their own; to wake one takes a tenth of a millisecond."""
@@ -232,9 +233,9 @@ def _no_checkpoints(dtype: torch.dtype) -> np.ndarray:
 
 
 @functools.lru_cache
-def _surrogate(gamma: float, dtype: torch.dtype) -> Surrogate:
+def _surrogate(gamma: float, surrogate: str, dtype: torch.dtype) -> Surrogate:
     number = _NUMBERS[dtype]
-    return Surrogate(number(gamma), number(0), number(1))
+    return Surrogate(number(gamma), number(0), number(1), tail=has_tail(surrogate))
 
 
 @functools.lru_cache
@@ -251,7 +252,7 @@ def _spike(r: float, dtype: torch.dtype, bits: int, threshold_levels: int) -> Sp
     )
 
 
-def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence[float]) -> Spike | Surrogate | None:
+def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence) -> Spike | Surrogate | None:
     if OPERATORS[neuron].multi_bit:
         return _spike(parameters[-1].item(), parameters[-1].dtype, *settings)
     return _surrogate(*settings, parameters[0].dtype) if settings else None
@@ -263,7 +264,7 @@ class Scan:
     It serves all states of the shape and type of the ``state`` that it was made with, and the inputs that go with them.
     """
 
-    def __init__(self, neuron: str, state: Sequence[Tensor], parameters: Sequence[Tensor], settings: Sequence[float]):
+    def __init__(self, neuron: str, state: Sequence[Tensor], parameters: Sequence[Tensor], settings: Sequence):
         self.layout, self.kernels, learned = _Layout(neuron, state), _kernels(neuron), OPERATORS[neuron].learned
         self.neuron, self.no_checkpoints = neuron, _no_checkpoints(state[0].dtype)
         self.learned = self.layout.spread(parameters[: len(learned)])
@@ -299,7 +300,7 @@ def scan_forward(
     x: Tensor,
     state: Sequence[Tensor],
     parameters: Sequence[Tensor],
-    settings: Sequence[float],
+    settings: Sequence,
     keep: bool,
     track: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
@@ -318,7 +319,7 @@ def scan_backward(
     x: Tensor,
     state: Sequence[Tensor],
     parameters: Sequence[Tensor],
-    settings: Sequence[float],
+    settings: Sequence,
     checkpoints: Tensor,
     grad_y: Tensor,
     grad_final_state: Sequence[Tensor],
@@ -351,7 +352,7 @@ def _recurrent_forward(
     x: Tensor,
     state: Sequence[Tensor],
     parameters: Sequence[Tensor],
-    settings: Sequence[float],
+    settings: Sequence,
     keep: bool,
     track: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
@@ -382,7 +383,7 @@ def _recurrent_backward(
     x: Tensor,
     state: Sequence[Tensor],
     parameters: Sequence[Tensor],
-    settings: Sequence[float],
+    settings: Sequence,
     checkpoints: Tensor,
     grad_y: Tensor,
     grad_final_state: Sequence[Tensor],

@@ -175,11 +175,13 @@ class Spike(NamedTuple):
 
 
 class Surrogate(NamedTuple):
-    """The height of the learnable LIF's surrogate gradient, and the numbers 0 and 1, in the state's type."""
+    """The learnable LIF's surrogate gradient: its height, and the numbers 0 and 1, in the state's type."""
 
     gamma: np.floating
     zero: np.floating
     one: np.floating
+    tail: bool
+    """It is the arctan's and not the triangle."""
 
 
 @_inline
@@ -344,6 +346,14 @@ def _lif_spike(ratio, settings):
     return ratio if ratio != ratio else spike
 
 
+@_inline
+def _lif_surrogate(over, settings):
+    """The surrogate gradient of height 1."""
+    triangle = settings.one - abs(over)
+    triangle = settings.zero if triangle < settings.zero else triangle
+    return settings.one / (settings.one + over * over) if settings.tail else triangle
+
+
 @_kernel
 def _lif_step(x, membrane, leak, threshold, y, settings):
     for i in range(len(membrane)):
@@ -378,9 +388,7 @@ def _lif_step_backward(before, ratios, leak, inverse, grad_y, grad_x, grad, to_l
     """Back through one step; ``inverse`` is 1 / threshold, as a product takes less time than a division."""
     for i in range(len(grad)):
         over = ratios[i] - settings.one
-        surrogate = settings.one - abs(over)
-        surrogate = settings.zero if surrogate < settings.zero else surrogate
-        charge = widen(grad_y[i]) * settings.gamma * surrogate * inverse[i]
+        charge = widen(grad_y[i]) * settings.gamma * _lif_surrogate(over, settings) * inverse[i]
         to_threshold[i] -= grad[i] * _lif_spike(over, settings) + charge * ratios[i]
         to_membrane = grad[i] + charge
         to_leak[i] += to_membrane * before[i]

@@ -9,6 +9,7 @@ from torch import Tensor
 from neurons.kernels import cuda_recurrent
 from neurons.kernels.cuda_launch import SCALARS, STEPS, WARP, gather_extremes, launch, pointers
 from neurons.kernels.operators import OPERATORS, Operator
+from neurons.surrogate import has_tail
 
 MOST_BLOCKS = 8192
 """Larger tensors are walked through in turns. It bounds the partial extremes, one pair a warp."""
@@ -34,14 +35,18 @@ def _definitions(operator: Operator, x: Tensor) -> tuple[str, ...]:
     return f"NEURON={operator.declared_by.__name__}", f"SCALAR={SCALARS[x.dtype]}"
 
 
-def _constants(parameters: Sequence[Tensor], learned: int, settings: Sequence[float]):
-    """The kernels' arguments for the parameters: addresses (the range last), one a channel or not, settings."""
+def _constants(parameters: Sequence[Tensor], learned: int, settings: Sequence):
+    """The kernels' arguments for the parameters: addresses (the range last), one a channel or not, settings.
+
+    A kernel takes numbers alone: for the name of a surrogate gradient, whether it is the one with a tail.
+    """
+    numbers = [has_tail(setting) if isinstance(setting, str) else setting for setting in settings]
     spike_range = parameters[learned].data_ptr() if len(parameters) > learned else 0
     per_channel = [int(parameter.numel() > 1) for parameter in parameters[:learned]]
     return (
         (*pointers(parameters[:learned], 2), spike_range),
         (*per_channel, *[0] * (2 - learned)),
-        (*settings, *[0.0] * (2 - len(settings))),
+        (*numbers, *[0.0] * (2 - len(numbers))),
     )
 
 
@@ -57,7 +62,7 @@ def scan_forward(
     x: Tensor,
     state: Sequence[Tensor],
     parameters: Sequence[Tensor],
-    settings: Sequence[float],
+    settings: Sequence,
     keep: bool,
     track: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
@@ -99,7 +104,7 @@ def scan_backward(
     x: Tensor,
     state: Sequence[Tensor],
     parameters: Sequence[Tensor],
-    settings: Sequence[float],
+    settings: Sequence,
     checkpoints: Tensor,
     grad_y: Tensor,
     grad_final_state: Sequence[Tensor | None],

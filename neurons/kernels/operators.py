@@ -44,8 +44,8 @@ class Kernel(NamedTuple):
 
     learned: tuple[str, ...] = ()
     """The learned parameters, as fields of what ``constants()`` returns: tensors of one element or one per channel."""
-    numbers: tuple[str, ...] = ()
-    """The numbers after them, as in ``"float gamma"``. Those of a multi-bit spike are known and not named."""
+    settings: tuple[str, ...] = ()
+    """The settings after them, as in a schema of torch: ``"float gamma"``. Those of a multi-bit spike are known."""
     keeps_state: bool = True
     """The backward needs the state of earlier steps."""
     recurrent: bool = False
@@ -88,7 +88,7 @@ class Operator(NamedTuple):
     @property
     def schemas(self) -> tuple[str, str]:
         """What forward and backward take and return."""
-        settings = ("int bits", "int threshold_levels") if self.multi_bit else self.kernel.numbers
+        settings = ("int bits", "int threshold_levels") if self.multi_bit else self.kernel.settings
         common = [*_tensors("x", *self.state, *self.parameters), *settings]
         final = [f"final_{part}" for part in self.state]
         forward = [*common, "bool keep", "bool track"], _tensors("y", *final, "checkpoints", "extremes")
@@ -101,7 +101,7 @@ class Operator(NamedTuple):
     def split(self, arguments: tuple) -> tuple[Tensor, list[Tensor], list[Tensor], list, tuple]:
         """x, state, parameters, settings and the rest of an operator's arguments."""
         first, second = 1 + len(self.state), 1 + len(self.state) + len(self.parameters)
-        third = second + (2 if self.multi_bit else len(self.kernel.numbers))
+        third = second + (2 if self.multi_bit else len(self.kernel.settings))
         state, parameters = list(arguments[1:first]), list(arguments[first:second])
         return arguments[0], state, parameters, list(arguments[second:third]), arguments[third:]
 

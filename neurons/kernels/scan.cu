@@ -198,7 +198,7 @@ template <class Real>
 struct LearnableLIF {
     enum { INPUTS = 1, STATES = 1, PARAMETERS = 2 };
     Real leak, threshold, inverse_threshold, gamma;
-    bool ordinary_threshold;
+    bool ordinary_threshold, tail;  // tail: the surrogate gradient is the arctan's and not the triangle
 
     struct Trace {
         Real membrane, before;
@@ -209,6 +209,7 @@ struct LearnableLIF {
         threshold = ((const Real*)s.parameter1)[s.channel1];
         inverse_threshold = Real(1) / threshold;
         gamma = s.setting0;
+        tail = s.setting1 != 0;
         ordinary_threshold = threshold > Real(1e-30) && threshold < Real(1e30);
     }
 
@@ -235,12 +236,17 @@ struct LearnableLIF {
         return y;
     }
 
+    // The surrogate gradient of height 1.
+    __device__ __forceinline__ Real surrogate(Real u) const {
+        if (tail) return reciprocal(Real(1) + u * u);
+        const Real triangle = Real(1) - magnitude(u);
+        return triangle < 0 ? Real(0) : triangle;
+    }
+
     __device__ __forceinline__ void backward(const Trace& trace, Real gradient_y, Real* gradient_x,
                                              Real* gradient_state, Real* gradient_parameters) const {
         const Real ratio = over_threshold(trace.membrane);
-        Real surrogate = Real(1) - magnitude(ratio - Real(1));
-        surrogate = surrogate < 0 ? Real(0) : surrogate;
-        const Real gradient_u = over_threshold(gradient_y * gamma * surrogate);
+        const Real gradient_u = over_threshold(gradient_y * gamma * surrogate(ratio - Real(1)));
         gradient_parameters[1] -= gradient_state[0] * spike(trace.membrane) + gradient_u * ratio;
         gradient_x[0] = gradient_state[0] + gradient_u;
         gradient_parameters[0] += gradient_x[0] * trace.before;

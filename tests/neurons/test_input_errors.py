@@ -9,6 +9,7 @@ import torch
 from registered import EVERY, MULTI_BIT, build, currents
 
 import neurons
+from neurons import kernels
 from neurons.checks import Setting
 from neurons.spike import check_bits
 
@@ -384,6 +385,26 @@ def test_a_threshold_that_would_be_clipped_where_it_is_used_is_refused(threshold
 def test_a_height_of_the_surrogate_that_is_no_positive_number_is_refused(gamma):
     with raises(ValueError, "gamma must be a finite number above 0", "got"):
         neurons.LearnableLIF(gamma=gamma)
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "hint"),
+    [("arctn", 'did you mean "arctan"?'), ("Triangular", 'did you mean "triangular"?'), (["arctan"], ""), (None, "")],
+)
+def test_an_unknown_surrogate_gradient_is_refused_with_the_names_that_there_are(surrogate, hint):
+    with raises(ValueError, 'surrogate must be "triangular" or "arctan"', f"got {surrogate!r}", hint):
+        neurons.LearnableLIF(surrogate=surrogate)
+
+
+@pytest.mark.parametrize("scan", ["torch", "cpu"])
+def test_an_unknown_surrogate_gradient_is_refused_by_the_scan_itself(scan):
+    x, state = torch.ones(4, 2, 3), neurons.MembraneState(torch.zeros(2, 3))
+    constants = neurons.LearnableLIFParameters(torch.tensor(0.9), torch.tensor(1.0), 0.3, "arctn")
+    with raises(ValueError, 'surrogate must be "triangular" or "arctan"', 'did you mean "arctan"?'):
+        if scan == "torch":
+            neurons.reference_scan(neurons.learnable_lif_step, x, state, constants)
+        else:
+            kernels.scan("learnable-lif", x, state, constants)
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -4,7 +4,9 @@ In the multi-bit neurons the range is chosen so that one level is one unit of me
 r = 4 * 0.9999, so that s = 1 and Q cuts the membrane to the whole number nearer zero, between -3 and 3.
 """
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 import neurons
 from neurons.neuron import clip
 from neurons.spike import MARGIN
+from neurons.surrogate import SURROGATES
 
 UNIT_LEVELS = {"bits": 3, "initial_range": 4 * MARGIN, "range_tracking": "fixed"}
 LN3 = math.log(3)  # sigmoid(ln 3) = 3/4, sigmoid(-ln 3) = 1/4, sigmoid(0) = 1/2
@@ -237,6 +240,22 @@ def test_learnable_lif_gradients_by_hand(run_by):
     check_gradient(neuron.threshold.grad, -0.3216796875)
 
 
+def test_learnable_lif_gradients_with_the_arctan_surrogate_by_hand(run_by):
+    # As above, with g = 1 / (1 + u^2):
+    #   M = -2, 4, -4   u = -2, 1, -3   s = 0, 1, 0   g = 0.2, 0.5, 0.1   U = -2, 2
+    #   dL/dM3 = 0.05
+    #   dL/dU2 = 0.025    dL/dM2 = 0.025 + 0.25 = 0.275
+    #   dL/dU1 = 0.1375   dL/dM1 = 0.1375 + 0.1 = 0.2375
+    #   leak: dL/dM2 U1 + dL/dM3 U2 = -0.55 + 0.1
+    #   theta: -(0.2 * -2 + 0.5 * 4 + 0.1 * -4) / 4 - dL/dU2 = -0.3 - 0.025
+    neuron = run_by(neurons.LearnableLIF(leak=0.5, threshold=2.0, gamma=1.0, surrogate="arctan"))
+    x = sequence(-2, 5, -5).requires_grad_()
+    neuron(x)[0].sum().backward()
+    check_gradient(x.grad, 0.2375, 0.275, 0.05)
+    check_gradient(neuron.leak.grad, -0.45)
+    check_gradient(neuron.threshold.grad, -0.325)
+
+
 def test_the_reset_of_learnable_lif_passes_gradient_to_the_threshold_and_not_through_the_spike(run_by):
     # U2 = (U1 / 2 + x2) - 2 s2 with s1 = 0, s2 = 1: by x it is 1/2 and 1, by leak U1 = 1.5, by theta -s2 = -1.
     neuron = run_by(neurons.LearnableLIF(leak=0.5, threshold=2.0))
@@ -255,6 +274,47 @@ def test_the_surrogate_gradient_is_a_triangle_of_height_gamma(run_by, x, gradien
     x = sequence(x).requires_grad_()
     run_by(neurons.LearnableLIF(threshold=1.0, gamma=0.5))(x)[0].sum().backward()
     check_gradient(x.grad, gradient)
+
+
+# u = x - 1 here too
+@pytest.mark.parametrize(
+    ("x", "gradient"), [(-2.0, 0.05), (-1.0, 0.1), (0.0, 0.25), (1.0, 0.5), (2.0, 0.25), (4.0, 0.05), (8.0, 0.01)]
+)
+def test_the_arctan_surrogate_has_the_height_gamma_and_a_tail_that_is_zero_nowhere(run_by, x, gradient):
+    x = sequence(x).requires_grad_()
+    run_by(neurons.LearnableLIF(threshold=1.0, gamma=0.5, surrogate="arctan"))(x)[0].sum().backward()
+    check_gradient(x.grad, gradient)
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_the_forward_mode_derivative_is_that_of_the_surrogate_gradient(surrogate):
+    neuron = neurons.LearnableLIF(leak=0.5, surrogate=surrogate)
+    neuron.backend = "torch"
+    x, along = sequence(-2, 2.5, 0.5), sequence(1, -2, 3)
+
+    def rate(x: torch.Tensor) -> torch.Tensor:
+        return neuron(x)[0].sum()
+
+    _, forward = torch.func.jvp(rate, (x,), (along,))
+    torch.testing.assert_close(forward, (torch.func.grad(rate)(x) * along).sum())
+
+
+@pytest.mark.parametrize("library", neurons.registry.LIBRARIES)
+def test_the_surrogate_gradient_is_that_of_the_neuron_in_every_library_and_in_copies(library):
+    lif = neurons.create("learnable-lif", library=library, threshold=1.0, gamma=0.5, surrogate="arctan")
+    for twin in (lif, copy.deepcopy(lif), pickle.loads(pickle.dumps(lif))):
+        x = sequence(-1)[0].requires_grad_()  # a library's neuron is called on a step
+        y = twin(x[None])[0] if library == "torch" else twin(x)
+        (y[0] if isinstance(y, tuple) else y).sum().backward()
+        check_gradient(x.grad, 0.1)
+        assert "surrogate='arctan'" in repr(twin)
+
+
+@pytest.mark.parametrize("steps", [1, 9])
+def test_the_surrogate_gradient_changes_nothing_of_the_forward(run_by, steps):
+    x = 2 * torch.randn(steps, 3, 4, generator=torch.Generator().manual_seed(steps))
+    triangular, arctan = (run_by(neurons.LearnableLIF(surrogate=name))(x) for name in SURROGATES)
+    assert torch.equal(triangular[0], arctan[0]) and torch.equal(triangular[1].membrane, arctan[1].membrane)
 
 
 def test_multibit_lif_gradients_by_hand(run_by):
@@ -350,6 +410,32 @@ def test_exactly_the_parameters_that_are_learned_receive_gradient(run_by, name, 
     assert received == learned
     assert all(p.grad.any() for n, p in neuron.named_parameters() if n in learned)
     assert x.grad.any()
+
+
+def accuracy_of_a_small_net(surrogate: str, seed: int) -> float:
+    """Of two layers of learnable LIF after 100 updates, on three classes of constant currents that lie apart."""
+    torch.manual_seed(seed)
+    first, second = (neurons.LearnableLIF(surrogate=surrogate) for _ in range(2))
+    net = nn.ModuleList([nn.Linear(8, 16), first, nn.Linear(16, 3), second])
+    label = torch.arange(3).repeat(20)
+    x = torch.rand(3, 8)[label] + 0.1 * torch.randn(60, 8)
+
+    def rates() -> torch.Tensor:
+        spikes, _ = first(net[0](x.expand(8, -1, -1)))
+        return second(net[2](spikes))[0].mean(0)
+
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(5 * rates(), label).backward()
+        optimiser.step()
+    return (rates().argmax(-1) == label).float().mean().item()
+
+
+@pytest.mark.parametrize("seed", [0, 5, 7])
+def test_a_small_net_that_is_stuck_with_the_triangular_surrogate_learns_with_the_tail_of_the_arctan(seed):
+    assert accuracy_of_a_small_net("triangular", seed) < 0.7
+    assert accuracy_of_a_small_net("arctan", seed) > 0.95
 
 
 @pytest.mark.parametrize("start", [1.2, -0.2])

@@ -22,7 +22,7 @@ class Case(NamedTuple):
     x: Tensor
     state: list[Tensor]
     parameters: list[Tensor]
-    settings: list[float]
+    settings: list
 
     def to(self, device: str) -> "Case":
         return Case(
@@ -55,8 +55,12 @@ def random_case(
     per_channel: bool = False,
     seed: int = 0,
     spike_range: float = 1.7,
+    surrogate: str = "triangular",
 ) -> Case:
-    """A case of ``[T, B, C, ...]`` outputs with input strong enough that the neurons fire and clip."""
+    """A case of ``[T, B, C, ...]`` outputs with input strong enough that the neurons fire and clip.
+
+    ``bits``, ``threshold_levels`` and ``spike_range`` belong to multi-bit neurons, ``surrogate`` to the learnable LIF.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
@@ -67,7 +71,7 @@ def random_case(
     numbers = torch.promote_types(dtype, torch.float32)
     x = (1.2 * normal(steps, batch, channels * kind.inputs_per_neuron, *inner)).to(dtype)
     state = [(0.5 * normal(batch, channels, *inner)).to(numbers) for _ in kind.State._fields]
-    parameters, settings = parameters_of(neuron, channels if per_channel else 1, generator)
+    parameters, settings = parameters_of(neuron, channels if per_channel else 1, generator, surrogate)
     if neuron == "recurrent-gated-lif":
         parameters = [normal(channels, 2 * channels) / channels**0.5]
     if neuron in MULTI_BIT:
@@ -76,14 +80,14 @@ def random_case(
     return Case(neuron, x, state, [parameter.to(numbers) for parameter in parameters], settings)
 
 
-def parameters_of(neuron: str, size: int, generator: torch.Generator) -> tuple[list[Tensor], list[float]]:
+def parameters_of(neuron: str, size: int, generator: torch.Generator, surrogate: str) -> tuple[list[Tensor], list]:
     """Learned parameters of ``size`` elements, and settings, of a pointwise neuron."""
 
     def around(center: float) -> Tensor:
         return center + 0.1 * torch.rand(size, generator=generator, dtype=torch.float64)
 
     if neuron == "learnable-lif":
-        return [around(0.8), around(0.9)], [0.3]
+        return [around(0.8), around(0.9)], [0.3, surrogate]
     if neuron in ("multibit-lif", "multibit-synaptic-lif"):
         return [around(0.8)], []
     return [], []
@@ -107,7 +111,7 @@ class RecordingSpike(ObservedSpike):
         return super().__call__(membrane)
 
 
-def step_parameters(neuron: str, parameters: list[Tensor], settings: list[float]) -> tuple[Any, RecordingSpike | None]:
+def step_parameters(neuron: str, parameters: list[Tensor], settings: list) -> tuple[Any, RecordingSpike | None]:
     """The parameters as the neuron's step takes them, and the spike function in them, if there is one."""
     parameters = [p.reshape(()) if p.numel() == 1 and p.dim() == 1 else p for p in parameters]
     if neuron == "learnable-lif":

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import neurons
 from neurons.kernels import cpu
+from neurons.surrogate import SURROGATES
 from tests.neurons.kernels.comparison import MULTI_BIT, POINTWISE, compare, random_case, same
 
 RECURRENT = "recurrent-gated-lif"
@@ -50,6 +51,13 @@ def many_small_shares(request, monkeypatch):
 @pytest.mark.parametrize("neuron", POINTWISE)
 def test_the_kernels_equal_the_reference_scan(neuron, per_channel, dtype):
     compare(cpu, random_case(neuron, (cpu.STEPS + 5, 3, 7, 3), dtype, per_channel=per_channel))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("per_channel", [False, True], ids=["per-layer", "per-channel"])
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_every_surrogate_gradient_equals_the_reference(surrogate, per_channel, dtype):
+    compare(cpu, random_case("learnable-lif", (9, 3, 7), dtype, per_channel=per_channel, surrogate=surrogate))
 
 
 @pytest.mark.parametrize("neuron", POINTWISE)
@@ -104,11 +112,12 @@ def test_any_number_of_elements_equals_the_reference(neuron, per_channel, elemen
     bits=st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 32]),
     per_channel=st.booleans(),
     seed=st.integers(0, 2**31),
+    surrogate=st.sampled_from(list(SURROGATES)),
 )
-def test_any_shape_and_values_equal_the_reference(neuron, shape, dtype, bits, per_channel, seed):
+def test_any_shape_and_values_equal_the_reference(neuron, shape, dtype, bits, per_channel, seed, surrogate):
     if neuron == RECURRENT:
         shape = (*shape[:2], min(shape[2], 8), 1)
-    compare(cpu, random_case(neuron, shape, dtype, bits, 0, per_channel, seed))
+    compare(cpu, random_case(neuron, shape, dtype, bits, 0, per_channel, seed, surrogate=surrogate))
 
 
 @settings(max_examples=100, deadline=None)
@@ -116,6 +125,7 @@ def test_any_shape_and_values_equal_the_reference(neuron, shape, dtype, bits, pe
     neuron=st.sampled_from(EVERY),
     dtype=st.sampled_from(DTYPES),
     bits=st.sampled_from([1, 4, 8, 32]),
+    surrogate=st.sampled_from(list(SURROGATES)),
     values=st.lists(
         st.tuples(
             st.integers(0, 2**31),
@@ -126,8 +136,8 @@ def test_any_shape_and_values_equal_the_reference(neuron, shape, dtype, bits, pe
         max_size=4,
     ),
 )
-def test_nan_infinities_and_extreme_numbers_go_where_the_reference_sends_them(neuron, dtype, bits, values):
-    case = random_case(neuron, (19, 2, 5, 1), dtype, bits)
+def test_nan_infinities_and_extreme_numbers_go_where_the_reference_sends_them(neuron, dtype, bits, surrogate, values):
+    case = random_case(neuron, (19, 2, 5, 1), dtype, bits, surrogate=surrogate)
     for place, value in values:
         case.x.view(-1)[place % case.x.numel()] = value
     compare(cpu, case)
@@ -357,7 +367,8 @@ def test_products_and_sums_are_rounded_apart_as_torch_rounds_them():
     leak, membrane = torch.tensor([1 / 3]), torch.full((1, 64, 1), 3.0)
     x = -leak * membrane[None]
     assert (leak.double() * membrane.double() + x.double()).all()
-    _, (final,), *_ = cpu.scan_forward("learnable-lif", x, [membrane], [leak, torch.ones(1)], [0.3], False, False)
+    constants = [leak, torch.ones(1)], [0.3, "triangular"]
+    _, (final,), *_ = cpu.scan_forward("learnable-lif", x, [membrane], *constants, False, False)
     assert not final.any()
 
 
@@ -365,6 +376,7 @@ INTERRUPTED = """
 import os, signal, sys, threading, time
 import torch, neurons
 from neurons.kernels import cpu
+from neurons.surrogate import SURROGATES
 
 torch.set_num_threads(2)
 if sys.argv[1] == "pool":

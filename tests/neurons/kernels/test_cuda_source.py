@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurons.kernels import cuda, cuda_launch, cuda_recurrent
+from neurons.surrogate import SURROGATES
 from tests.neurons.kernels.comparison import (
     MULTI_BIT,
     POINTWISE,
@@ -96,6 +97,12 @@ def test_the_kernels_equal_the_reference_scan(shimmed, neuron, dtype, per_channe
     compare(shimmed, random_case(neuron, dtype=dtype, per_channel=per_channel))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_every_surrogate_gradient_equals_the_reference(shimmed, surrogate, dtype):
+    compare(shimmed, random_case("learnable-lif", dtype=dtype, per_channel=True, surrogate=surrogate))
+
+
 @pytest.mark.parametrize("bits, threshold_levels", [(1, 0), (2, 0), (3, 2), (4, 1), (5, 0), (6, 3), (7, 9), (8, 120)])
 @pytest.mark.parametrize("neuron", [name for name in MULTI_BIT if name in POINTWISE])
 def test_every_width_of_the_spike_equals_the_reference(shimmed, neuron, bits, threshold_levels):
@@ -130,8 +137,9 @@ def test_any_number_of_dimensions_equals_the_reference(shimmed, neuron, shape, p
 
 
 @pytest.mark.parametrize("threshold", [-0.5, 0.0, float("inf"), float("nan"), 1e-40, 3e38])
-def test_any_threshold_equals_the_reference(shimmed, threshold):
-    case = random_case("learnable-lif")
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_any_threshold_equals_the_reference(shimmed, surrogate, threshold):
+    case = random_case("learnable-lif", surrogate=surrogate)
     case.parameters[1].fill_(threshold)
     compare(shimmed, case)
 
@@ -223,13 +231,14 @@ SPECIAL = (float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1e30, -1e30, 1e
     seed=st.integers(0, 2**31),
     spike_range=st.floats(0.01, 20),
     specials=st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(SPECIAL)), max_size=4),
+    surrogate=st.sampled_from(list(SURROGATES)),
 )
 @settings(max_examples=200, deadline=None)
 def test_any_shape_and_values_equal_the_reference(
-    shimmed, neuron, shape, dtype, bits, threshold_levels, per_channel, seed, spike_range, specials
+    shimmed, neuron, shape, dtype, bits, threshold_levels, per_channel, seed, spike_range, specials, surrogate
 ):
     threshold_levels = min(threshold_levels, max(0, 2 ** (max(bits, 2) - 1) - 2))
-    case = random_case(neuron, shape, dtype, bits, threshold_levels, per_channel, seed, spike_range)
+    case = random_case(neuron, shape, dtype, bits, threshold_levels, per_channel, seed, spike_range, surrogate)
     for place, value in specials:
         case.x.view(-1)[place % case.x.numel()] = value
     compare(shimmed, case)

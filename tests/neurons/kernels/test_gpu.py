@@ -10,6 +10,7 @@ from torch import library
 
 import neurons
 from neurons.kernels import OPERATORS, cuda
+from neurons.surrogate import SURROGATES
 from tests.neurons.kernels.comparison import (
     MULTI_BIT,
     POINTWISE,
@@ -43,6 +44,12 @@ def forward(case: Case, keep: bool = False, track: bool = False):
 @pytest.mark.parametrize("per_channel", [False, True], ids=["per-layer", "per-channel"])
 def test_the_kernels_equal_the_reference_scan(neuron, dtype, per_channel):
     compare(cuda, random_case(neuron, (21, 3, 50, 3), dtype, per_channel=per_channel).to("cuda"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_every_surrogate_gradient_equals_the_reference(surrogate, dtype):
+    compare(cuda, random_case("learnable-lif", (21, 3, 50, 3), dtype, surrogate=surrogate).to("cuda"))
 
 
 @pytest.mark.parametrize("bits, threshold_levels", [(1, 0), (2, 0), (3, 2), (6, 3), (8, 0), (8, 120), (32, 0)])
@@ -197,8 +204,9 @@ def test_a_tensor_beyond_two_to_the_31_elements_is_right_at_its_ends():
     x = torch.empty((2, batch, channels, 1), dtype=torch.bfloat16, device="cuda").normal_()
     membrane = torch.empty((batch, channels, 1), device="cuda").uniform_(-1, 1)
     parameters = [torch.tensor([0.9], device="cuda"), torch.tensor([1.1], device="cuda")]
-    y, (final,), _, _ = cuda.scan_forward("learnable-lif", x, [membrane], parameters, [0.3], False, False)
-    constants = neurons.LearnableLIFParameters(parameters[0][0], parameters[1][0], 0.3)
+    settings = [0.3, "triangular"]
+    y, (final,), _, _ = cuda.scan_forward("learnable-lif", x, [membrane], parameters, settings, False, False)
+    constants = neurons.LearnableLIFParameters(parameters[0][0], parameters[1][0], *settings)
     for part in (slice(0, 5), slice(2**20 - 2, 2**20 + 3), slice(batch - 5, batch)):
         state = neurons.MembraneState(membrane[part])
         expected, (last,) = neurons.reference_scan(neurons.learnable_lif_step, x[:, part], state, constants)
