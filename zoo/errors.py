@@ -77,12 +77,12 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def no_folder(folder: Path, previous: Path | None) -> FileNotFoundError:
+def no_folder(folder: str, previous: Path | None) -> FileNotFoundError:
     """``previous`` is the model that lay there when a process was killed which was about to replace it."""
     lies = f". A save to it was interrupted: the model that was there is {str(previous)!r}; rename that" * bool(
         previous
     )
-    return FileNotFoundError(f"there is no folder {str(folder)!r}{lies}")
+    return FileNotFoundError(f"there is no folder {folder!r}{lies}")
 
 
 def missing_file(path: Path) -> DamagedModelError:

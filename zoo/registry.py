@@ -174,7 +174,7 @@ def locate(name: str | os.PathLike, revision: str | None = None, only: list[str]
         if folder.is_file():
             raise NotADirectoryError(f"{str(name)!r} is a file; a model is the folder that its {files.CONFIG} is in")
         if not folder.is_dir():
-            raise errors.no_folder(folder, files.previous_of(folder))
+            raise errors.no_folder(str(name), files.previous_of(folder))
         if not os.path.lexists(folder / files.CONFIG):
             models = sorted(config.parent for config in folder.glob(f"*/{files.CONFIG}"))
             if models:
