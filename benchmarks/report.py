@@ -18,7 +18,7 @@ LIBRARIES = ("numpy", "numba", "snntorch", "spikingjelly", "triton")
 
 
 def use_threads(threads: int | None) -> int:
-    """Have torch, and with it our kernels, use so many threads (None: one a processor core); returns the number.
+    """Have torch, and with it our kernels, use so many threads (None: one per processor core); returns the number.
 
     Raises ValueError for less than one.
     """

@@ -67,7 +67,7 @@ def measure(device: torch.device, quick: bool) -> Results:
 
 
 def ratio_table(rows: list[Row]) -> str:
-    """Ratios of one neuron in one mode: a row a contender, a column a shape."""
+    """Ratios of one neuron in one mode: one row per contender, one column per shape."""
     by_place = {(row.contender, row.shape): row for row in rows}
     contenders, sizes = (list(dict.fromkeys(key[i] for key in by_place)) for i in (0, 1))
     lines = []
@@ -190,7 +190,7 @@ def run(quick: bool, threads: int | None, output: Path) -> list[Row]:
 
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="tiny shapes, few samples; the figures mean nothing")] = False,
-    threads: Annotated[int | None, typer.Option(help="processor threads; one a core without it")] = None,
+    threads: Annotated[int | None, typer.Option(help="processor threads; one per core without it")] = None,
     output: Annotated[Path, typer.Option(help="folder for table, plot and figures")] = report.RESULTS,
 ):
     """Measure scans beside what people use in their place."""

@@ -48,7 +48,7 @@ class Size(NamedTuple):
     pairs: int = 5000
     tokens: int = multi30k.Training.tokens
     steps: int = 2
-    """Training steps a sample."""
+    """Training steps per sample."""
     batch: int = 64
     """Sentences translated at once."""
     one_by_one: int = 6
@@ -213,7 +213,7 @@ def run(quick: bool, threads: int | None, output: Path, data: Path | None) -> li
 
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="a tiny network; the figures mean nothing")] = False,
-    threads: Annotated[int | None, typer.Option(help="processor threads; one a core without it")] = None,
+    threads: Annotated[int | None, typer.Option(help="processor threads; one per core without it")] = None,
     output: Annotated[Path, typer.Option(help="folder for table and figures")] = report.RESULTS,
     data: Annotated[Path | None, typer.Option(help="folder with the raw Multi30k files")] = None,
 ):

@@ -63,5 +63,5 @@ class InputGatedLIF(MultiBitNeuron):
     step = staticmethod(input_gated_lif_step)
     kernel = Kernel()
 
-    def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> InputGatedLIFParameters:
+    def step_parameters_with(self, spike: Callable[[Tensor], Tensor]) -> InputGatedLIFParameters:
         return InputGatedLIFParameters(spike)

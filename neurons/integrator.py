@@ -33,5 +33,5 @@ class Integrator(Neuron):
     step = staticmethod(integrator_step)
     kernel = Kernel(keeps_state=False)
 
-    def constants(self) -> IntegratorParameters:
+    def step_parameters(self) -> IntegratorParameters:
         return IntegratorParameters()

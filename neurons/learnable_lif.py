@@ -96,7 +96,7 @@ class LearnableLIF(Neuron):
     def channels(self) -> int | None:
         return next((len(p) for p in (self.leak, self.threshold) if p.dim()), None)
 
-    def constants(self) -> LearnableLIFParameters:
+    def step_parameters(self) -> LearnableLIFParameters:
         threshold = clip(self.threshold, SMALLEST_THRESHOLD, math.inf)
         return LearnableLIFParameters(clip(self.leak, 0.0, 1.0), threshold, self.gamma, self.surrogate)
 

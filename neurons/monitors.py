@@ -247,7 +247,7 @@ def vanishing_gradient(
 
     A linear layer drives each on the same noise ``[steps, 1, 40]``. The plain LIF has its usual leak of 0.95; the
     gates start open, by ``gate_bias`` on f, as the forget gate of an LSTM does by custom: a gate at sigmoid(5) loses
-    0.7 % of the gradient a step, and unlike a leak it is set by the input. With ``path`` the norms are drawn too.
+    0.7 % of the gradient per step, and unlike a leak it is set by the input. With ``path`` the norms are drawn too.
 
     Source of the argument: PR22 (:mod:`neurons.spike`), the section on vanishing gradients.
     """

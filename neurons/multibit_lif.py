@@ -60,5 +60,5 @@ class MultiBitLIF(MultiBitNeuron):
         leak = self.leak
         return len(leak) if leak.dim() else None
 
-    def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> MultiBitLIFParameters:
+    def step_parameters_with(self, spike: Callable[[Tensor], Tensor]) -> MultiBitLIFParameters:
         return MultiBitLIFParameters(clip(self.leak, 0.0, 1.0), spike)

@@ -70,5 +70,5 @@ class MultiBitSynapticLIF(MultiBitNeuron):
     def channels(self) -> int:
         return len(self.tau)
 
-    def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> MultiBitSynapticLIFParameters:
+    def step_parameters_with(self, spike: Callable[[Tensor], Tensor]) -> MultiBitSynapticLIFParameters:
         return MultiBitSynapticLIFParameters(self.tau, spike)

@@ -54,7 +54,7 @@ def halves(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def over_channels(parameter: Tensor, like: Tensor) -> Tensor:
-    """A parameter of one element, or of one a channel ``[N]``, shaped to broadcast over ``like [B, N, ...]``.
+    """A parameter of one element, or of one per channel ``[N]``, shaped to broadcast over ``like [B, N, ...]``.
 
     In the type of ``like``, a state: the parameters' own type never decides the type that a state is kept in.
     """
@@ -78,7 +78,7 @@ class Neuron(nn.Module):
 
     A new neuron subclasses this, names its ``State`` (a NamedTuple of tensors, each of the shape of one
     output step), says in ``inputs_per_neuron`` how many input channels it takes for one output channel,
-    and defines ``step`` and ``constants``. Both plug-ins then come from the registration alone
+    and defines ``step`` and ``step_parameters``. Both plug-ins then come from the registration alone
     (:func:`neurons.register`), and so does a fused scan where the class declares its ``kernel``
     (:class:`neurons.kernels.Kernel`).
     """
@@ -100,7 +100,7 @@ class Neuron(nn.Module):
         """One time step: the definition of the neuron, pure and in plain torch."""
         raise NotImplementedError
 
-    def constants(self) -> Any:
+    def step_parameters(self) -> Any:
         """The parameters of ``step`` as it takes them, from this module's parameters and buffers."""
         raise NotImplementedError
 
@@ -145,8 +145,8 @@ class Neuron(nn.Module):
         """The scan behind ``forward``, on checked input."""
         self._ran(kernels.choose(self, x_seq))
         if self.last_backend == "torch":
-            return reference_scan(self.step, x_seq, state, self.constants())
-        y_seq, state, _ = kernels.scan(self.name, x_seq, state, self.constants())
+            return reference_scan(self.step, x_seq, state, self.step_parameters())
+        y_seq, state, _ = kernels.scan(self.name, x_seq, state, self.step_parameters())
         return y_seq, self.State(*state)
 
     def single_step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -154,7 +154,7 @@ class Neuron(nn.Module):
         self.check(x, sequence=False)
         state = self.initial_state(x, sequence=False) if state is None else self.checked_state(state, x, False)
         self._ran("torch")
-        return _apart(*self.step(x, state, self.constants()), x.dtype)
+        return _apart(*self.step(x, state, self.step_parameters()), x.dtype)
 
     def shown_membrane(self, y: Tensor, state: Any) -> Tensor:
         """The membrane of ``state``, which a step left that put out ``y``, for a caller who may take a loss of it."""
@@ -311,12 +311,12 @@ class MultiBitNeuron(Neuron):
         """The spike function with the range as it is now."""
         return MultiBitSpike(self.spike_range.value(), self.bits, self.threshold_levels)
 
-    def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> Any:
+    def step_parameters_with(self, spike: Callable[[Tensor], Tensor]) -> Any:
         """The parameters of ``step`` with this spike function in them."""
         raise NotImplementedError
 
-    def constants(self) -> Any:
-        return self.spike_constants(self.spike())  # type: ignore[arg-type]  # a tuple that can be called
+    def step_parameters(self) -> Any:
+        return self.step_parameters_with(self.spike())  # type: ignore[arg-type]  # a tuple that can be called
 
     def reference_only(self) -> str | None:
         if self.tracks and self.spike_range.tracking == "step":
@@ -334,11 +334,11 @@ class MultiBitNeuron(Neuron):
         start, observed = self.spike_range.begin((x_seq, *state))
         if self.last_backend == "torch":
             spike = self._tracking_spike(start)
-            y_seq, state = reference_scan(self.step, x_seq, state, self.spike_constants(spike))
+            y_seq, state = reference_scan(self.step, x_seq, state, self.step_parameters_with(spike))
             self._track(spike, start, observed)
             return y_seq, state
-        constants = self.spike_constants(self._spike_of(start))  # type: ignore[arg-type]
-        y_seq, state, extremes = kernels.scan(self.name, x_seq, state, constants, track=True)
+        step_parameters = self.step_parameters_with(self._spike_of(start))  # type: ignore[arg-type]
+        y_seq, state, extremes = kernels.scan(self.name, x_seq, state, step_parameters, track=True)
         assert extremes is not None
         self.spike_range.observe(start, extremes[0], extremes[1], observed)
         return y_seq, self.State(*state)
@@ -352,7 +352,7 @@ class MultiBitNeuron(Neuron):
         self._ran("torch")
         start, observed = self.spike_range.begin((x, *state), goes_on)
         spike = self._tracking_spike(start)
-        y, state = self.step(x, state, self.spike_constants(spike))
+        y, state = self.step(x, state, self.step_parameters_with(spike))
         if isinstance(spike, StepTrackedSpike):
             self._track(spike, start, observed)
         else:

@@ -113,7 +113,7 @@ def _neuron_channels(name: str, neuron: Neuron, channels: int | None) -> int:
 
 
 def _learnable_lif(graph: "_Graph", prefix: str, neuron: LearnableLIF, channels: int) -> None:
-    constants = neuron.constants()
+    constants = neuron.step_parameters()
     leak, threshold = (_per_channel(value, channels) for value in (constants.leak, constants.threshold))
     graph.diagonal(f"{prefix}_1_charge", np.ones(channels), [graph.last, f"{prefix}_6_leak"])
     graph.diagonal(f"{prefix}_2_scaled", 1 / threshold, [f"{prefix}_1_charge"])

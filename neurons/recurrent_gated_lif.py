@@ -88,5 +88,5 @@ class RecurrentGatedLIF(MultiBitNeuron):
             layout = "[T, B, 2N]" if sequence else "[B, 2N]"
             raise ValueError(f"{type(self).__name__} takes input of shape {layout}; got {list(x.shape)}")
 
-    def spike_constants(self, spike: Callable[[Tensor], Tensor]) -> RecurrentGatedLIFParameters:
+    def step_parameters_with(self, spike: Callable[[Tensor], Tensor]) -> RecurrentGatedLIFParameters:
         return RecurrentGatedLIFParameters(self.recurrent_weight, spike)

@@ -162,7 +162,7 @@ class PluggedNeuron(Foreign):
         return self._run(super().single_step, input_, False, states, named)
 
     def multi_step(self, input_seq: Tensor, *states: Tensor | None, **named: Tensor | None):
-        """Scan ``input_seq [T, B, C, ...]`` at once; takes and returns what a call does, the spikes a sequence.
+        """Scan ``input_seq [T, B, C, ...]`` at once; takes and returns what a call does; the spikes are a sequence.
 
         Equals calling the neuron T times and then resetting it, at a fraction of the time. It counts as one
         whole sequence for a tracked range. ``backend`` says what runs it, and ``last_backend`` what ran.

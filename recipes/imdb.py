@@ -220,7 +220,7 @@ def train_tokenizer(texts: list[str], size: int) -> Tokenizer:
 
 
 def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> list[list[Example]]:
-    """Examples of like length together, at most ``tokens`` padded tokens a batch, in random order."""
+    """Examples of like length together, at most ``tokens`` padded tokens per batch, in random order."""
     order = list(examples)
     shuffle.shuffle(order)
     order.sort(key=lambda example: len(example.tokens) // 8)

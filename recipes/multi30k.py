@@ -1,7 +1,7 @@
 """German to English on Multi30k: train, resume, evaluate and compare translators.
 
 The data is Multi30k task 1, raw: ``train``, ``val`` and ``test_2016_flickr`` as ``<split>.de`` and ``<split>.en``, one
-sentence a line, plain or with ``.gz`` (https://github.com/multi30k/dataset, folder data/task1/raw).
+sentence per line, plain or with ``.gz`` (https://github.com/multi30k/dataset, folder data/task1/raw).
 
     python -m recipes.multi30k train --data DATA --run runs/spiking
     python -m recipes.multi30k evaluate ./runs/spiking/best --data DATA --split val

@@ -208,7 +208,7 @@ class _Layout:
         return self.array(tensor, 2) if tensor.numel() else _no_checkpoints(tensor.dtype)
 
     def spread(self, parameters: Sequence[Tensor]) -> list[np.ndarray]:
-        """Parameters as rows of a value an element: of a step, or of a block where that serves all blocks alike."""
+        """Each parameter as a row with a value per element of a step, or of one block where all take the same."""
         return [self._of_elements(_array(p)).reshape(self.rows, -1) for p in parameters]
 
     def _of_elements(self, parameter: np.ndarray) -> np.ndarray:
@@ -223,7 +223,7 @@ class _Layout:
         return np.concatenate((parameter,) * batch)
 
     def shares(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Room for their gradients: one an element ``[B, C, ...]``, or one a block ``[blocks, 1]``."""
+        """Room for their gradients: one per element ``[B, C, ...]``, or one per block ``[blocks, 1]``."""
         return [p.new_empty((self.blocks, 1) if len(p) == 1 else self.shape) for p in parameters]
 
 

@@ -202,7 +202,7 @@ def _through(gradient, membrane, spike):
 
 @_inline
 def _lower(value, lowest):
-    """The smaller one. Of a row of values, NaN if the last is, which it is in a membrane that ever was."""
+    """The smaller of the two; ``value`` where either is NaN."""
     return lowest if value >= lowest else value
 
 
@@ -237,7 +237,7 @@ def _of_block(parameter, row, start, stop):
 
 @_kernel
 def _give(shares, gradient, row, start, block):
-    """Hand in a block's gradient of a parameter: each element's, or the sum if ``gradient`` has one a block."""
+    """Hand in a block's gradient of a parameter: each element's, or the sum if ``gradient`` has one per block."""
     if gradient.shape[1] == 1:
         total = 0.0
         for i in range(len(shares)):

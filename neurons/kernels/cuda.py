@@ -12,7 +12,7 @@ from neurons.kernels.operators import OPERATORS, Operator
 from neurons.surrogate import has_tail
 
 MOST_BLOCKS = 8192
-"""Larger tensors are walked through in turns. It bounds the partial extremes, one pair a warp."""
+"""Larger tensors are walked through in turns. It bounds the partial extremes, one pair per warp."""
 
 
 _FORWARD = struct.Struct("=17q2d")
@@ -36,7 +36,7 @@ def _definitions(operator: Operator, x: Tensor) -> tuple[str, ...]:
 
 
 def _constants(parameters: Sequence[Tensor], learned: int, settings: Sequence):
-    """The kernels' arguments for the parameters: addresses (the range last), one a channel or not, settings.
+    """The kernels' arguments for the parameters: addresses (the range last), one per channel or not, settings.
 
     A kernel takes numbers alone: for the name of a surrogate gradient, whether it is the one with a tail.
     """

@@ -7,9 +7,9 @@ Every neuron that declares a :class:`Kernel` has two, defined when it is registe
     snn_zoo::<neuron>_scan_backward(x, *state, *parameters, *settings, checkpoints, grad_y, *grad_final_state)
         -> (grad_x, *grad_state, *grad_learned_parameters)
 
-Parameters and settings are the fields of what the neuron's ``constants()`` returns, in order. Shapes: x
+Parameters and settings are the fields of what the neuron's ``step_parameters()`` returns, in order. Shapes: x
 ``[T, B, C, ...]``, y and every part of the state ``[T, B, N, ...]`` and ``[B, N, ...]``, all contiguous. Parameters
-have one element or one a channel and, like the state, are float32 at least.
+have one element or one per channel and, like the state, are float32 at least.
 
 ``keep``: a backward will come, so the forward returns checkpoints for it. ``track``: the forward returns the minimum
 and maximum of the membrane, which the range of a multi-bit spike follows. What is not asked for is an empty tensor.
@@ -43,7 +43,7 @@ class Kernel(NamedTuple):
     """
 
     learned: tuple[str, ...] = ()
-    """The learned parameters, as fields of what ``constants()`` returns: tensors of one element or one per channel."""
+    """The learned parameters, as ``step_parameters()`` has them: tensors of one element or one per channel."""
     settings: tuple[str, ...] = ()
     """The settings after them, as in a schema of torch: ``"float gamma"``. Those of a multi-bit spike are known."""
     keeps_state: bool = True
@@ -129,15 +129,15 @@ def define(operator: Operator) -> None:
 
 
 def scan(
-    neuron: str, x_seq: Tensor, state: tuple[Tensor, ...], constants: tuple, track: bool = False
+    neuron: str, x_seq: Tensor, state: tuple[Tensor, ...], step_parameters: tuple, track: bool = False
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
     """Scan ``x_seq [T, B, C, ...]`` with the fused operator of ``neuron``, from ``state``.
 
-    ``constants`` is what the neuron's ``constants()`` returns. Returns ``y_seq``, the final state and, where ``track``
+    ``step_parameters`` is what the neuron's method returns. Returns ``y_seq``, the final state and, where ``track``
     asks for them, the extremes ``[minimum, maximum]`` of the membrane before the spike.
     """
     x, parts = x_seq.contiguous(), [part.contiguous() for part in state]
-    parameters, settings = parameters_and_settings(constants, parts[0].dtype)
+    parameters, settings = parameters_and_settings(step_parameters, parts[0].dtype)
     # Inside an operator gradients are always off, so this has to be known before.
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parts, *parameters))
     operator = OPERATORS[neuron]
@@ -153,16 +153,16 @@ def scan(
     return y, final_state, extremes
 
 
-def parameters_and_settings(constants: tuple, dtype: torch.dtype) -> tuple[list[Tensor], list]:
-    """What an operator takes of a neuron's ``constants()``, for a state of type ``dtype``."""
-    leaves = _flat(constants)
+def parameters_and_settings(step_parameters: tuple, dtype: torch.dtype) -> tuple[list[Tensor], list]:
+    """What an operator takes of a neuron's ``step_parameters()``, for a state of type ``dtype``."""
+    leaves = _flat(step_parameters)
     parameters = [_parameter(leaf, dtype) for leaf in leaves if isinstance(leaf, Tensor)]
     return parameters, leaves[len(parameters) :]
 
 
-def _flat(constants: tuple) -> list:
-    """The fields of ``constants``, with those of a spike function in it."""
-    return [leaf for value in constants for leaf in (_flat(value) if isinstance(value, tuple) else (value,))]
+def _flat(step_parameters: tuple) -> list:
+    """The fields of ``step_parameters``, with those of a spike function in it."""
+    return [leaf for value in step_parameters for leaf in (_flat(value) if isinstance(value, tuple) else (value,))]
 
 
 def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -30,7 +30,7 @@ class ReadyScan:
     def __init__(self, neuron: Any):
         self.neuron = neuron
         self.ready: _Ready | None = None
-        self.constants: dict[torch.dtype, tuple[list[Tensor], list]] = {}
+        self.parameters: dict[torch.dtype, tuple[list[Tensor], list]] = {}
         """Parameters, in the type of the state, and settings."""
 
     def __reduce__(self):
@@ -55,7 +55,7 @@ class ReadyScan:
         """Be ready for inputs and states like these, which the neuron has checked, where a kernel can be."""
         neuron, kinds = self.neuron, [_kind(tensor) for tensor in (x_seq, *state)]
         if neuron.training:  # its range may move
-            self.ready, self.constants = None, {}
+            self.ready, self.parameters = None, {}
         if self.ready is not None and kinds == [self.ready.x_seq, *self.ready.state]:
             return
         plain = x_seq.numel() and all(kind and kind[-1] for kind in kinds)
@@ -64,9 +64,9 @@ class ReadyScan:
         from neurons.kernels.cpu import Scan  # which imports Numba
 
         dtype = state[0].dtype
-        if dtype not in self.constants:
-            self.constants[dtype] = parameters_and_settings(neuron.constants(), dtype)
-        self.ready = _Ready(Scan(neuron.name, state, *self.constants[dtype]), kinds[0], kinds[1:])
+        if dtype not in self.parameters:
+            self.parameters[dtype] = parameters_and_settings(neuron.step_parameters(), dtype)
+        self.ready = _Ready(Scan(neuron.name, state, *self.parameters[dtype]), kinds[0], kinds[1:])
 
     def _may_run(self) -> bool:
         """Whether nothing but the outputs is asked for: no gradient, no range to track, no other backend."""
@@ -76,7 +76,7 @@ class ReadyScan:
 
 
 def _kind(tensor: Any) -> tuple:
-    """What decides how a kernel goes through a tensor; nothing for what is no tensor of torch's own type."""
+    """What decides how a kernel goes through a tensor. Empty for a subclass of Tensor."""
     if type(tensor) is not Tensor:
         return ()
     return tensor.shape, tensor.dtype, tensor.device, tensor.is_contiguous()

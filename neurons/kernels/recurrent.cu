@@ -314,7 +314,7 @@ struct Place {  // one of this thread's elements of a tile
 
 // x [T, B, 2C]; first_product [B, 2C], the state's spikes times U; final_current and final_membrane [B, C] also hold
 // the state on the way; kept [T, B, 2C] receives the sigmoid's and the relu's arguments, unless it is null. exchange
-// [2, rows, slices * DEPTH], zero to begin with, as are the counters, one a row tile. weight: U, or its pieces.
+// [2, rows, slices * DEPTH], zero to begin with, as are the counters, one per row tile. weight: U, or its pieces.
 #define RECURRENT_FORWARD_PARAMETERS(Scalar)                                                                       \
     const Scalar *__restrict__ x, const void *state0, const void *state1, const void *__restrict__ first_product,  \
         const void *__restrict__ weight, const void *range, Scalar *__restrict__ y, void *final_current,           \

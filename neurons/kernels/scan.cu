@@ -417,7 +417,7 @@ __device__ __forceinline__ void over_warp(Real& minimum, Real& maximum) {
     }
 }
 
-// What the kernels take. Parameters are one a layer, or one a channel where per_channel is not zero.
+// What the kernels take. Parameters are one per layer, or one per channel where per_channel is not zero.
 #define FORWARD_PARAMETERS(Scalar)                                                                                 \
     const Scalar *__restrict__ x, const void *state0, const void *state1, const void *parameter0,                  \
         const void *parameter1, const void *range, Scalar *__restrict__ y, void *final0, void *final1,             \

@@ -111,7 +111,9 @@ def test_a_value_of_a_range_and_constants_are_the_callers(name):
         ruin(neuron.spike_range.value(), neuron.spike().spike_range)
     with neurons.unchanging(neuron):
         neuron(x)
-        leaves = [leaf for value in neuron.constants() for leaf in (value if isinstance(value, tuple) else (value,))]
+        leaves = [
+            leaf for value in neuron.step_parameters() for leaf in (value if isinstance(value, tuple) else (value,))
+        ]
         ruin([leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.data_ptr() not in own])
         assert torch.equal(neuron(x)[0], expected)
     assert torch.equal(neuron(x)[0], expected)

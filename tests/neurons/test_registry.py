@@ -50,7 +50,7 @@ class TraceNeuron(neurons.Neuron):
         fast, slow = decay * state.fast + total, 0.5 * (1 + decay) * state.slow + total
         return fast - slow, TraceState(fast, slow)
 
-    def constants(self):
+    def step_parameters(self):
         return self.decay
 
 
@@ -180,7 +180,7 @@ def test_the_public_names_are_what_they_are_meant_to_be():
     names |= {"create", "list_neurons", "neuron_class", "register", "unchanging", "GatedCurrents", "start_gates"}
     for name in BUILT_IN:
         neuron = build(name, 3)
-        parameters = type(neuron.constants())
+        parameters = type(neuron.step_parameters())
         names |= {type(neuron).__name__, neuron.State.__name__, parameters.__name__, neuron.step.__name__}
         assert parameters.__name__ == f"{type(neuron).__name__}Parameters"
         assert neuron.step.__name__ == f"{name.replace('-', '_')}_step"

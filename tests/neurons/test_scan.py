@@ -110,7 +110,7 @@ def test_the_order_of_the_batch_does_not_matter(name, size, bits, seed):
 def test_the_reference_scan_is_the_step_repeated(name, size, bits, seed):
     neuron = build(name, size[2], bits=bits).eval()
     x = currents(neuron, *size, seed=seed)
-    by_scan = neurons.reference_scan(neuron.step, x, neuron.initial_state(x), neuron.constants())
+    by_scan = neurons.reference_scan(neuron.step, x, neuron.initial_state(x), neuron.step_parameters())
     assert equal(by_scan, step_by_step(neuron, x))
 
 

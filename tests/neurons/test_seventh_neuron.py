@@ -30,7 +30,7 @@ class LeakyReadout(neurons.Neuron):
         membrane = leak * state.membrane + x
         return membrane, neurons.MembraneState(membrane)
 
-    def constants(self):
+    def step_parameters(self):
         return (self.leak,)
 
 

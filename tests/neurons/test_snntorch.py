@@ -64,7 +64,7 @@ class AdaptiveLIF(neurons.Neuron):
         y = torch.sigmoid(4 * (membrane - 1))
         return y, AdaptiveState(membrane - y, parameters.decay * state.adaptation + 0.1 * y)
 
-    def constants(self) -> AdaptiveParameters:
+    def step_parameters(self) -> AdaptiveParameters:
         return AdaptiveParameters(self.decay)
 
 
@@ -812,7 +812,7 @@ def test_the_membrane_that_is_handed_out_has_the_gradient_of_the_one_before_the_
         before_reset.append(membrane)
         return lif.spike()(membrane)
 
-    lif.step(x, lif.initial_state(x, sequence=False), lif.spike_constants(spike))
+    lif.step(x, lif.initial_state(x, sequence=False), lif.step_parameters_with(spike))
     weights = torch.randn(2, 4)
     (wanted,) = torch.autograd.grad((weights * before_reset[0]).sum(), x)
     for mem in (lif(x)[-1], build(name, 4).multi_step(x[None])[-1]):

@@ -78,7 +78,7 @@ class AdaptiveNeuron(neurons.Neuron):
         y = torch.relu(membrane - parameters.threshold - state.adaptation)
         return y, AdaptiveState(membrane - y, 0.8 * state.adaptation + 0.2 * y)
 
-    def constants(self):
+    def step_parameters(self):
         return AdaptiveParameters(self.threshold)
 
 
@@ -95,7 +95,7 @@ class DelayNeuron(neurons.Neuron):
     def step(x, state, parameters):
         return x * state.last_input, DelayState(x.to(state.last_input.dtype))
 
-    def constants(self):
+    def step_parameters(self):
         return ()
 
 
@@ -817,7 +817,7 @@ def test_a_third_partys_node_is_unpickled_in_a_fresh_process(tmp_path, monkeypat
         "@neurons.register('third-party-file')\n"
         "class Sum(neurons.Neuron):\n"
         "    State = neurons.MembraneState\n"
-        "    def constants(self): return ()\n"
+        "    def step_parameters(self): return ()\n"
         "    @staticmethod\n"
         "    def step(x, state, parameters): return state[0] + x, neurons.MembraneState(state[0] + x)\n"
     )

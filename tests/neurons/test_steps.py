@@ -475,5 +475,5 @@ def test_a_threshold_that_training_took_below_zero_stays_positive_where_it_is_us
     with torch.no_grad():
         neuron.threshold.fill_(-0.1)
     y, _ = neuron(torch.tensor([[[-1.0]], [[2.0]]]))
-    assert neuron.constants().threshold.item() == pytest.approx(1e-3)
+    assert neuron.step_parameters().threshold.item() == pytest.approx(1e-3)
     assert y.flatten().tolist() == [0, 1]

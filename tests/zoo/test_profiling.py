@@ -616,7 +616,7 @@ def test_a_profile_leaves_the_model_as_it_was(network):
     assert network.training
     assert network.neuron.training
     assert (network.neuron.backend, network.neuron.last_backend) == backends
-    assert not {"step", "constants"} & vars(network.neuron).keys()
+    assert not {"step", "step_parameters"} & vars(network.neuron).keys()
     assert len(network._forward_hooks) == hooks
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
 

@@ -115,11 +115,11 @@ class Meter(TorchDispatchMode):
             module.register_forward_hook(leave, with_kwargs=True),
         )
         if isinstance(module, neurons.Neuron):
-            vars(module)["constants"] = functools.partial(self._uncounted, module.constants)
+            vars(module)["step_parameters"] = functools.partial(self._uncounted, module.step_parameters)
         try:
             yield
         finally:
-            vars(module).pop("constants", None)
+            vars(module).pop("step_parameters", None)
             for hook in hooks:
                 hook.remove()
 

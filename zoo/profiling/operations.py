@@ -42,7 +42,7 @@ MOVED: dict[str, tuple[int, ...]] = dict.fromkeys(
 """Operations whose results are values of the arguments at these places, tensors or constants."""
 
 KEPT = _words("clone contiguous _to_copy detach alias lift_fresh relu abs neg positive")
-"""Operations whose results are where the values were, and levels where those were levels."""
+"""Operations that keep each value in its place: a result is zero where its input is, and a level where that is one."""
 
 CHOSEN = _words(
     """max_pool2d_with_indices max_pool3d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d

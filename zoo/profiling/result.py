@@ -1,4 +1,4 @@
-"""What a profile found: rows a layer, totals, a table, JSON, comparisons and a drawing."""
+"""What a profile found: a row per layer, totals, a table, JSON, comparisons and a drawing."""
 
 import io
 import json

@@ -157,8 +157,8 @@ class Doubling(neurons.LearnableLIF):
 class Resting(neurons.LearnableLIF):
     """Its step is its parent's, its parameters are not."""
 
-    def constants(self):
-        return super().constants()._replace(threshold=2 * self.threshold)
+    def step_parameters(self):
+        return super().step_parameters()._replace(threshold=2 * self.threshold)
 
 
 class Plain(neurons.Neuron):
@@ -168,7 +168,7 @@ class Plain(neurons.Neuron):
     def step(x, state, parameters):
         return x, state
 
-    def constants(self):
+    def step_parameters(self):
         return ()
 
 
