@@ -1,11 +1,16 @@
 """Fixtures for all tests. Real data is used where it is at hand and its tests are skipped where it is not."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).resolve().parent
+
+# A shell has programs in its background ignore Ctrl-C, and they and all that they start would fail the tests of it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ def quick(tmp_path_factory):
     return scan.run(True, 1, folder), folder
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_every_contender_at_every_shape_in_both_modes(quick):
     rows, _ = quick
     device = report.device()
@@ -61,11 +62,13 @@ def test_a_quick_run_measures_every_contender_at_every_shape_in_both_modes(quick
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="some contenders for a GPU are optional")
+@pytest.mark.slow
 def test_nothing_is_skipped_on_the_cpu(quick):
     rows, _ = quick
     assert [row for row in rows if row.skipped] == []
 
 
+@pytest.mark.slow
 def test_contenders_with_the_same_function_agree_with_ours(quick):
     rows, _ = quick
     device = report.device().type
@@ -75,6 +78,7 @@ def test_contenders_with_the_same_function_agree_with_ours(quick):
     assert all(row.disagreement == 0 for row in compared)
 
 
+@pytest.mark.slow
 def test_a_quick_run_leaves_a_report_a_plot_and_all_figures(quick):
     rows, folder = quick
     (text,), (figures,), (plot,) = (list(folder.glob(f"quick-scan-*.{ending}")) for ending in ("md", "json", "png"))

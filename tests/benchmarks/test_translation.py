@@ -13,6 +13,7 @@ from benchmarks.translation import QUICK, TWIN, Networks, made_up_pairs
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_every_network_at_every_job(tmp_path):
     rows = translation.run(True, 1, tmp_path, None)
     fused = f"ours, {FUSED[translation.report.device().type]}"

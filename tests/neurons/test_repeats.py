@@ -388,7 +388,7 @@ def test_a_functional_forward_is_pure_and_gives_what_the_next_call_gives(name, m
 @pytest.mark.parametrize("name", ["multibit-lif", pytest.param("recurrent-gated-lif", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("where", ["the neuron", "inside of a checkpoint", "around a checkpoint"])
 @both_kinds
-@pytest.mark.parametrize("single", [False, True], ids=["scan", "steps"])
+@pytest.mark.parametrize("single", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["scan", "steps"])
 def test_compiled_and_checkpointed_is_as_neither(name, where, reentrant, single):
     torch.compiler.reset()
     neuron = build(name, N, "auto")
@@ -424,7 +424,7 @@ def test_compiled_and_checkpointed_is_as_neither(name, where, reentrant, single)
 
 @pytest.mark.parametrize("name", ["multibit-lif", "learnable-lif"])
 @pytest.mark.parametrize("library", ["spikingjelly", "snntorch"])
-@pytest.mark.parametrize("scan", [False, True], ids=["steps", "scan"])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True], ids=["steps", "scan"])
 @pytest.mark.parametrize("around", [False, True], ids=["inside of a checkpoint", "around a checkpoint"])
 def test_a_compiled_plug_in_is_checkpointed_alike_or_refused(name, library, scan, around):
     torch.compiler.reset()

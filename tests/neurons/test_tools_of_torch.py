@@ -133,7 +133,7 @@ def test_a_traced_neuron_takes_sequences_of_any_length(name):
 
 @every_neuron
 @both_backends
-@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("dynamo", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_exported_neuron_computes_the_same_in_onnx(name, backend, dynamo, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="pip install onnx onnxscript onnxruntime")
     neuron = build(name, 4, backend).eval()

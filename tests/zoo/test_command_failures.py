@@ -14,7 +14,12 @@ from zoo.tasks import TASKS
 
 MODELS = {TASKS[zoo.info(name).task].method: name for name in zoo.list_models()}
 STREAMING = sorted(task.method for task in TASKS.values())
-EVERY = ["list", "info", "profile", *STREAMING, "--help", "--version"]
+QUICK = ("list", "profile", "translate")
+"""One command of each kind; what is true of all is tried on the others by the slow tests."""
+EVERY = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in ("list", "info", "profile", *STREAMING, "--help", "--version")
+]
 
 
 @pytest.fixture
@@ -76,14 +81,7 @@ def test_a_closed_standard_error_changes_nothing(name, working):
     assert status == 0 and written.count(b"\n") > 0
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "list",
-        "translate",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in EVERY if name not in ("list", "translate")),
-    ],
-)
+@pytest.mark.parametrize("name", EVERY)
 def test_output_is_utf8_whatever_the_locale_says(name, working):
     written = finish(start(*working[name], environment={"PYTHONUTF8": "1"}))[1]
     written.decode("utf-8")
@@ -95,7 +93,7 @@ def test_output_is_utf8_whatever_the_locale_says(name, working):
         assert finish(start(*working[name], environment=environment)) == (0, written, "")
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name not in ("list", "--help", "--version")])
+@pytest.mark.parametrize("name", ["info", "profile", *STREAMING])
 def test_an_argument_that_is_not_utf8_is_one_line(name, working):
     command, _, *rest = working[name]
     status, written, told = finish(start(command, b"n\xff", *rest))

@@ -9,7 +9,7 @@ import pytest
 from neurons.kernels import OPERATORS, cuda_launch
 
 RECURRENT_VARIANTS = [
-    (architecture, scalar, row_tiles, whole, tensor_cores)
+    pytest.param(architecture, scalar, row_tiles, whole, tensor_cores, marks=() if row_tiles == 1 else pytest.mark.slow)
     for architecture, tensor_cores in (("sm_75", "false"), ("sm_90", "true"))
     for scalar in cuda_launch.SCALARS.values()
     for row_tiles in (1, 2)
