@@ -314,7 +314,7 @@ def test_a_checkpointed_node_of_spikingjelly_starts_from_the_memories_it_had(nam
 
 @every_neuron
 @both_kinds
-@pytest.mark.parametrize("style", ["hidden", "explicit", "multi_step"])
+@pytest.mark.parametrize("style", ["hidden", "explicit", pytest.param("multi_step", marks=pytest.mark.slow)])
 def test_a_checkpointed_neuron_of_snntorch_starts_from_the_state_it_had(name, reentrant, style):
     plug_in = pytest.importorskip("neurons.snntorch")
     lif = plugged(name, "snntorch", init_hidden=style == "hidden")

@@ -249,6 +249,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(samples, tmp_path, 
     ends_as_if_never_interrupted(lambda run: trainer(samples, run, mixer=mixer), tmp_path)
 
 
+@pytest.mark.slow
 def test_training_learns_what_it_is_shown(samples, tmp_path):
     run = trainer(samples, tmp_path / "run", epochs=30, mirror=False, rotation=0.0, zoom=0.0, shift=0.0, dropout=0.0)
     run.train()

@@ -148,6 +148,7 @@ def test_a_run_is_not_resumed_with_other_settings(corpus, tmp_path):
         trainer(corpus, tmp_path / "run", epochs=3)
 
 
+@pytest.mark.slow
 def test_training_learns_the_corpus_and_keeps_the_best_model(corpus, tmp_path):
     run = trainer(corpus, tmp_path / "run", epochs=35, learning_rate=1e-2, dropout=0.0, token_dropout=0.0, average=0.9)
     run.train()

@@ -62,7 +62,7 @@ NAMES = {".lock", "state.pt", "log.jsonl", "training.png", "settings.json", "bes
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kill -9 is of Unix")
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_at_any_moments_ends_as_one_that_was_not(data, tmp_path, seed, environment_with_checkout):
     runs = [tmp_path / "whole", tmp_path / "killed"]
     result = subprocess.run(

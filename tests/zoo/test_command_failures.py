@@ -16,10 +16,14 @@ MODELS = {TASKS[zoo.info(name).task].method: name for name in zoo.list_models()}
 STREAMING = sorted(task.method for task in TASKS.values())
 QUICK = ("list", "profile", "translate")
 """One command of each kind; what is true of all is tried on the others by the slow tests."""
-EVERY = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name in ("list", "info", "profile", *STREAMING, "--help", "--version")
-]
+
+
+def quick_or_slow(*names):
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+
+
+EVERY = quick_or_slow("list", "info", "profile", *STREAMING, "--help", "--version")
+EVERY_STREAMING = quick_or_slow(*STREAMING)
 
 
 @pytest.fixture
@@ -93,7 +97,7 @@ def test_output_is_utf8_whatever_the_locale_says(name, working):
         assert finish(start(*working[name], environment=environment)) == (0, written, "")
 
 
-@pytest.mark.parametrize("name", ["info", "profile", *STREAMING])
+@pytest.mark.parametrize("name", quick_or_slow("info", "profile", *STREAMING))
 def test_an_argument_that_is_not_utf8_is_one_line(name, working):
     command, _, *rest = working[name]
     status, written, told = finish(start(command, b"n\xff", *rest))
@@ -101,7 +105,7 @@ def test_an_argument_that_is_not_utf8_is_one_line(name, working):
     assert_told_in_one_line(told, r"no bundled model is called 'n\udcff'")
 
 
-@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize("name", EVERY_STREAMING)
 def test_an_input_that_is_not_utf8_is_told_with_its_number(name, working):
     command, model, _ = working[name]
     status, written, told = finish(start(command, model, b"ein \xff.npz"))
@@ -110,21 +114,21 @@ def test_an_input_that_is_not_utf8_is_told_with_its_number(name, working):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell of Unix closes the stream")
-@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize("name", EVERY_STREAMING)
 def test_a_closed_standard_input_is_one_line(name):
     status, written, told = finish(start(name, MODELS[name], stdin=None, preexec_fn=lambda: os.close(0)))
     assert (status, written) == (1, b"")
     assert_told_in_one_line(told, "standard input is closed: give each")
 
 
-@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize("name", EVERY_STREAMING)
 def test_nothing_on_standard_input_is_one_line(name):
     status, written, told = finish(start(name, MODELS[name]), b"")
     assert (status, written) == (1, b"")
     assert_told_in_one_line(told, "standard input is empty")
 
 
-@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize("name", EVERY_STREAMING)
 def test_an_input_that_cannot_be_read_is_one_line_and_leaves_the_output_alone(name, tmp_path):
     (tmp_path / "answers.txt").write_text("old\n")
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "none.txt", "No such file or directory")):
@@ -135,7 +139,7 @@ def test_an_input_that_cannot_be_read_is_one_line_and_leaves_the_output_alone(na
     assert (tmp_path / "answers.txt").read_text() == "old\n"
 
 
-@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize("name", EVERY_STREAMING)
 def test_what_is_read_is_never_written_over(name, one_input, tmp_path):
     (tmp_path / "inputs.txt").write_text(f"{one_input[name]}\n")
     (tmp_path / "same.txt").hardlink_to(tmp_path / "inputs.txt")
@@ -154,7 +158,7 @@ def test_what_is_read_is_never_written_over(name, one_input, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize("name", EVERY_STREAMING)
 def test_an_output_that_cannot_be_written_is_one_line(name, working, tmp_path):
     for path, why in (
         ("/dev/full", "No space left on device"),
@@ -165,14 +169,14 @@ def test_an_output_that_cannot_be_written_is_one_line(name, working, tmp_path):
         assert_told_in_one_line(told, f"{path}: {why}")
 
 
-@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize("name", EVERY_STREAMING)
 def test_a_device_that_is_not_there_is_one_line(name, working):
     status, written, told = finish(start(*working[name], "--device", "cuda:77"))
     assert (status, written) == (1, b"")
     assert_told_in_one_line(told, "the device 'cuda:77' cannot be used")
 
 
-@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize("name", EVERY_STREAMING)
 def test_an_interrupt_keeps_what_was_written_and_says_how_to_go_on(name, one_input, tmp_path):
     answers = tmp_path / "answers.txt"
     process = start(name, MODELS[name], "--output", answers)

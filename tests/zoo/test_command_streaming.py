@@ -147,7 +147,8 @@ def test_resume_completes_an_output_that_was_cut_anywhere(bundled, german, tmp_p
     assert output.read_bytes() == whole
 
 
-@pytest.mark.parametrize("form", [FORMS[0], *(pytest.param(form, marks=pytest.mark.slow) for form in FORMS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
 def test_resume_completes_what_was_killed_at_any_moment(bundled, german, tmp_path, form):
     german.write_bytes(german.read_bytes() * 50)
     output, arguments = tmp_path / "english.txt", ["--input", german, "--output", tmp_path / "english.txt", "--resume"]

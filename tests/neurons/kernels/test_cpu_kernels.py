@@ -336,6 +336,7 @@ def package_in_a_folder_that_cannot_be_written(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_second_process_takes_the_kernels_from_disk(tmp_path, environment_with_checkout):
     environment = environment_with_checkout | {"NUMBA_CACHE_DIR": str(tmp_path)}
     first, _ = count_compiled(tmp_path, environment)
@@ -343,6 +344,7 @@ def test_a_second_process_takes_the_kernels_from_disk(tmp_path, environment_with
     assert (first, second) == ([0, 1], [1, 0])
 
 
+@pytest.mark.slow
 def test_kernels_are_kept_in_the_users_cache_where_the_package_cannot_be_written(
     package_in_a_folder_that_cannot_be_written, environment_with_checkout
 ):

@@ -9,7 +9,14 @@ import pytest
 from neurons.kernels import OPERATORS, cuda_launch
 
 RECURRENT_VARIANTS = [
-    pytest.param(architecture, scalar, row_tiles, whole, tensor_cores, marks=() if row_tiles == 1 else pytest.mark.slow)
+    pytest.param(
+        architecture,
+        scalar,
+        row_tiles,
+        whole,
+        tensor_cores,
+        marks=() if row_tiles == 1 and scalar == "float" else pytest.mark.slow,
+    )
     for architecture, tensor_cores in (("sm_75", "false"), ("sm_90", "true"))
     for scalar in cuda_launch.SCALARS.values()
     for row_tiles in (1, 2)
@@ -48,7 +55,9 @@ def compile_for(nvrtc: ctypes.CDLL, architecture: str, definitions: tuple[str, .
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
 
-@pytest.mark.parametrize("scalar", cuda_launch.SCALARS.values())
+@pytest.mark.parametrize(
+    "scalar", ["float", *(pytest.param(s, marks=pytest.mark.slow) for s in ("Half", "BFloat16", "double"))]
+)
 @pytest.mark.parametrize("neuron", [o.declared_by.__name__ for o in OPERATORS.values() if not o.kernel.recurrent])
 def test_the_scan_of_a_neuron_compiles(nvrtc, neuron, scalar):
     assert compile_for(nvrtc, "sm_80", (f"NEURON={neuron}", f"SCALAR={scalar}")) > 1000
