@@ -8,14 +8,11 @@ import pytest
 
 from neurons.kernels import OPERATORS, cuda_launch
 
+QUICK = "float", 1
 RECURRENT_VARIANTS = [
     pytest.param(
-        architecture,
-        scalar,
-        row_tiles,
-        whole,
-        tensor_cores,
-        marks=() if row_tiles == 1 and scalar == "float" else pytest.mark.slow,
+        *(architecture, scalar, row_tiles, whole, tensor_cores),
+        marks=() if (scalar, row_tiles) == QUICK else pytest.mark.slow,
     )
     for architecture, tensor_cores in (("sm_75", "false"), ("sm_90", "true"))
     for scalar in cuda_launch.SCALARS.values()
@@ -23,6 +20,7 @@ RECURRENT_VARIANTS = [
     for whole in ("true", "false")
     if (tensor_cores == "true" and scalar != "double") or tensor_cores == whole == "false"
 ]
+SCALARS = [pytest.param(s, marks=() if s in QUICK else pytest.mark.slow) for s in cuda_launch.SCALARS.values()]
 
 
 @pytest.fixture(scope="module")
