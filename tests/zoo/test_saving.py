@@ -383,3 +383,12 @@ def test_a_header_of_every_type_is_read_as_the_library_reads_it(dtype):
     read = safetensors.torch.load(data)
     assert header == {name: weights.Stored(tensor.dtype, [*tensor.shape]) for name, tensor in read.items()}
     assert header["known"].dtype == dtype
+
+
+def test_state_that_is_no_tensor_is_refused_by_name():
+    class Counts(nn.Module):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+    with pytest.raises(ValueError, match="'_extra_state' cannot be stored: it is no tensor but dict"):
+        weights.pack(Counts())
