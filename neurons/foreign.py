@@ -19,7 +19,7 @@ class Foreign(_Base):
     A neuron may have something of its own by the same name; that is taken.
     """
 
-    library: ClassVar[str]
+    peer: ClassVar[str]
     foreign: ClassVar[dict[str, str]]
     """The library's names, and what there is instead of each."""
     added: ClassVar[tuple[str, ...]]
@@ -44,7 +44,7 @@ class Foreign(_Base):
 
     def _explain(self, *names: str, takes: list[str] | None = None) -> str:
         instead = "; ".join(dict.fromkeys(self.foreign[name] for name in names))
-        says = f"{type(self).__name__} has no {', '.join(names)}, which only {self.library}'s own neurons have"
+        says = f"{type(self).__name__} has no {', '.join(names)}, which only {self.peer}'s own neurons have"
         return f"{says}. It takes {', '.join(takes)} ({instead})" if takes else f"{says}: {instead}"
 
 

@@ -139,7 +139,7 @@ class PluggedNeuron(Foreign):
     """
 
     State: ClassVar[type[Any]]
-    library, foreign, added = "snnTorch", INSTEAD, ("init_hidden", "output")
+    peer, foreign, added = "snnTorch", INSTEAD, ("init_hidden", "output")
     _field_of: ClassVar[dict[str, str]]
     init_hidden = _flag("init_hidden")
     output = _flag("output")

@@ -106,7 +106,7 @@ class Node(Foreign):
     attribute is set.
     """
 
-    library, foreign, added = "SpikingJelly", INSTEAD, ("step_mode", "store_v_seq", "backend")
+    peer, foreign, added = "SpikingJelly", INSTEAD, ("step_mode", "store_v_seq", "backend")
 
     def __init__(self, *args, step_mode: str = "s", store_v_seq: bool = False, backend: str = "auto", **options):
         super().__init__(*args, **options)

@@ -14,7 +14,7 @@ be unknown. With ``results`` there must be ``scores`` and ``data`` too::
     published         rows of the same kind, of other people's figures, each with a "source"
     costs             {"inputs": on what it was counted, "rows": rows of the same kind, means an input, "comparison":
                       sentences, "plot": a picture beside the card or null}
-    sparsity          rows of the same kind, one a point of the curve of score against spike rate
+    sparsity          rows of the same kind, one per point of the curve of score against spike rate
     sparsity_plot     the PNG file beside the card that shows the curve
     score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check
                       on that many inputs should land

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from registered import EVERY, MULTI_BIT, build, currents
 from torch import nn
+from torch.library import opcheck
 from torch.utils.checkpoint import checkpoint
 
 import neurons
@@ -463,5 +464,5 @@ def test_the_operators_that_compiled_graphs_ask_are_as_torch_wants_them():
     arguments = notes.number, [torch.randn(3, 2), torch.zeros(2)], [torch.tensor(1.0), torch.tensor(2.0)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.library.opcheck(torch.ops.snn_zoo.start_of_forward.default, arguments)
-        torch.library.opcheck(torch.ops.snn_zoo.refuse_repetition.default, arguments[:1])
+        opcheck(torch.ops.snn_zoo.start_of_forward.default, arguments)
+        opcheck(torch.ops.snn_zoo.refuse_repetition.default, arguments[:1])

@@ -38,7 +38,7 @@ def beam_search(
     """The best hypothesis for each of B sentences, without ``begin`` and ``end``; ``beam_size`` 1 is greedy.
 
     ``next_token(tokens [B*K], state, memory) -> (log-probabilities [B*K, V], state)`` advances every hypothesis by
-    one token. ``memory`` has a row a sentence; ``state`` has a row a hypothesis and is None at first.
+    one token. ``memory`` has one row per sentence; ``state`` has one per hypothesis, and is None first.
 
     The best hypothesis has the highest ``sum of log-probabilities / n ** length_penalty``, where n are its tokens,
     ``end`` counted. A sentence is done when ``beam_size`` of its hypotheses have ended, or at ``longest [B]`` tokens;

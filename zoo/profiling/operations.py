@@ -85,7 +85,7 @@ def _columns(ledger: Ledger, tensor: Tensor, dim: int, constant_other: bool, cou
     """For each place of the summed dimension, how many values there are of each kind over dimension ``dim``.
 
     Keys are bits of a spike, values ``(non-zero, non-zero)``; REAL stands for real numbers, ``(all, non-zero)``.
-    Levels need one scale for all that is summed up: one a place where the other operand's constants can take it up,
+    Levels need one scale for all that is summed up: one per place where the other operand's constants can take it up,
     else one for the whole tensor. Where there is none they are turned into real numbers first, which takes an integer
     multiplication each.
     """
