@@ -11,8 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from registered import EVERY, MULTI_BIT, build, currents
-from torch import nn
-from torch.library import opcheck
+from torch import library, nn
 from torch.utils.checkpoint import checkpoint
 
 import neurons
@@ -464,5 +463,5 @@ def test_the_operators_that_compiled_graphs_ask_are_as_torch_wants_them():
     arguments = notes.number, [torch.randn(3, 2), torch.zeros(2)], [torch.tensor(1.0), torch.tensor(2.0)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        opcheck(torch.ops.snn_zoo.start_of_forward.default, arguments)
-        opcheck(torch.ops.snn_zoo.refuse_repetition.default, arguments[:1])
+        library.opcheck(torch.ops.snn_zoo.start_of_forward.default, arguments)
+        library.opcheck(torch.ops.snn_zoo.refuse_repetition.default, arguments[:1])

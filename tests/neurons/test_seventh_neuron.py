@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.library import opcheck
+from torch import library, nn
 
 import neurons
 import zoo
@@ -112,7 +111,7 @@ def test_torch_knows_its_operators(seventh):
     assert operator.name == "snn_zoo::leaky_readout_scan"
     assert operator.schemas[0].startswith("(Tensor x, Tensor membrane, Tensor leak, bool keep, bool track)")
     x, membrane, leak = (torch.rand(*size).requires_grad_() for size in ((5, 2, 3), (2, 3), (1,)))
-    opcheck(operator.function, (x, membrane, leak, True, False))
+    library.opcheck(operator.function, (x, membrane, leak, True, False))
 
 
 @pytest.mark.parametrize("library", ["spikingjelly", "snntorch"])

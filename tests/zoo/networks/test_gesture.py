@@ -231,28 +231,6 @@ def test_slices_that_are_refused_change_nothing(cuts, places):
     assert stream.answer() == model.predict(events)
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
-def test_an_interrupt_within_a_push_takes_none_of_its_events(mixer, monkeypatch):
-    model, events = network(mixer), as_events(recording())
-    stream, scan, left = model.stream(), model.scan, 5
-    stream.push(events[:100])
-    before = stream.answer()
-
-    def interrupted(*arguments):
-        nonlocal left
-        left -= 1
-        if not left:
-            raise KeyboardInterrupt
-        return scan(*arguments)
-
-    monkeypatch.setattr(model, "scan", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        stream.push(events[100:])
-    assert stream.answer() == before
-    stream.push(events[100:])
-    assert stream.answer() == model.predict(events)
-
-
 # The command
 
 

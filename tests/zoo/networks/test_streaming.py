@@ -138,9 +138,11 @@ def test_a_stream_has_no_answer_before_its_first_step(name, task):
         MODELS[name].stream().answer()
 
 
-@pytest.mark.parametrize(("name", "task"), STREAMING, ids=dict(STREAMING))
-def test_nothing_of_a_piece_is_taken_where_an_error_ends_it(name, task, monkeypatch):
-    model, whole = MODELS[name], INPUTS[task.streams]
+@pytest.mark.parametrize(
+    ("name", "task", "mixer"), [(name, task, mixer) for name, task in STREAMING for mixer in SMALL[name][1]]
+)
+def test_nothing_of_a_piece_is_taken_where_an_error_ends_it(name, task, mixer, monkeypatch):
+    model, whole = build(name, mixer)[0], INPUTS[task.streams]
     stream, scan, left = model.stream(), model.scan, 2
     stream.push(whole[:100])
     before = stream.answer()
