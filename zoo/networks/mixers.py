@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import neurons
-from zoo.networks.layers import ParallelLayerNorm, TokenConvolution, first_rows, mirrored, whole_row_groups
+from zoo.networks.layers import ParallelLayerNorm, RowGroups, TokenConvolution, first_rows, mirrored
 
 RECURRENT_MIXERS = ("lstm", "gru")
 MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT_MIXERS)
@@ -86,7 +86,7 @@ class SpikingMixer(nn.Module):
         return (y if mask is None else y * mask), (past, before)
 
 
-class RecurrentMixer(nn.Module):
+class RecurrentMixer(RowGroups):
     """LSTM or GRU in the place of convolution and neurons; in the encoder half of it reads from right to left.
 
     (PyTorch's packed sequences do the same and take several times as long on a CPU.)
@@ -108,8 +108,8 @@ class RecurrentMixer(nn.Module):
         """One of the networks, in whole groups of rows; its state is kept with the batch first, as all state is."""
         network, batch = self.networks[direction], s.shape[1]
         if state is not None:
-            state = tuple(whole_row_groups(part.unsqueeze(0).contiguous()) for part in state)
+            state = tuple(self.in_groups(part.unsqueeze(0).contiguous()) for part in state)
             state = state if isinstance(network, nn.LSTM) else state[0]
-        y, state = network(whole_row_groups(s), state)
+        y, state = network(self.in_groups(s), state)
         parts = state if isinstance(state, tuple) else (state,)
         return first_rows(y, batch), tuple(first_rows(part.squeeze(0), batch) for part in parts)

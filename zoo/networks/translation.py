@@ -29,7 +29,7 @@ from neurons.monitors import evaluation_view
 from zoo.inputs.text import SHOWN, TextReader, normal
 from zoo.inputs.tokenizer import read_tokenizer
 from zoo.networks.decoding import Hypothesis, beam_search
-from zoo.networks.layers import Linear, SequenceDropout, at_least_one, first_rows, linear, whole_row_groups
+from zoo.networks.layers import Linear, RowGroups, SequenceDropout, at_least_one, first_rows
 from zoo.networks.mixers import MIXERS, RECURRENT_MIXERS, RecurrentMixer, SpikingMixer, StreamSpikes, spike_options
 from zoo.options import number, whole_number
 from zoo.registry import register_architecture
@@ -99,15 +99,7 @@ class EncoderLayer(nn.Module):
         return h + self.dropout(self.output(y))
 
 
-def whole_key_groups(x: Tensor) -> Tensor:
-    """``x [..., S, N]`` of S keys in groups, so that attention adds up in the same order whatever S the batch has.
-
-    Its softmax adds up in vectors, of 16 numbers at most; a product with more than 128 values may be done in two parts.
-    """
-    return whole_row_groups(x, 16 if x.shape[-2] <= 128 else 256)
-
-
-class Attention(nn.Module):
+class Attention(RowGroups):
     """Scaled dot-product attention from the decoder's spikes to the encoder's, without an output product."""
 
     def __init__(self, config: TranslatorConfig, queries: int):
@@ -117,10 +109,10 @@ class Attention(nn.Module):
         self.key_value = Linear(config.width, 2 * config.width, bias=False)
 
     def memory(self, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the encoder's spikes ``[S, B, N]``, each ``[B, heads, S, N / heads]`` in whole groups."""
+        """Keys and values of the encoder's spikes ``[S, B, N]``, each ``[B, heads, S, N / heads]``."""
         split = self.key_value(e).unflatten(-1, (2, self.heads, -1))
         key, value = split.permute(2, 1, 3, 0, 4).unbind(0)
-        return whole_key_groups(key), whole_key_groups(value)
+        return key, value
 
     def forward(self, y: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Context ``[T, B, N]`` for ``y [T, B, ...]``; ``mask [B, 1, 1, S]`` is True at the tokens.
@@ -131,7 +123,7 @@ class Attention(nn.Module):
         steps, _, k = query.shape[:3]
         query = query.permute(1, 3, 0, 2, 4).flatten(2, 3)
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(whole_row_groups(query), key, value, attn_mask=mask, dropout_p=dropout)
+        context = F.scaled_dot_product_attention(self.in_groups(query), key, value, attn_mask=mask, dropout_p=dropout)
         return first_rows(context, steps * k).unflatten(2, (steps, k)).permute(2, 0, 3, 1, 4).flatten(-2).flatten(1, 2)
 
 
@@ -169,7 +161,7 @@ class Translation(NamedTuple):
 
 
 @register_architecture("translator")
-class Translator(nn.Module):
+class Translator(RowGroups):
     """Sequence-to-sequence network with its tokenizer: ``translate`` takes sentences and gives sentences.
 
     Called on token ids ``source [S, B]`` and ``target [T, B]`` (padded with 0) it returns the logits of the token
@@ -215,16 +207,23 @@ class Translator(nn.Module):
         return self.dropout(self.embedding(tokens) * self.settings.width**0.5)
 
     def encode(self, source: Tensor) -> Context:
-        """What the decoder reads of ``source [S, B]``: its context in :meth:`scan`."""
-        tokens = source != PAD
+        """What the decoder reads of ``source [S, B]``: its context in :meth:`scan`.
+
+        Keys are in groups of their own, so that attention adds up in the same order whatever S the batch has. Its
+        softmax adds up in vectors, of 16 numbers at most; a product with more than 128 values may be done in two parts.
+        """
+        tokens, group = source != PAD, 16 if len(source) <= 128 else 256
         mask = tokens.unsqueeze(-1).to(self.embedding.weight.dtype)
         h = self.embed(source)
         for layer in self.encoder:
             h = layer(h, mask)
         e, _ = self.encoder_spikes(h, mask=mask)
         e = self.dropout(e)
-        memories = tuple(cast(DecoderLayer, layer).attention.memory(e) for layer in self.decoder)
-        return Context(memories, whole_key_groups(tokens).T[:, None, None, :])
+        memories = []
+        for layer in self.decoder:
+            key, value = cast(DecoderLayer, layer).attention.memory(e)
+            memories.append((self.in_groups(key, group), self.in_groups(value, group)))
+        return Context(tuple(memories), self.in_groups(tokens, group).T[:, None, None, :])
 
     def scan(self, target: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:
         """Last spikes ``[T, B, N]`` for each token of ``target [T, B]``, and the state for the tokens to come."""
@@ -239,7 +238,7 @@ class Translator(nn.Module):
 
     def logits(self, s: Tensor) -> Tensor:
         """Scores of the next token from the decoder's last spikes; the weights are the embedding's."""
-        return linear(s, self.embedding.weight, self.output_bias)
+        return self.product(s, self.embedding.weight, self.output_bias)
 
     def forward(self, source: Tensor, target: Tensor, where: Tensor) -> Tensor:
         return self.logits(self.scan(target, None, self.encode(source))[0][where])

@@ -225,6 +225,16 @@ def test_a_kernel_of_any_size_decodes_token_by_token(kernel):
     assert len(translator(kernel=kernel).translate(["Ein Hund.", "Eine Frau"], beam_size=2)) == 2
 
 
+@pytest.mark.parametrize("part", ["encoder", "decoder", "embedding"])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_part_of_the_network_may_be_in_another_mode_than_the_rest(part, training):
+    model = translator("lstm", dropout=0.0)  # no spikes, which a rounding may move
+    source, target = token_batch(model, 0), token_batch(model, 1)
+    expected = model(source, target, target != PAD)
+    model.train(training).get_submodule(part).train(not training)
+    torch.testing.assert_close(model(source, target, target != PAD), expected)
+
+
 def test_translating_leaves_each_module_in_the_mode_it_was_in():
     model = translator().eval()
     model.dropout.train()
