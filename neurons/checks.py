@@ -1,4 +1,4 @@
-"""Checks of a neuron's numbers: each takes a value and its name, and returns the value or says what would be right."""
+"""Checks of a neuron's numbers: each takes a value and its name, and returns the value or raises with what is right."""
 
 import math
 from collections.abc import Callable
@@ -19,12 +19,12 @@ def flag(value: Any, what: str) -> bool:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is a whole number, of Python's or NumPy's."""
+    """Whether it is a whole number of Python or NumPy."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_real(value: Any) -> bool:
-    """Whether it is a number, of Python's or NumPy's. A tensor is none, as its gradient would be lost."""
+    """Whether it is a number of Python or NumPy. A tensor does not count: its gradient would be lost."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -37,7 +37,7 @@ def positive(value: Any, what: str) -> float:
 
 
 def one_or_per_channel(value: float | Tensor, what: str) -> Tensor:
-    """The start of a parameter as a tensor of one element or of one per channel ``[N]``."""
+    """The initial value of a parameter, as a tensor of one element or with one element per channel ``[N]``."""
     says = f"{what} is one number, or one per channel [N]"
     try:
         given = torch.as_tensor(value)
@@ -61,7 +61,7 @@ def within(start: Tensor, low: float, high: float, says: str) -> Tensor:
 
 
 def leak_start(leak: float | Tensor) -> Tensor:
-    """The start of a leak, in [0, 1]. What is more may be a time constant, as SpikingJelly's ``tau`` is."""
+    """The initial value of a leak, in [0, 1]. Above 1 it meant as a time constant, like SpikingJelly's ``tau``."""
     start = one_or_per_channel(leak, "leak")
     largest = math.nan if start.is_meta else start.max().item()
     says = "leak must lie in [0, 1]: it is the share of the membrane that is left after a time step"
@@ -72,9 +72,9 @@ def leak_start(leak: float | Tensor) -> Tensor:
 
 
 class Setting(Generic[T]):
-    """A setting of a neuron, checked whenever it is set: ``check(neuron, value)`` returns what is to be kept.
+    """A setting of a neuron, checked whenever it is set: ``check(neuron, value)`` returns the value to keep.
 
-    It is kept, and found, where any other attribute is, so reading it takes no longer.
+    The value is kept among the ordinary attributes, so reading it costs no extra time.
     """
 
     def __init__(self, check: Callable[[Any, Any], T]):

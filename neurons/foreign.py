@@ -1,4 +1,4 @@
-"""What a library's own neurons have and ours do not do: refused by name, and not taken and ignored."""
+"""Options and attributes that only a library's own neurons have: refused by name instead of being ignored."""
 
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,16 +14,16 @@ else:
 
 
 class Foreign(_Base):
-    """Base of both plug-ins: refuses, as an option and as an attribute, what only the library's own neurons have.
+    """Base of both plug-ins: refuses options and attributes that only the library's own neurons have.
 
-    A neuron may have something of its own by the same name; that is taken.
+    A name that the neuron itself has is accepted.
     """
 
     peer: ClassVar[str]
     foreign: ClassVar[dict[str, str]]
-    """The library's names, and what there is instead of each."""
+    """The library's names, and what to use instead of each."""
     added: ClassVar[tuple[str, ...]]
-    """The options that the plug-in adds to those of the neuron."""
+    """The options that the plug-in adds to the neuron's own."""
 
     def __init__(self, *args, **options):
         own = own_options(type(self))
@@ -49,7 +49,7 @@ class Foreign(_Base):
 
 
 def own_options(plugged: type) -> set[str]:
-    """The names of what the constructor of the neuron behind a class of a plug-in takes."""
+    """The names of the constructor's options, for the neuron behind a plug-in's class."""
     own: set[str] = set()
     for base in plugged.__mro__:
         if not issubclass(base, Neuron) or issubclass(base, Foreign) or "__init__" not in vars(base):

@@ -33,7 +33,7 @@ class InputGatedLIFParameters(NamedTuple):
 
 
 def gated_update(f: Tensor, c: Tensor, state: SynapticState, spike: Callable[[Tensor], Tensor]):
-    """The part that v1 and v2 share: from the gate and candidate currents to spikes and new state."""
+    """The part that v1 and v2 share: spikes and new state from the gate and candidate currents."""
     gate = torch.sigmoid(f)
     current = gate * state.synaptic_current + (1 - gate) * torch.relu(c)
     membrane = state.membrane + current

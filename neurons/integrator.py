@@ -16,7 +16,7 @@ from neurons.registry import register
 
 
 class IntegratorParameters(NamedTuple):
-    """The integrator has none."""
+    """The integrator has no parameters."""
 
 
 def integrator_step(x: Tensor, state: MembraneState, parameters: IntegratorParameters) -> tuple[Tensor, MembraneState]:

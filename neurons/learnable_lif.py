@@ -26,7 +26,7 @@ from neurons.registry import register
 from neurons.surrogate import binary_spike, check_surrogate
 
 SMALLEST_THRESHOLD = 1e-3
-"""Training may not take a threshold to zero, or below it, where the sign of u would turn round."""
+"""The smallest threshold, in training too. At zero u is not defined, and below zero its sign would be reversed."""
 
 
 class LearnableLIFParameters(NamedTuple):
@@ -56,11 +56,11 @@ def learnable_lif_step(
 class LearnableLIF(Neuron):
     """Learnable LIF over a sequence ``[T, B, N]`` of input currents; fires 0 or 1.
 
-    ``leak``, in [0, 1], and ``threshold``, 0.001 or more, start as given, one per layer or, given as a tensor ``[N]``,
-    one per channel; where training takes them out of these intervals they are clipped to them. ``learn_leak`` and
-    ``learn_threshold`` say whether they are trained. ``gamma``, a finite number above 0, is the height of the surrogate
-    gradient, and ``surrogate`` its shape: "triangular", RR24's, or "arctan", with a tail by which neurons that have
-    fallen silent learn to fire again (:mod:`neurons.surrogate`).
+    ``leak``, in [0, 1], and ``threshold``, at least 0.001, are initial values: a number is shared by the layer, a
+    tensor ``[N]`` has one value per channel. If training takes them out of these intervals, they are clipped.
+    ``learn_leak`` and ``learn_threshold`` say whether they are trained. ``gamma``, a finite number above 0, is the
+    height of the surrogate gradient, and ``surrogate`` its shape: "triangular" is that of RR24; "arctan" has a tail,
+    with which neurons that have fallen silent learn to fire again (:mod:`neurons.surrogate`).
     """
 
     State = MembraneState

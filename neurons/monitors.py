@@ -5,15 +5,15 @@
     traces = monitors.traces(net, x_seq)                  # membrane, synaptic current and spikes of every neuron
     traces.plot("traces.png")
 
-    with monitors.record(net) as traces:                  # the same, for a network that is called step by step
+    with monitors.record(net) as traces:                  # the same for a network that is called step by step
         for x in x_seq:
             net(x)
 
     norms = monitors.gradient_norms({"LIF": lif, "gated": gated}, x_seq)
     norms.plot("gradients.png")
 
-They work on plain neurons and on those of both plug-ins, at any depth of a network. While it is watched a neuron takes
-its readable steps in plain torch, whatever its ``backend`` says.
+They work on plain neurons and on those of both plug-ins, at any depth of a network. A neuron that is being watched runs
+its reference step in plain torch, whatever its ``backend`` says.
 """
 
 import functools
@@ -39,10 +39,10 @@ PLOTTED_LAYERS = 6
 
 @contextmanager
 def around_steps(net: nn.Module, around: Around) -> Iterator[None]:
-    """Within it ``around(name, neuron, step, x, state, parameters)`` is called in the place of every neuron's step.
+    """Context in which ``around(name, neuron, step, x, state, parameters)`` is called instead of every neuron's step.
 
-    It returns what the step does, as a rule ``step(x, state, parameters)`` itself. The name is that of
-    ``net.named_modules()``, or the class of ``net`` where that is the neuron.
+    It returns what the step returns, usually ``step(x, state, parameters)`` itself. The name comes from
+    ``net.named_modules()``; if ``net`` is itself the neuron, it is the class name.
     """
     watched = [(name, module) for name, module in net.named_modules() if isinstance(module, Neuron)]
     asked = [(neuron, neuron.backend, neuron.last_backend) for _, neuron in watched]
@@ -59,9 +59,9 @@ def around_steps(net: nn.Module, around: Around) -> Iterator[None]:
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Within it ``net`` is in evaluation mode; afterwards each module is in the mode it was in.
+    """Context in which ``net`` is in evaluation mode; afterwards each module is back in its previous mode.
 
-    Nothing else may use ``net`` meanwhile; for what is called from several threads there is :func:`evaluation_view`.
+    Nothing else may use ``net`` meanwhile. For calls from several threads there is :func:`evaluation_view`.
     """
     training = [(module, module.training) for module in net.modules()]
     net.eval()
@@ -76,8 +76,9 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 def evaluation_view(net: Module) -> Iterator[Module]:
     """``net`` in evaluation mode, as a module of its own over the same parameters, buffers and hooks.
 
-    ``net`` itself stays in its mode, and may be trained, or looked at so in other threads, meanwhile: a change of its
-    mode does not reach the view, one of its weights in place does, and is then used by whatever part runs after it.
+    ``net`` itself stays in its mode. Meanwhile it may be trained, and other threads may make views of it. A change of
+    its mode does not reach the view. A change of its weights in place does: the parts that run after it use the new
+    weights.
     """
     views: dict[nn.Module, Any] = {}
     yield _view(net, views)
@@ -97,7 +98,7 @@ def _view(module: Module, views: dict[nn.Module, Any]) -> Module:
 
 
 def figure(rows: int, columns: int, size: tuple[float, float]):
-    """A matplotlib figure and its axes ``[rows, columns]``; ImportError with the install line without matplotlib."""
+    """A matplotlib figure and its axes ``[rows, columns]``; ImportError with the install command without it."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
@@ -138,9 +139,9 @@ class Traces:
 
 @contextmanager
 def record(net: nn.Module) -> Iterator[Traces]:
-    """Record the neurons of ``net`` for as long as the context lasts; the traces are complete when it ends.
+    """Record the neurons of ``net`` within the context; the traces are complete when it ends.
 
-    Raises ValueError at the end where a neuron ran on inputs of several shapes, which make no one trace.
+    Raises ValueError at the end if a neuron ran on inputs of several shapes, which do not form one trace.
     """
     steps: dict[str, list[dict[str, Tensor]]] = {}
 
@@ -177,12 +178,12 @@ class GradientNorms:
     norms: dict[str, dict[str, Tensor]]
 
     def plot(self, path: str | Path) -> None:
-        """Draw the gradient of the input, and the largest of the states', over the time steps; logarithmic."""
+        """Draw the gradient of the input, and the largest gradient of the states, over the time steps; logarithmic."""
         drawn, axes = figure(1, 2, (11, 4))
         for (title, chosen), axis in zip((("input", _of_input), ("state", _of_state)), axes[0]):
             for name, norms in self.norms.items():
                 values = chosen(norms)
-                # Zero has no place on a logarithmic axis: the line ends where the gradient is lost altogether.
+                # A logarithmic axis cannot show zero: the line ends where the gradient is zero.
                 axis.plot(torch.where(values > 0, values, torch.nan), label=name, linewidth=1.5)
             axis.set_yscale("log")
             axis.set_xlabel("time step")
@@ -209,7 +210,7 @@ def gradient_norms(
     its last step into one number, by default the sum. Networks run in evaluation mode and keep their own gradients
     as they were. A norm that falls to zero towards the start is the vanishing gradient.
 
-    Raises ValueError for a network without neurons, whose state could be looked at.
+    Raises ValueError for a network without neurons of this package.
     """
     nets = nets if isinstance(nets, dict) else {type(nets).__name__: nets}
     return GradientNorms({name: _norms_of(net, x_seq, loss) for name, net in nets.items()})
@@ -245,9 +246,9 @@ def vanishing_gradient(
 ) -> GradientNorms:
     """The plot that motivates gated neurons: plain LIF, input-gated ("v1") and recurrent-gated ("v2"), untrained.
 
-    A linear layer drives each on the same noise ``[steps, 1, 40]``. The plain LIF has its usual leak of 0.95; the
-    gates start open, by ``gate_bias`` on f, as the forget gate of an LSTM does by custom: a gate at sigmoid(5) loses
-    0.7 % of the gradient per step, and unlike a leak it is set by the input. With ``path`` the norms are drawn too.
+    A linear layer drives each on the same noise ``[steps, 1, 40]``. The plain LIF has its usual leak of 0.95. The gates
+    start open, with ``gate_bias`` on f, as is usual for the forget gate of an LSTM: a gate at sigmoid(5) loses 0.7 % of
+    the gradient per step, and unlike a leak it depends on the input. With ``path`` the norms are drawn too.
 
     Source of the argument: PR22 (:mod:`neurons.spike`), the section on vanishing gradients.
     """

@@ -6,8 +6,8 @@
     y = Q(U)
     U = U - y
 
-Q is the multi-bit spike of :mod:`neurons.spike`, so the range takes the threshold's place. As in PR22, and unlike
-the binary neuron, the reset passes gradient through y. With a leak of 1 it is PR22's input encoder:
+Q is the multi-bit spike of :mod:`neurons.spike`; its range takes the place of the threshold. The reset passes gradient
+through y, as in PR22 but unlike in the binary neuron. With a leak of 1 it is PR22's input encoder:
 ``acc += x; out = Q(acc); acc -= out``.
 """
 
@@ -42,9 +42,9 @@ def multibit_lif_step(
 class MultiBitLIF(MultiBitNeuron):
     """Multi-bit LIF over a sequence ``[T, B, N]``.
 
-    ``leak`` starts in [0, 1], and is clipped to it where it is used; it is one per layer or, given as a tensor ``[N]``,
-    one per channel;
-    ``bits``, ``threshold_levels`` and the range are those of the spike (:class:`neurons.spike.TrackedRange`).
+    ``leak`` starts in [0, 1] and is clipped to it when used. A number is shared by the layer, a tensor ``[N]`` has one
+    value per channel. ``bits``, ``threshold_levels`` and the range are those of the spike
+    (:class:`neurons.spike.TrackedRange`).
     """
 
     State = MembraneState

@@ -53,9 +53,9 @@ class MultiBitSynapticLIF(MultiBitNeuron):
     """Multi-bit synaptic LIF over a sequence ``[T, B, N]`` of ``channels`` N.
 
     ``tau`` is one learned decay per neuron, the share of the current that is left after a step. It starts at 1, as in
-    PR22, or at another number (or tensor ``[N]``) in [0, 1]: with more, the current would grow without end, and with
-    less than 0 it would change its sign at every step. Training may move it anywhere. ``bits``,
-    ``threshold_levels`` and the range are those of the spike (:class:`neurons.spike.TrackedRange`).
+    PR22, or at another number (or tensor ``[N]``) in [0, 1]: above 1 the current would grow without bound, and below 0
+    it would change its sign at every step. Training may move it anywhere. ``bits``, ``threshold_levels`` and the range
+    are those of the spike (:class:`neurons.spike.TrackedRange`).
     """
 
     State = SynapticState

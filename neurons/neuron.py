@@ -1,7 +1,7 @@
-"""What all neurons share: explicit state, checks of what goes in, and the reference scan.
+"""What all neurons share: explicit state, checks of the input, and the reference scan.
 
 A neuron is a pure **step** ``(x, state, parameters) -> (y, state)`` and a :class:`Neuron` that holds the
-parameters. The step is the definition; :func:`reference_scan` runs it along a sequence.
+parameters. The step is the definition of the neuron; :func:`reference_scan` runs it along a sequence.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ def reference_scan(step: Step, x_seq: Tensor, state: Any, parameters: Any) -> tu
 
 
 def _apart(y: Tensor, state: Any, dtype: torch.dtype) -> tuple[Tensor, Any]:
-    """A step's output in this type and its state, with no memory in common: either may be changed in place."""
+    """A step's output in this type, and its state. They share no memory, so either may be changed in place."""
     y = y.to(dtype)
     return (y.clone() if any([y is part for part in state]) else y), state
 
@@ -56,7 +56,7 @@ def halves(x: Tensor) -> tuple[Tensor, Tensor]:
 def over_channels(parameter: Tensor, like: Tensor) -> Tensor:
     """A parameter of one element, or of one per channel ``[N]``, shaped to broadcast over ``like [B, N, ...]``.
 
-    In the type of ``like``, a state: the parameters' own type never decides the type that a state is kept in.
+    It gets the type of ``like``, a state: the type of a parameter never decides the type of a state.
     """
     parameter = parameter.to(like.dtype)
     if parameter.dim() == 0:
@@ -65,16 +65,16 @@ def over_channels(parameter: Tensor, like: Tensor) -> Tensor:
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """State is kept in float32 for half-precision input, else in the input's own type."""
+    """The type of the state: float32 for half-precision input, else the input's own type."""
     return dtype if dtype == torch.float64 else torch.float32
 
 
 class Neuron(nn.Module):
     """Base of every neuron: calling it on ``x_seq [T, B, ...]`` scans the sequence from an explicit state.
 
-    A sequence in chunks, each from the state that the last one left, gives what the whole one gives; only a range
-    that is tracked in training takes every chunk for a sequence. Single steps are one sequence, which begins where no
-    state is given.
+    A sequence in chunks, each started from the final state of the previous one, gives the same as the whole sequence.
+    There is one exception: in training, a tracked range counts every chunk as a sequence. Single steps count as one
+    sequence, which begins when no state is given.
 
     A new neuron subclasses this, names its ``State`` (a NamedTuple of tensors, each of the shape of one
     output step), says in ``inputs_per_neuron`` how many input channels it takes for one output channel,
@@ -86,7 +86,7 @@ class Neuron(nn.Module):
     State: ClassVar[Any]
     inputs_per_neuron: ClassVar[int] = 1
     multi_bit: ClassVar[bool] = False
-    """Fires the spike of several bits (:mod:`neurons.spike`)."""
+    """Whether it fires multi-bit spikes (:mod:`neurons.spike`)."""
     name: ClassVar[str] = ""
     """The registered name, set by :func:`neurons.register`."""
     last_backend: str | None = None
@@ -106,9 +106,9 @@ class Neuron(nn.Module):
 
     @property
     def backend(self) -> str:
-        """What is to run a scan: "auto", "torch", "cpu" or "cupy" (:mod:`neurons.kernels`). A single step is torch's.
+        """What runs a scan: "auto", "torch", "cpu" or "cupy" (:mod:`neurons.kernels`). A single step runs in torch.
 
-        Setting it raises ValueError for another name, ImportError where the kernel's library is missing.
+        Setting it raises ValueError for another name, ImportError if the kernel's library is missing.
         """
         return self._asked_backend
 
@@ -125,7 +125,7 @@ class Neuron(nn.Module):
 
     @property
     def channels(self) -> int | None:
-        """Output channels N where a parameter fixes them, else None (any number)."""
+        """Output channels N if a parameter fixes them, else None (any number)."""
         return None
 
     def forward(self, x_seq: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -157,14 +157,14 @@ class Neuron(nn.Module):
         return _apart(*self.step(x, state, self.step_parameters()), x.dtype)
 
     def shown_membrane(self, y: Tensor, state: Any) -> Tensor:
-        """The membrane of ``state``, which a step left that put out ``y``, for a caller who may take a loss of it."""
+        """The membrane of ``state`` for a caller who may compute a loss of it; ``y`` is the output of the same step."""
         return state.membrane
 
     def finish_sequence(self) -> None:
-        """Close a sequence that was fed step by step: the next step begins a new one for a tracked range."""
+        """End a sequence that was fed step by step: for a tracked range, the next step begins a new one."""
 
     def still(self) -> contextlib.AbstractContextManager[None]:
-        """Within it forwards are as ever and leave no trace: a tracked range stays as it is."""
+        """Context in which forwards run as usual but leave a tracked range unchanged."""
         return contextlib.nullcontext()
 
     def train(self, mode: bool = True):
@@ -179,7 +179,7 @@ class Neuron(nn.Module):
         return torch.Size(shape)
 
     def initial_state(self, x: Tensor, sequence: bool = True) -> Any:
-        """A state of zeros for input ``x``, in float32 at least."""
+        """A state of zeros for input ``x``, at least float32."""
         shape, dtype = self.output_shape(x, sequence), state_dtype(x.dtype)
         return self.State(*[x.new_zeros(shape, dtype=dtype) for _ in self.State._fields])
 
@@ -200,7 +200,7 @@ class Neuron(nn.Module):
         per = self.inputs_per_neuron
         if channels % per:
             raise ValueError(
-                f"{who} takes {per} input channels a neuron, so their number must be a multiple of {per}; "
+                f"{who} takes {per} input channels per neuron, so their number must be a multiple of {per}; "
                 f"got {channels}"
             )
         own = self.channels
@@ -208,7 +208,7 @@ class Neuron(nn.Module):
             raise ValueError(f"{who} has {own} neurons and takes {per * own} channels; got {channels}")
 
     def _device(self) -> torch.device | None:
-        """The device of the first parameter or buffer; ``parameters()`` takes longer than many a step."""
+        """The device of the first parameter or buffer; ``parameters()`` can take longer than a step."""
         for module in (self, *filter(None, self._modules.values())):
             for tensor in (*module._parameters.values(), *module._buffers.values()):
                 if tensor is not None:
@@ -216,7 +216,7 @@ class Neuron(nn.Module):
         return None
 
     def _ran(self, backend: str | None) -> None:
-        object.__setattr__(self, "last_backend", backend)  # nn.Module's own takes longer than many a step
+        object.__setattr__(self, "last_backend", backend)  # nn.Module's own can take longer than a step
 
     def checked_state(self, state: Any, x: Tensor, sequence: bool) -> Any:
         """``state`` as this neuron's State, or an error that says which part does not fit the input."""
@@ -243,10 +243,10 @@ class Neuron(nn.Module):
 
 @contextlib.contextmanager
 def unchanging(net: nn.Module) -> Iterator[None]:
-    """Within it the parameters, ranges and settings of the neurons of ``net`` must stay as they are.
+    """Context in which the parameters, ranges and settings of the neurons of ``net`` must not change.
 
-    They are then looked at once and not in every call, which takes many times as long as one time step: a network that
-    is called step by step on the CPU, without gradients, runs faster. What is computed is the same::
+    They are then read once instead of in every call, where it takes many times as long as one time step. So a network
+    that is called step by step on the CPU, without gradients, runs faster. The results are the same::
 
         with torch.inference_mode(), neurons.unchanging(net):
             for x in steps:
@@ -265,14 +265,14 @@ def unchanging(net: nn.Module) -> Iterator[None]:
 
 
 def _scans_as_registered(neuron: Neuron) -> bool:
-    """Whether a kernel is all there is to the neuron's scan: neither its class nor anybody else changed it."""
+    """Whether the kernel computes all of the neuron's scan: neither its class nor anybody else has changed it."""
     operator = kernels.OPERATORS.get(neuron.name)
     known = operator is not None and type(neuron) is operator.declared_by and not operator.kernel.recurrent
     return known and not {"scan", "step"} & neuron.__dict__.keys()
 
 
 def _bits(neuron: "MultiBitNeuron", bits: int) -> int:
-    """``bits`` that go with the threshold; at full precision any does, and waits for fewer bits."""
+    """``bits``, checked against the threshold. At full precision any threshold may wait for fewer bits."""
     waits = is_whole(bits) and bits == FULL_PRECISION
     check_bits(bits, 0 if waits else neuron.__dict__.get("threshold_levels", 0))
     return int(bits)
@@ -286,8 +286,8 @@ def _threshold_levels(neuron: "MultiBitNeuron", threshold_levels: int) -> int:
 class MultiBitNeuron(Neuron):
     """Base of the neurons that fire the multi-bit spike: holds its bits, threshold and tracked range.
 
-    ``bits`` and ``threshold_levels`` may be set later too. Fewer bits need a threshold that leaves a level to fire, so
-    lower the threshold first.
+    ``bits`` and ``threshold_levels`` may also be set later. With fewer bits the threshold must still leave a level that
+    fires, so lower the threshold first.
     """
 
     multi_bit = True
@@ -312,7 +312,7 @@ class MultiBitNeuron(Neuron):
         return MultiBitSpike(self.spike_range.value(), self.bits, self.threshold_levels)
 
     def step_parameters_with(self, spike: Callable[[Tensor], Tensor]) -> Any:
-        """The parameters of ``step`` with this spike function in them."""
+        """The parameters of ``step``, with this spike function."""
         raise NotImplementedError
 
     def step_parameters(self) -> Any:
@@ -375,9 +375,9 @@ class MultiBitNeuron(Neuron):
             self.spike_range.observe(start, spike.minimum, spike.maximum, observed)
 
     def shown_membrane(self, y: Tensor, state: Any) -> Tensor:
-        """Also straight through: the membrane after the reset, with the gradient of the membrane before it.
+        """The membrane after the reset, with the gradient of the membrane before it.
 
-        V - Q(V) itself has none where Q passes it straight through, so that a loss of it would train nothing.
+        V - Q(V) itself has no gradient where Q passes it straight through, so a loss of it would train nothing.
         """
         return _ShownMembrane.apply(state.membrane, y)
 
@@ -392,7 +392,7 @@ class MultiBitNeuron(Neuron):
 
 
 class _ShownMembrane(torch.autograd.Function):
-    """The membrane after the reset forward; backward as if it were the one before it, ``membrane + y``."""
+    """Forward, the membrane after the reset; backward, the gradient of the membrane before it, ``membrane + y``."""
 
     generate_vmap_rule = True
 
@@ -429,10 +429,10 @@ class _Clip(torch.autograd.Function):
 
 
 def clip(value: Tensor, low: float, high: float) -> Tensor:
-    """``value`` clipped to ``[low, high]``, with a gradient that leads back into it.
+    """``value`` clipped to ``[low, high]``, with a gradient that leads back into the interval.
 
-    Outside, the gradient passes where descent on it goes towards the interval, and is zero where it goes further
-    away: with ``clamp`` a parameter that one step of training took outside would stay there for good.
+    Outside, the gradient passes if descent on it moves the value towards the interval, and is zero otherwise. With
+    ``clamp``, a parameter that one training step took outside would stay there forever.
     """
     needs_gradient = torch.is_grad_enabled() and value.requires_grad
     return _Clip.apply(value, low, high) if needs_gradient else value.clamp(low, high)
@@ -446,13 +446,13 @@ def check_channels(channels: int) -> int:
 
 
 class MembraneState(NamedTuple):
-    """State of a neuron with a membrane alone, of shape ``[B, N]``, after the reset."""
+    """State of a neuron with only a membrane: ``[B, N]``, after the reset."""
 
     membrane: Tensor
 
 
 class SynapticState(NamedTuple):
-    """State of a neuron with a synaptic current, each ``[B, N]``; the membrane after the reset."""
+    """State of a neuron with a synaptic current and a membrane (after the reset), each ``[B, N]``."""
 
     synaptic_current: Tensor
     membrane: Tensor

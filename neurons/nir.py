@@ -5,19 +5,19 @@
     graph = neurons.nir.export(nn.Sequential(nn.Linear(40, 64), neurons.LearnableLIF()))
     nir.write("network.nir", graph)
 
-Plain neurons and those of both plug-ins are exported alike. What NIR can express is written exactly; what it cannot is
-refused with the reason. The plug-ins' neurons are refused by the libraries' own exporters, which would write another
+Plain neurons and those of both plug-ins are exported alike. What NIR can express is written exactly; anything else is
+refused with the reason. The libraries' own exporters refuse the plug-ins' neurons, because they would write a different
 neuron.
 
 NIR's own ``LIF`` resets the membrane to a fixed value when it fires, and a learnable LIF subtracts its threshold, so
-that the rest of the charge stays. The two fire differently wherever the input overshoots. A learnable LIF is therefore
-written as a small graph of primitives that snnTorch's and SpikingJelly's importers both know. With ``[t-1]`` what an
-edge that closes a loop carries, the value of the step before, as both importers and NIR's discrete-time convention
-have it::
+that the rest of the charge stays. The two fire differently wherever the input overshoots. So a learnable LIF is written
+as a small graph of primitives that the importers of snnTorch and of SpikingJelly both know. ``[t-1]`` marks an edge
+that closes a loop. It carries the value of the previous step, as in both importers and in NIR's discrete-time
+convention::
 
     charge   = x + leak[t-1]              Linear, identity
     scaled   = charge / theta             Linear, diagonal
-    fire     = 1 if scaled > 1            CubaLIF with both time constants of one time step: it keeps nothing
+    fire     = 1 if scaled > 1            CubaLIF with both time constants one time step: it keeps nothing
     reset    = -theta * fire              Linear, diagonal
     membrane = charge + reset             Linear, identity
     leak     = lambda * membrane          Linear, diagonal
@@ -44,17 +44,17 @@ if TYPE_CHECKING:
     import nir
 
 TIME_STEP = 1e-4
-"""Seconds a step: what snnTorch assumes and what SpikingJelly's importer takes by default."""
+"""Seconds per step: the value that snnTorch assumes, and the default of SpikingJelly's importer."""
 
 
 def export(net: nn.Module, channels: int | None = None) -> "nir.NIRGraph":
-    """``net`` as a NIR graph for input ``[B, channels]`` a time step: a neuron, an ``nn.Linear`` or a Sequential.
+    """``net`` (a neuron, an ``nn.Linear`` or a Sequential) as a NIR graph for input ``[B, channels]`` per time step.
 
-    ``channels`` is needed only where no layer before the first neuron says how many there are. The graph's nodes are
-    named so that their alphabetical order, in which a file holds them, is the order of execution.
+    ``channels`` is needed only if no layer before the first neuron fixes their number. The graph's nodes are named so
+    that their alphabetical order, in which a file stores them, is the order of execution.
 
-    Raises NotImplementedError with the reason for what NIR cannot express, ValueError for channels that do not fit or
-    are not known, ImportError with the install line without the ``nir`` package.
+    Raises NotImplementedError with the reason for anything that NIR cannot express, ValueError for channels that do not
+    fit or are unknown, ImportError with the install command if the ``nir`` package is missing.
     """
     graph = _Graph()
     for place, (name, layer) in enumerate(_layers(net, "")):
@@ -138,7 +138,7 @@ def _per_channel(value: Tensor, channels: int) -> np.ndarray:
 
 
 class _Graph:
-    """Nodes and edges as they are gathered; ``last`` is the node whose output goes on."""
+    """The nodes and edges collected so far; ``last`` is the node whose output feeds the next."""
 
     def __init__(self):
         try:
@@ -162,7 +162,7 @@ class _Graph:
         self.edges += [(source, name) for source in sources]
 
     def diagonal(self, name: str, values: np.ndarray, sources: list[str]) -> None:
-        # nir.Scale is what this is, but neither library's importer knows it.
+        # This is a nir.Scale, but neither library's importer knows that node.
         self.add(name, self.nir.Linear(np.diag(values).astype(np.float32)), sources)
 
     def threshold(self, name: str, channels: int, source: str) -> None:

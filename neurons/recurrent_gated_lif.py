@@ -61,7 +61,7 @@ def recurrent_gated_lif_step(
 class RecurrentGatedLIF(MultiBitNeuron):
     """Recurrent-gated LIF over a sequence ``[T, B, 2N]``, gate half first; returns ``[T, B, N]`` of ``channels`` N.
 
-    Learns ``recurrent_weight`` U; f and c come from the layer before, such as :class:`neurons.GatedCurrents`, whose
+    It learns ``recurrent_weight`` U; f and c come from the layer before, such as :class:`neurons.GatedCurrents`, whose
     start lets the neurons remember. ``bits``, ``threshold_levels`` and the range are those of the spike
     (:class:`neurons.spike.TrackedRange`). Start with a fixed range, ``initial_range=2.0, range_tracking="fixed"``:
     with a tracked one, which moves while U is learned, training fails from some seeds.

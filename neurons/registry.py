@@ -22,11 +22,11 @@ _registered: dict[str, type[Neuron]] = {}
 
 
 def register(name: str):
-    """Class decorator: make a :class:`neurons.Neuron` known by ``name``, in every library.
+    """Class decorator: register a :class:`neurons.Neuron` under ``name``, for every library.
 
-    A class that is defined again, as a notebook's cell that is run again does, takes the place of the one before.
+    A class that is defined again, as when a notebook cell is run again, replaces the earlier one.
     If the class declares a ``kernel`` of its own, the operators of its fused scan are defined. Raises ValueError if
-    another class has the name or the class has one already, TypeError if the class is no Neuron with a ``State``.
+    another class has the name or the class already has a name, TypeError if the class is no Neuron with a ``State``.
     """
     if not isinstance(name, str):
         raise TypeError(f'register takes a name, as in @neurons.register("my-neuron"); got {name!r}')
@@ -39,7 +39,7 @@ def register(name: str):
             raise ValueError(f"{neuron.__qualname__} is registered already, as {neuron.name!r}")
         if before is not None and not is_defined_again(before, neuron):
             raise ValueError(f"the neuron name {name!r} is taken by {before.__qualname__}")
-        if "kernel" in vars(neuron):  # and not its parent's, whose step it may have changed
+        if "kernel" in vars(neuron):  # not an inherited one: the class may have changed the step
             takes = neuron.multi_bit, neuron.inputs_per_neuron
             define(Operator(name, neuron, neuron.State._fields, vars(neuron)["kernel"], *takes))
         neuron.name = name
@@ -50,7 +50,7 @@ def register(name: str):
 
 
 def is_defined_again(before: type, now: type) -> bool:
-    """Whether ``now`` is the class ``before`` from a second run of the code that defines it."""
+    """Whether ``now`` is the class ``before``, defined again by the same code."""
     return (before.__module__, before.__qualname__) == (now.__module__, now.__qualname__)
 
 
@@ -71,8 +71,8 @@ def neuron_class(name: str) -> type[Neuron]:
 def create(name: str, *args, library: str = "torch", **options) -> nn.Module:
     """Build the neuron ``name`` for ``library``: "torch" (explicit state), "spikingjelly" or "snntorch".
 
-    Arguments and options are those of the neuron's class, and of the library's own neurons for the rest.
-    Raises ValueError for an unknown name or library, ImportError with the install line for a missing library.
+    Arguments and options are those of the neuron's class; the plug-ins add those of the library's own neurons. Raises
+    ValueError for an unknown name or library, ImportError with the install command for a missing library.
     """
     neuron = neuron_class(name)
     if library not in LIBRARIES:

@@ -1,11 +1,11 @@
-"""Forwards that are run a second time in a backward, as activation checkpointing does.
+"""Forwards that run a second time inside a backward, as in activation checkpointing.
 
-A forward that is repeated must start from what the first run started from (the range in force, the state that a plug-in
-carries), though both have moved since, and it must move neither again. So a first run that may be repeated leaves a
-note of what it started from, and its repetition looks that note up (:class:`Notes`).
+A repeated forward must start from the same range and state as the first run, although both have changed since, and it
+must not change them again. So a first run that may be repeated leaves a note of what it started from, and its
+repetition looks that note up (:class:`Notes`).
 
-The first run of what is repeated saves nothing for the backward, or it would be pointless: it runs without gradients
-(reentrant checkpointing) or with hooks on what is saved (the other kind). All other forwards leave no note.
+Such a first run saves nothing for the backward: it runs without gradients (reentrant checkpointing) or with hooks on
+saved tensors (the other kind). All other forwards leave no note.
 """
 
 import functools
@@ -22,35 +22,35 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 NAMESPACE = "snn_zoo"
 LIMIT = 1024
-"""Notes that are kept: as many forwards may lie between a first run and its repetition."""
+"""The number of notes that are kept. At most this many forwards may lie between a first run and its repetition."""
 SAMPLED = 64
-"""Values of each input that a note holds."""
+"""The number of values of each input that a note holds."""
 NEAR = 1e-2
-"""Inputs that differ by less, in proportion, are those of a repetition: products may round differently in it."""
+"""The relative difference below which an input is that of a repetition, in which products may round differently."""
 ALIKE = 1e-5
-"""Notes whose distances differ by less than this are equally near."""
+"""Notes whose distances differ by less than this count as equally near."""
 
 
 def is_repeated() -> bool:
-    """Whether a backward is running, so that this forward is a repetition."""
+    """Whether a backward is running; a forward in it is a repetition."""
     return torch._C._current_graph_task_id() != -1
 
 
 def may_be_repeated() -> bool:
-    """Whether a backward may run this forward again: see the head of this module."""
+    """Whether a backward may run this forward again: see this module's docstring."""
     if torch.is_inference_mode_enabled():
         return False
     return not torch.is_grad_enabled() or saves_with_hooks()
 
 
 def saves_with_hooks() -> bool:
-    """Whether hooks decide what becomes of the tensors that autograd saves."""
+    """Whether hooks on the tensors that autograd saves are active."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 @dataclass(eq=False)
 class _Note:
-    """``value``, and what tells the forward that left it from others."""
+    """``value``, and what identifies the forward that left it."""
 
     kind: tuple
     """Shapes, types and devices of the inputs."""
@@ -58,15 +58,15 @@ class _Note:
     """Some values of each input, as float32."""
     value: Any
     sequence: int
-    """Autograd's number for the next node when the forward began."""
+    """Autograd's sequence number when the forward began."""
     region: int | None
-    """Forwards that share a checkpoint which is not reentrant share this."""
+    """The same for all forwards within one non-reentrant checkpoint."""
     used: tuple | None = None
     """The repetition that used it last."""
 
 
 class Notes:
-    """The newest notes of one module. Neither copied nor pickled along with it: a copy has no forward to repeat."""
+    """The newest notes of one module. They are not copied or pickled with it: a copy has no forward to repeat."""
 
     def __init__(self):
         self._kept: deque[_Note] = deque(maxlen=LIMIT)
@@ -75,7 +75,7 @@ class Notes:
         number = next(_numbers)
         with torch.inference_mode(False):
             self.number = torch.tensor(number, device="cpu", dtype=torch.int64)
-        """Names these notes in a compiled graph."""
+        """Identifies these notes in a compiled graph."""
         _NOTES[number] = self
 
     def __reduce__(self):
@@ -83,16 +83,16 @@ class Notes:
 
     def add(self, inputs: Sequence[Tensor], value: Any) -> None:
         """Note that a forward of ``inputs`` started from ``value``."""
-        if self._any_used:  # what a backward before this forward used is done with
+        if self._any_used:  # notes used by an earlier backward are no longer needed
             self._kept, self._any_used = deque((note for note in self._kept if not note.used), LIMIT), False
             self._passed_on = (), None
         hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-        # The hook that unpacks lives as long as what was saved under it.
+        # The unpack hook lives as long as the tensors saved under it.
         sequence, region = torch._C._autograd._get_sequence_nr(), None if hooks is None else id(hooks[1])
         self._kept.append(_Note(*_outline(inputs), value, sequence, region))
 
     def find(self, inputs: Sequence[Tensor]) -> Any:
-        """What the forward that is repeated with ``inputs`` started from; RuntimeError where that is not known."""
+        """The start of the forward that is repeated with ``inputs``; RuntimeError if no note of it is found."""
         kind, sample = _outline(inputs)
         notes = [note for note in self._kept if note.kind == kind]
         distances = _distances(sample, torch.stack([note.sample for note in notes])).tolist() if notes else []
@@ -110,11 +110,11 @@ class Notes:
         return chosen.value
 
     def pass_on(self, state: Sequence[Any]) -> None:
-        """Keep the state that a repeated forward led to for the next one of the same repetition."""
+        """Keep a repeated forward's final state for the next forward of the same repetition."""
         self._passed_on = _repetition(), tuple(state)
 
     def passed_on(self) -> tuple | None:
-        """What :meth:`pass_on` kept, if this repetition did."""
+        """What :meth:`pass_on` kept in this repetition, if anything."""
         repetition, state = self._passed_on
         return state if repetition == _repetition() else None
 
@@ -124,13 +124,13 @@ _NOTES: "weakref.WeakValueDictionary[int, Notes]" = weakref.WeakValueDictionary(
 
 
 def _repetition() -> tuple[int, int]:
-    """Names the part of the network that is now repeated: a backward, and the node in it that asked."""
+    """Identifies the part of the network that is being repeated: the backward, and the node in it that asked."""
     node = torch._C._current_autograd_node()
     return torch._C._current_graph_task_id(), -1 if node is None else node._sequence_nr()
 
 
 def _in_order(notes: list[_Note]) -> _Note:
-    """That of several notes of one input which comes next in the part of the network that is now repeated."""
+    """Of several notes with the same input, the next in order in the part of the network that is being repeated."""
     repetition = _, at = _repetition()
     reentrant = [note for note in notes if note.region is None and note.sequence > at]
     others = [note for note in notes if note.region is not None and note.sequence <= at]
@@ -143,7 +143,7 @@ def _in_order(notes: list[_Note]) -> _Note:
 
 
 def _outline(inputs: Sequence[Tensor]) -> tuple[tuple, Tensor]:
-    """Kind and sample of these inputs."""
+    """The kind and a sample of these inputs."""
     with torch.no_grad(), _disable_current_modes():
         kind = tuple((x.shape, x.dtype, x.device) for x in inputs)
         picked = [x.detach().take(_places(x.numel(), x.device)).float() for x in inputs]
@@ -152,7 +152,7 @@ def _outline(inputs: Sequence[Tensor]) -> tuple[tuple, Tensor]:
 
 @functools.lru_cache(maxsize=256)
 def _places(count: int, device: torch.device) -> Tensor:
-    """Where in an input of so many values its sample is taken. At random: at even distances it may be one channel."""
+    """The places of the sample in an input of ``size`` values. Random: even spacing may hit a single channel only."""
     with torch.inference_mode(False):
         generator = torch.Generator("cpu").manual_seed(0)
         places = torch.randint(max(count, 1), (min(count, SAMPLED),), generator=generator, device="cpu")
@@ -160,7 +160,7 @@ def _places(count: int, device: torch.device) -> Tensor:
 
 
 def _distances(sample: Tensor, others: Tensor) -> Tensor:
-    """How far each row of ``others`` is from ``sample``, in proportion; values that are not finite count as equal."""
+    """The relative distance of each row of ``others`` from ``sample``; values that are not finite count as equal."""
     same = (others == sample) | (others.isnan() & sample.isnan())
     difference = torch.where(same, 0.0, others - sample).double().norm(dim=1)
     size = torch.where(sample.isfinite(), sample, 0.0).double().norm()
@@ -168,7 +168,7 @@ def _distances(sample: Tensor, others: Tensor) -> Tensor:
 
 
 def start_of(notes: Notes, inputs: Sequence[Tensor], start: Any) -> tuple[Any, bool]:
-    """What a forward of ``inputs`` starts from, ``start`` unless it is repeated; and whether it is a first run."""
+    """What a forward of ``inputs`` starts from (``start`` unless it is a repetition), and whether it is a first run."""
     if is_repeated():
         return notes.find(inputs), False
     if may_be_repeated():
@@ -177,10 +177,10 @@ def start_of(notes: Notes, inputs: Sequence[Tensor], start: Any) -> tuple[Any, b
 
 
 def carried(notes: Notes, x: Tensor, state: tuple, training: bool) -> tuple[tuple, bool]:
-    """The state that a module which carries its own starts from on ``x``, and whether this is a first run.
+    """The initial state on ``x`` of a module that carries its own state, and whether this is a first run.
 
-    ``state`` is what it carries now. In evaluation, where what runs without gradients is hardly ever repeated, only
-    forwards under hooks are noted.
+    ``state`` is what it carries now. In evaluation only forwards under hooks leave a note, because there a forward
+    without gradients is hardly ever repeated.
     """
     if torch.compiler.is_compiling():
         if training or torch.is_grad_enabled():
@@ -188,8 +188,7 @@ def carried(notes: Notes, x: Tensor, state: tuple, training: bool) -> tuple[tupl
         return state, True
     if is_repeated():
         noted = notes.find((x,))
-        # Gradients pass through the state that a call before this one in the same repetition led to, or that somebody
-        # put back before it.
+        # Gradients pass through a state that an earlier call of the same repetition left, or that somebody restored.
         for found in (notes.passed_on(), state):
             if found is not None and all(map(_near, found, noted)):
                 return found, False
@@ -200,12 +199,12 @@ def carried(notes: Notes, x: Tensor, state: tuple, training: bool) -> tuple[tupl
 
 
 def _leaf(part: Any) -> Any:
-    """This part of a state without the graph behind it, but as one that autograd saves as much for."""
+    """This part of a state without its graph, but such that autograd saves the same tensors for it."""
     return part.detach().requires_grad_(part.requires_grad) if isinstance(part, Tensor) else part
 
 
 def _near(part: Any, other: Any) -> bool:
-    """Whether two parts of a state are the same but for roundings."""
+    """Whether two parts of a state are equal up to rounding."""
     if not (isinstance(part, Tensor) and isinstance(other, Tensor)):
         return type(part) is type(other) and part == other
     if (part.shape, part.dtype, part.device) != (other.shape, other.dtype, other.device):
@@ -214,7 +213,7 @@ def _near(part: Any, other: Any) -> bool:
         return _distances(other.reshape(-1), part.reshape(1, -1)).item() <= NEAR
 
 
-# In a compiled graph that has to be asked when the graph runs. CUDA graphs would not ask again.
+# A compiled graph must ask this each time it runs. CUDA graphs would ask only once.
 
 _TAGS = [torch.Tag.cudagraph_unsafe] if hasattr(torch.Tag, "cudagraph_unsafe") else []
 
@@ -246,7 +245,7 @@ def _define(name: str, schema: str, kernel: Callable, shapes: Callable) -> None:
 _define(
     "start_of_forward", "(Tensor number, Tensor[] inputs, Tensor[] start) -> Tensor[]", _start_in_graph, _start_like
 )
-# It changes nothing. Said to, it is neither left out nor itself repeated within a graph.
+# It changes nothing, but is declared to: so the compiler neither removes it nor repeats it within a graph.
 _define("refuse_repetition", "(Tensor(a!) number) -> ()", _refuse_in_graph, lambda number: None)
 start_in_graph = torch.ops.snn_zoo.start_of_forward.default
 refuse_in_graph = torch.ops.snn_zoo.refuse_repetition.default

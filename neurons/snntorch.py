@@ -11,8 +11,8 @@
 
     net = nn.Sequential(nn.Linear(784, 10), neurons.snntorch.LearnableLIF(init_hidden=True, output=True))
 
-``snntorch.utils.reset(net)`` works for them as it does for the library's own: for the direct children of ``net``, and
-for every other network along with it. :func:`reset` here reaches any depth and touches ``net`` alone.
+``snntorch.utils.reset(net)`` treats them as it treats the library's own: it resets only direct children of ``net``, and
+every other network too. :func:`reset` here reaches any depth and touches only ``net``.
 """
 
 import copyreg
@@ -38,7 +38,7 @@ except ModuleNotFoundError as error:
     raise ImportError("neurons.snntorch needs snnTorch; install it with: pip install snntorch") from error
 
 LIBRARY_NAMES = {"spikes": "spk", "synaptic_current": "syn", "membrane": "mem"}
-"""The library's name for a field of a neuron's state; a field that is not here keeps its own."""
+"""The library's name for a field of a neuron's state; any other field keeps its own name."""
 
 
 def reset(net: nn.Module) -> None:
@@ -66,7 +66,7 @@ def detach(net: nn.Module) -> None:
 
 
 class _Leaky(snn.Leaky):
-    __init__ = nn.Module.__init__  # The library's would register its own parameters, which mean nothing here.
+    __init__ = nn.Module.__init__  # The library's would register parameters that mean nothing here.
 
 
 class _Synaptic(snn.Synaptic):
@@ -100,7 +100,7 @@ INSTEAD = {
     **dict.fromkeys(("V", "learn_recurrent", "recurrent", "all_to_all", "linear_features"), _RECURRENCE),
     **dict.fromkeys(("conv2d_channels", "kernel_size"), _RECURRENCE),
 }
-"""What only the library's own neurons have, and what ours have instead."""
+"""What only the library's own neurons have, and what to use instead."""
 
 
 def _flag(name: str) -> Setting[bool]:
@@ -108,31 +108,31 @@ def _flag(name: str) -> Setting[bool]:
 
 
 class PluggedNeuron(Foreign):
-    """What makes a :class:`neurons.Neuron` a neuron of snnTorch; options and parameters are those of the neuron.
+    """Turns a :class:`neurons.Neuron` into a neuron of snnTorch; options and parameters are those of the neuron.
 
     It is called on one time step ``[B, C, ...]``, with the state in the library's order and by the library's names:
-    the last spikes ``spk`` if the neuron feeds them back, the synaptic current ``syn``, the membrane ``mem``. What is
-    not given, or is still as ``reset_mem()`` returned it, starts from the state of the call before, or from zero.
+    the last spikes ``spk`` if the neuron feeds them back, the synaptic current ``syn``, the membrane ``mem``. A part
+    that is not given, or is still as ``reset_mem()`` returned it, continues from the previous call, or starts at zero.
     Returns the spikes and the new state.
 
-    ``init_hidden=True`` returns the spikes alone and keeps the state inside; with ``output=True`` the state is
-    returned as well. The state is never part of the state dict, whose keys are those of the plain neuron.
+    With ``init_hidden=True`` it returns only the spikes and keeps the state inside; ``output=True`` returns the state
+    too. The state is never part of the state dict, whose keys are those of the plain neuron.
 
-    In training, a tracked range takes the steps from one reset to the next (``reset_mem()``, :func:`reset` or
-    ``snntorch.utils.reset``) for one sequence. So let every sequence begin with a reset.
+    In training, a tracked range counts the steps from one reset (``reset_mem()``, :func:`reset` or
+    ``snntorch.utils.reset``) to the next as one sequence. So begin every sequence with a reset.
 
-    The membrane of multi-bit spikes is V - Q(V), the rest that the reset leaves. Where it is returned, a loss of it
-    (``SF.ce_max_membrane_loss``, ``SF.mse_membrane_loss``) trains what goes into V, as if the reset were detached, as
-    it is in snnTorch's own neurons. The tensor that was returned can be handed over to the next call, whose gradient
-    is the neuron's own; a copy of it (``mem.clone()``) takes the gradient of the loss along. Two cases train nothing by
-    such a loss: a compiled neuron, or one in a reentrant checkpoint, that is handed its state; and the attribute
-    ``lif.mem``.
+    The membrane of multi-bit spikes is V - Q(V), the rest that the reset leaves. A loss of the returned membrane
+    (``SF.ce_max_membrane_loss``, ``SF.mse_membrane_loss``) has the gradient of V, as if the reset were detached, as in
+    snnTorch's own neurons. The returned tensor itself can be passed to the next call, which uses the neuron's own
+    gradient; a copy of it (``mem.clone()``) carries the gradient of the loss instead. Such a loss trains nothing in two
+    cases: with the attribute ``lif.mem``, and with a neuron that is given its state while it is compiled or in a
+    reentrant checkpoint.
 
-    In activation checkpointing a call that is repeated starts from the state that was carried to it the first time, and
-    leaves the state that the neuron carries by then.
+    In activation checkpointing, a repeated call starts from the same state as the first time and does not change the
+    state that the neuron carries.
 
-    The state of half-precision input is float32. Spikes come back in the input's type, so that a neuron which is
-    handed its last spikes sees them rounded; with ``init_hidden`` and in ``multi_step`` it does not.
+    For half-precision input the state is float32. Spikes are returned in the input's type, so a neuron that is given
+    its last spikes sees them rounded; with ``init_hidden`` and in ``multi_step`` they are not rounded.
 
     Raises TypeError for an option of snnTorch that means nothing to this neuron, and AttributeError where such an
     attribute is set.
@@ -162,10 +162,10 @@ class PluggedNeuron(Foreign):
         return self._run(super().single_step, input_, False, states, named)
 
     def multi_step(self, input_seq: Tensor, *states: Tensor | None, **named: Tensor | None):
-        """Scan ``input_seq [T, B, C, ...]`` at once; takes and returns what a call does; the spikes are a sequence.
+        """Scan ``input_seq [T, B, C, ...]`` at once. Arguments and results are as in a call; the spikes are a sequence.
 
-        Equals calling the neuron T times and then resetting it, at a fraction of the time. It counts as one
-        whole sequence for a tracked range. ``backend`` says what runs it, and ``last_backend`` what ran.
+        It equals calling the neuron T times and then resetting it, in a fraction of the time. For a tracked range it
+        counts as one whole sequence. ``backend`` says what runs it, and ``last_backend`` what ran.
         """
         return self._run(super().forward, input_seq, True, states, named)
 
@@ -183,14 +183,14 @@ class PluggedNeuron(Foreign):
             self._starts.pass_on(state)
         if self.init_hidden and not self.output:
             return y
-        # Copies: whoever changes what was handed out does not change what is carried to the next call.
+        # Copies, so that a change of the returned tensors does not change the state carried to the next call.
         handed_out = {name: getattr(state, field).clone() for name, field in self._field_of.items() if name != "spk"}
         if "mem" in handed_out and len(input_) and (self.init_hidden or (first and _is_eager())):
             handed_out["mem"] = self._shown(y[-1] if sequence else y, state)
         return y, *handed_out.values()
 
     def _shown(self, y: Tensor, state: Any) -> Tensor:
-        """The membrane for the caller, who may hand it over to the next call too: that goes on from ``state``."""
+        """The membrane for the caller; if it is passed to the next call, that call continues from ``state``."""
         mem = self.shown_membrane(y, state)
         if mem is state.membrane:
             return mem.clone()
@@ -216,7 +216,7 @@ class PluggedNeuron(Foreign):
         return start
 
     def _given(self, states: tuple, named: dict[str, Any]) -> dict[str, Any]:
-        """The parts of the state that the caller handed over, by field."""
+        """The parts of the state that the caller gave, by field."""
         who, names = type(self).__name__, list(self._field_of)
         if len(states) > len(names) or not named.keys() <= set(names[len(states) :]):
             raise TypeError(
@@ -234,7 +234,7 @@ class PluggedNeuron(Foreign):
         return given
 
     def reset_mem(self) -> Tensor | tuple[Tensor, ...]:
-        """Start a new sequence; return the state as a placeholder of shape (0,) each, which stands for zeros."""
+        """Start a new sequence; return placeholders of shape (0,), which stand for a state of zeros."""
         self.finish_sequence()
         self._state = self._no_state()
         ordered = tuple(getattr(self._state, field) for field in self._field_of.values())
@@ -247,8 +247,8 @@ class PluggedNeuron(Foreign):
     def _no_state(self) -> Any:
         return self.State(*[torch.zeros(0) for _ in self.State._fields])
 
-    # The state is no buffer, which DistributedDataParallel would copy from one process to all, and no plain attribute,
-    # which the library's AttributeMonitor would not find: it calls __getattr__.
+    # The state is not a buffer: DistributedDataParallel would copy it from one process to all. Nor is it a plain
+    # attribute: the library's AttributeMonitor, which calls __getattr__, would not find it.
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -257,7 +257,7 @@ class PluggedNeuron(Foreign):
                 return getattr(self._state, self._field_of[name])
             if name in INSTEAD:
                 raise AttributeError(
-                    f"{type(self).__name__} has no {name}: it is called as snnTorch's own neurons are but computes "
+                    f"{type(self).__name__} has no {name}: it is called like snnTorch's own neurons but computes "
                     "something else, and cannot stand for one of them (in an export to NIR, for example)"
                 ) from None
             raise
@@ -269,7 +269,7 @@ class PluggedNeuron(Foreign):
             super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy or a pickle has the state and not the graph behind it, which neither can hold."""
+        """A copy or a pickle holds the state without its graph, which cannot be copied or pickled."""
         return super().__getstate__() | {"_state": self.State(*[value.detach() for value in self._state])}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -278,7 +278,7 @@ class PluggedNeuron(Foreign):
 
 
 def _is_eager() -> bool:
-    """Whether a tensor's own graph can be looked at: no compiler and no transform of torch.func is at work."""
+    """Whether a tensor's graph can be inspected: no compiler and no transform of torch.func is active."""
     return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
@@ -289,9 +289,9 @@ def _is_absent(value: Any) -> bool:
 class _Listed:
     """Stands for one of our neurons in the library's global list, which holds strong references and is never emptied.
 
-    Only ``reset_hidden`` and ``detach_hidden`` of the library's classes go through that list. They ask for the class,
-    read the state to detach it, and write zeros to reset it; a neuron of ours must then finish its sequence and
-    include its last spikes, which the library forgets.
+    Only ``reset_hidden`` and ``detach_hidden`` of the library's classes go through that list. They check the class,
+    read the state to detach it, and write zeros to reset it. On a reset, one of our neurons must also end its sequence
+    and reset its last spikes, which the library does not.
     """
 
     def __init__(self, neuron: PluggedNeuron):
@@ -315,9 +315,9 @@ class _Listed:
 
 
 def _list(neuron: PluggedNeuron) -> None:
-    """Enter ``neuron`` in the library's list, and drop those that no longer exist.
+    """Enter ``neuron`` in the library's list, and remove entries of neurons that no longer exist.
 
-    Not when they cease to exist: that may be while the library loops over the list.
+    They are not removed when they cease to exist: the library may be looping over the list at that moment.
     """
     instances = snn.SpikingNeuron.instances
     instances[:] = [entry for entry in instances if type(entry) is not _Listed or entry.neuron() is not None]
@@ -353,12 +353,12 @@ _NAMED = (LearnableLIF, Integrator, MultiBitLIF, MultiBitSynapticLIF, InputGated
 
 @functools.cache
 def plugged(neuron: type[Neuron]) -> type:
-    """The snnTorch class of a neuron, a third party's too; the same class each time.
+    """The snnTorch class of a neuron, also of one registered elsewhere; the same class each time.
 
-    Its parent in the library is the one that returns as many tensors: Leaky, Synaptic (RSynaptic where the last spikes
-    are part of the state) or Alpha. snnTorch's export to NIR takes a class for its parent, and fails on ours because
-    they lack the parent's parameters; a neuron whose own are called ``beta`` and ``threshold`` would pass for a Leaky.
-    Raises TypeError for what is no class of neuron.
+    Its parent in the library is the class that returns the same number of tensors: Leaky, Synaptic (RSynaptic if the
+    last spikes are part of the state) or Alpha. snnTorch's export to NIR treats a class like its parent, and fails on
+    ours because they lack the parent's parameters; a neuron with parameters called ``beta`` and ``threshold`` would be
+    exported as a Leaky. Raises TypeError if ``neuron`` is not a neuron class.
     """
     if not (isinstance(neuron, type) and issubclass(neuron, Neuron) and hasattr(neuron, "State")):
         raise TypeError(f"plugged takes a subclass of neurons.Neuron that has a State; got {neuron!r}")
@@ -371,7 +371,7 @@ def plugged(neuron: type[Neuron]) -> type:
     others = len(neuron.State._fields) - recurrent
     parent = _Leaky if others < 2 else _Alpha if others > 2 else _RSynaptic if recurrent else _Synaptic
     made = type(neuron.__name__, (PluggedNeuron, neuron, parent), {"__doc__": neuron.__doc__, "__module__": __name__})
-    # No module holds a class made here, so copies and pickles find it through the neuron's.
+    # A class made here is in no module, so copies and pickles find it through the neuron's class.
     copyreg.pickle(made, lambda module: (_unfilled, (neuron,), module.__getstate__()))
     return made
 

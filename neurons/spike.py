@@ -7,12 +7,12 @@ With ``b`` bits, a range ``r`` and a threshold of ``k`` levels (PR22)::
     q = 0 where |q| <= k
     y = q / s
 
-and backward straight through: dy/dV = 1 inside ``[-r, r]``, 0 outside. The range itself gets no
+Backward, the gradient passes straight through: dy/dV = 1 inside ``[-r, r]``, 0 outside. The range itself gets no
 gradient; it is tracked (:class:`TrackedRange`).
 
-Two settings lie outside the published formula. *One bit* is a binary spike: with one level of size
-``r/2``, y is ``r/2`` where V exceeds ``r/2`` (both to 0.01 %, by the margin in s) and zero elsewhere (the published
-formula never fires at one bit). *Full precision*, ``bits=32``, is ``y = clip(V, -r, r)``.
+Two settings are not in the published formula. *One bit* is a binary spike: y is ``r/2`` where V exceeds ``r/2`` (both
+to within 0.01 %, because of the margin in s) and zero elsewhere. (The published formula never fires at one bit.) *Full
+precision*, ``bits=32``, is ``y = clip(V, -r, r)``.
 
 Source: Ponghiran and Roy, "Spiking Neural Networks with Improved Inherent Recurrence Dynamics for
 Sequential Learning", AAAI 2022, arXiv 2109.01905 (PR22).
@@ -33,9 +33,9 @@ from neurons.repeats import Notes, start_in_graph, start_of
 
 FULL_PRECISION = 32
 MARGIN = 1 - 1e-4
-"""Keeps the largest membrane a hair under a full level, so that trunc never reaches 2^(b-1)."""
+"""Keeps the largest membrane slightly below a full level, so that trunc never reaches 2^(b-1)."""
 SMALLEST_RANGE = 1e-12
-"""Stands in for a tracked range of zero (a layer that has only seen silence)."""
+"""Replaces a tracked range of zero (of a layer whose membrane has only been zero)."""
 TRACKING = ("sequence", "step", "fixed")
 
 
@@ -54,12 +54,12 @@ def check_bits(bits: int, threshold_levels: int = 0) -> None:
 
 
 def level_count(bits: int) -> int:
-    """2^(b-1), the levels from zero up to the range; one bit has the positive level of two bits."""
+    """2^(b-1), the number of levels from zero to the range; one bit has the positive level of two bits."""
     return 2 ** (max(bits, 2) - 1)
 
 
 class _StraightThrough(torch.autograd.Function):
-    """``spike`` forward; backward the gradient passes where ``|membrane| <= range``."""
+    """Forward, ``spike``; backward, the gradient passes where ``|membrane| <= range``."""
 
     generate_vmap_rule = True
 
@@ -80,7 +80,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class _StraightThroughInForwardMode(_StraightThrough):
-    """With its forward-mode derivative, which torch.compile has no way through."""
+    """With the forward-mode derivative, which torch.compile does not support."""
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, *others) -> Tensor:
@@ -89,7 +89,7 @@ class _StraightThroughInForwardMode(_StraightThrough):
 
 
 def in_forward_mode() -> bool:
-    """Whether derivatives are taken along with the forward (``torch.func.jvp``)."""
+    """Whether forward-mode derivatives are being computed (``torch.func.jvp``)."""
     return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
 
 
@@ -109,16 +109,16 @@ class MultiBitSpike(NamedTuple):
         return level_count(self.bits) * MARGIN / self.spike_range
 
     def levels(self, membrane: Tensor) -> Tensor:
-        """The integer spikes q, as floating point. NaN stays NaN."""
+        """The integer spikes q, as floating-point numbers. NaN stays NaN."""
         r = self.spike_range
-        # trunc, as a division, which the export to ONNX knows
+        # trunc, written as a division because the export to ONNX supports that
         q = torch.div(self.scale * torch.clamp(membrane, -r, r), 1, rounding_mode="trunc")
         if self.bits == 1:
             q = q.clamp(min=0)
         return torch.where(q.abs() <= self.threshold_levels, torch.zeros_like(q), q)
 
     def __call__(self, membrane: Tensor) -> Tensor:
-        # In the type that the state is kept in, as in a kernel.
+        # In the type of the state, as in a kernel.
         r = self.spike_range.detach().to(torch.promote_types(membrane.dtype, torch.float32))
         if self.bits == FULL_PRECISION:
             return torch.clamp(membrane, -r, r)
@@ -130,30 +130,30 @@ class MultiBitSpike(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What a tracked range is made of, each a tensor of one element in float32."""
+    """The values behind a tracked range, each a float32 tensor of one element."""
 
     current: Tensor
-    """The range in force, in membrane units."""
+    """The current range, in membrane units."""
     minimum: Tensor
-    """Moving averages of the membrane's extremes, corrected for their start."""
+    """Moving averages of the membrane's extremes, corrected for their initial bias."""
     maximum: Tensor
     updates: Tensor
-    """How many sequences (or steps) they have seen."""
+    """The number of sequences (or steps) in the averages."""
 
     def moved(self, minimum: Tensor, maximum: Tensor, momentum: float) -> "Statistics":
-        """These after one more sequence (or step) with such extremes; the same where an extreme is not finite."""
+        """The statistics after one more sequence (or step) with these extremes; unchanged if one is not finite."""
         updates = self.updates + 1
         rate = torch.where(updates > 1, momentum / (1 - (1 - momentum) ** updates), 1.0)
         lowest = torch.lerp(self.minimum, minimum.to(self.minimum.dtype), rate)
         highest = torch.lerp(self.maximum, maximum.to(self.maximum.dtype), rate)
-        largest = torch.maximum(lowest.abs(), highest.abs())  # NaN if either is
+        largest = torch.maximum(lowest.abs(), highest.abs())  # NaN if either is NaN
         after = largest.clamp(min=SMALLEST_RANGE), lowest, highest, updates
         finite = torch.isfinite(largest)
         return Statistics(*[torch.where(finite, new, old) for new, old in zip(after, self)])
 
 
 class _Running(NamedTuple):
-    """A sequence that is fed step by step: the statistics that it started from and its extremes so far."""
+    """A sequence that is fed step by step: the statistics at its start, and its extremes so far."""
 
     start: Statistics
     minimum: Tensor
@@ -161,7 +161,7 @@ class _Running(NamedTuple):
 
 
 def _earlier(initial: Tensor, minimum: Tensor, maximum: Tensor, updates: Tensor, momentum: float) -> Statistics:
-    """Statistics as earlier releases saved them: averages that start from zero, to be corrected where they are read."""
+    """Statistics as earlier releases saved them: averages that started from zero and are corrected when read."""
     correction = (1 - (1 - momentum) ** updates).clamp(min=momentum / 2)
     largest = (torch.maximum(minimum.abs(), maximum.abs()) / correction).clamp(min=SMALLEST_RANGE)
     after = largest, minimum / correction, maximum / correction
@@ -185,24 +185,24 @@ def _momentum(_: Any, momentum: float) -> float:
 class TrackedRange(nn.Module):
     """The range r of a layer's spikes: an exponential moving average of the membrane's extremes.
 
-    The n-th update with momentum m takes the averages of the minimum and the maximum towards the extremes::
+    The n-th update, with momentum m, moves the averages of the minimum and the maximum towards the extremes::
 
         rate = m / (1 - (1 - m)^n)
         average = average + rate * (extreme - average)
         r = max(|average of minimum|, |average of maximum|)
 
-    so the first update puts the extremes in the place of ``initial_range``, which is r before it. ``tracking`` says
-    when an update happens, in training mode only: ``"sequence"``, once a sequence, after it was quantised with the
-    range so far (a fused scan can do this); ``"step"``, at every step before that step is quantised, as PR22's code
-    does (reference scan only); ``"fixed"``, never. A sequence with a membrane that is not finite leaves the range as
-    it was.
+    Before the first update r is ``initial_range``; the first update replaces it by the extremes. Updates happen in
+    training mode only. ``tracking`` says when: ``"sequence"``, once per sequence, after the sequence was quantised with
+    the range so far (a fused scan can do this); ``"step"``, at every step, before that step is quantised, as in PR22's
+    code (reference scan only); ``"fixed"``, never. A sequence with a membrane that is not finite leaves the range
+    unchanged.
 
     The range, the averages and the count are buffers, saved with the model, and float32 whatever type the model is
-    turned to. A sequence that is fed step by step is quantised with the range of its start; meanwhile the buffers are
-    at every step what they would be if the sequence ended there. So there is nothing to apply at its end, and what
-    :meth:`load_state_dict` loads is what runs.
+    turned to. A sequence that is fed step by step is quantised with the range at its start. After every step the
+    buffers have the values that they would have if the sequence ended there. So nothing is left to do at its end, and
+    the values that :meth:`load_state_dict` loads are in use at once.
 
-    A forward that a backward repeats (activation checkpointing) uses the range that it used the first time, and moves
+    A forward that a backward repeats (activation checkpointing) uses the same range as the first time, and changes
     nothing.
     """
 
@@ -234,13 +234,13 @@ class TrackedRange(nn.Module):
         self._still = False
 
     def value(self) -> Tensor:
-        """The range r for a sequence that begins now, a float32 tensor of one element."""
+        """The range r for a sequence that begins now: a float32 tensor of one element."""
         return self.current.clone()
 
     def begin(self, inputs: Sequence[Tensor], goes_on: bool = False) -> tuple[Statistics, bool | Tensor]:
-        """What a forward of these inputs (x and the state) starts from, and whether it is to be observed.
+        """The statistics that a forward of these inputs (x and the state) starts from, and whether to observe it.
 
-        ``goes_on``: it is a further step of the sequence that is running, if one is.
+        ``goes_on`` says that it is a further step of the running sequence, if there is one.
         """
         running = self._running if goes_on else None
         start = Statistics(*[part.clone() for part in (running.start if running else self._statistics())])
@@ -263,7 +263,7 @@ class TrackedRange(nn.Module):
     def observe_step(
         self, start: Statistics, minimum: Tensor, maximum: Tensor, goes_on: bool, observed: bool | Tensor = True
     ) -> None:
-        """Count one step of a sequence that began with ``start``; ``goes_on`` as :meth:`begin` had it."""
+        """Count one step of a sequence that began with ``start``; ``goes_on`` as given to :meth:`begin`."""
         if observed is False:
             return
         before, lowest, highest = self._running, minimum.float(), maximum.float()
@@ -277,7 +277,7 @@ class TrackedRange(nn.Module):
 
     @torch.no_grad()
     def write(self, statistics: Statistics, observed: bool | Tensor = True) -> None:
-        """Put these in the place of the buffers, where ``observed``."""
+        """Set the buffers to these values if ``observed``."""
         if observed is False:
             return
         try:
@@ -292,7 +292,7 @@ class TrackedRange(nn.Module):
             ) from error
 
     def update(self, minimum: Tensor, maximum: Tensor) -> None:
-        """Move the averages towards the extremes of one sequence (or one step)."""
+        """Move the averages towards the extremes of one sequence (or step)."""
         self.observe(self._statistics(), minimum, maximum)
 
     def finish_sequence(self, observed: bool | Tensor = True) -> None:
@@ -304,7 +304,7 @@ class TrackedRange(nn.Module):
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
-        """Within it forwards use the range as ever and leave it as it is."""
+        """Context in which forwards use the range as usual but do not change it."""
         before, self._still = self._still, True
         try:
             yield
@@ -346,20 +346,20 @@ EARLIER_NAMES = ("initial", "minimum", "maximum", "updates")
 
 
 def earlier_names(net: nn.Module) -> dict[str, str]:
-    """The names in the state dict of ``net`` that were others in earlier releases, and what they were."""
+    """The names in the state dict of ``net`` that have changed, each with its name in earlier releases."""
     ranges = [name for name, m in net.named_modules(remove_duplicate=False) if isinstance(m, TrackedRange)]
     prefixes = [f"{name}." if name else "" for name in ranges]
     return {f"{prefix}current": f"{prefix}initial" for prefix in prefixes}
 
 
 def _is_real(tensor: Tensor) -> bool:
-    """Whether the tensor has values that can be looked at: no fake one, and none of a transform of torch.func."""
+    """Whether the tensor's values can be read: it is no fake tensor and no tensor of a torch.func transform."""
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     return not (wrapped or tensor.is_meta or isinstance(tensor, (FakeTensor, FunctionalTensor)))
 
 
 def _no_extremes(like: Tensor) -> tuple[Tensor, Tensor]:
-    """The extremes of nothing."""
+    """The extremes of an empty set."""
     infinity = torch.full((), math.inf, device=like.device)
     return infinity, -infinity
 
@@ -371,7 +371,7 @@ def _chosen(condition: Tensor, one: _Running, other: _Running) -> _Running:
 
 
 class ObservedSpike:
-    """A :class:`MultiBitSpike` that notes the extremes of the membranes it is called on."""
+    """A :class:`MultiBitSpike` that records the extremes of the membranes it is called on."""
 
     def __init__(self, spike: MultiBitSpike):
         self.spike = spike
@@ -387,9 +387,9 @@ class ObservedSpike:
 
 
 class StepTrackedSpike:
-    """A spike function that moves its range with every membrane it is called on, before it quantises it.
+    """A spike function that updates its range with every membrane, before it quantises that membrane.
 
-    ``statistics`` are those that it started from, then those that it has come to.
+    ``statistics`` are those it started from and, after a call, the updated ones.
     """
 
     def __init__(self, spike: MultiBitSpike, statistics: Statistics, momentum: float):

@@ -10,18 +10,18 @@
     spikes = net(x_seq)              # [T, B, 16, H, W]
     functional.reset_net(net)
 
-A node is the plain neuron and a SpikingJelly ``MemoryModule`` at once (:class:`Node`). It inherits from both
-because parameters, buffers and so the names in ``state_dict`` are then the plain neuron's by construction, and a
-checkpoint moves between the plain neuron, SpikingJelly and snnTorch as it is.
+A node is both the plain neuron and a SpikingJelly ``MemoryModule`` (:class:`Node`). Because it inherits from both, its
+parameters, its buffers and their names in ``state_dict`` are those of the plain neuron. So a state dict can be moved
+unchanged between the plain neuron, SpikingJelly and snnTorch.
 
-Of its operation counters (``op_counter``) two things are to know. While one counts, the scans run in torch step by
-step, so that their operations are seen as those of the library's own nodes are; what a counter has no rule for
-(clamping a learned leak, rounding to a level) it leaves out and lists in ``get_unsupported``, or refuses if it is
-``strict``. And they take a layer's input for spikes only where every value is 0 or 1, so they count the additions
+Two notes on SpikingJelly's operation counters (``op_counter``). While one counts, the scans run in torch step by step,
+so that their operations are visible like those of the library's own nodes. An operation without a rule (clamping a
+learned leak, rounding to a level) is left out and listed in ``get_unsupported``, or refused if the counter is
+``strict``. And a counter treats a layer's input as spikes only if every value is 0 or 1, so it counts the additions
 after a multi-bit spike as multiplications.
 
-``memopt.optimize_memory(compress=True)`` chooses its one-bit compression from one example input: give it
-``compress=False`` where multi-bit spikes are the input of what it checkpoints.
+``memopt.optimize_memory(compress=True)`` chooses its one-bit compression from one example input. Give it
+``compress=False`` if it checkpoints a layer whose input is multi-bit spikes.
 """
 
 import copyreg
@@ -69,25 +69,24 @@ INSTEAD = {
     "lava_s_cale": "there is no exchange with Lava",
     **dict.fromkeys(("cupy_fp32_inference", "forward_kernel", "backward_kernel"), "backend says what runs it"),
 }
-"""What only the library's own nodes have, and what ours have instead."""
+"""What only the library's own nodes have, and what to use instead."""
 
 
 class Node(Foreign):
-    """What turns a :class:`neurons.Neuron` into a node: SpikingJelly's calling conventions over explicit state.
+    """Turns a :class:`neurons.Neuron` into a node: SpikingJelly's calling conventions over explicit state.
 
     A node takes the plain neuron's arguments and, by keyword, ``step_mode``, "s" or "m", ``store_v_seq`` and
     ``backend``. With ``step_mode="s"`` it is called on one step ``[B, C, ...]``, with "m" on a sequence
     ``[T, B, C, ...]``; both give the same outputs. The state is carried from call to call until :meth:`reset`. Its
-    parts are the node's memories, of the shape of one output step, 0.0 before the first call, in float32 for
-    half-precision input and never saved: ``v``, the membrane after the reset of the last step; ``i``, the synaptic
+    parts are the node's memories. They have the shape of one output step, are 0.0 before the first call, float32 for
+    half-precision input, and never saved: ``v``, the membrane after the reset of the last step; ``i``, the synaptic
     current, where there is one; any other part under its own name (``spikes`` of the recurrent-gated LIF).
 
-    With ``store_v_seq=True``, ``v_seq`` holds the membrane after every step: in mode "m" those of the last call,
-    ``[T, B, N, ...]``, in mode "s" those since the last reset. A fused kernel does not return them, so mode "m"
-    then takes the steps one by one in plain torch: the same outputs, slower, and with a warning where ``backend``
-    asks for a kernel.
+    With ``store_v_seq=True``, ``v_seq`` holds the membrane after every step, ``[T, B, N, ...]``: in mode "m" of the
+    last call, in mode "s" since the last reset. A fused kernel does not return it, so mode "m" then runs step by step
+    in plain torch: the same outputs, slower, and with a warning if ``backend`` asks for a kernel.
 
-    For a loss of the membrane of multi-bit spikes, V - Q(V), take ``v_seq``: its gradient is that of V, as if the reset
+    For a loss of the membrane of multi-bit spikes, V - Q(V), use ``v_seq``: its gradient is that of V, as if the reset
     were detached. ``v`` is the state itself, which has no gradient where Q passes it straight through.
 
     ``backend`` says what runs the scan of mode "m" (:mod:`neurons.kernels`): "auto", the kernel for the device of the
@@ -95,12 +94,12 @@ class Node(Foreign):
     0.0.0.0.14, ``functional.set_backend(net, "cupy")`` sets it, after ``set_step_mode(net, "m")`` as for the
     library's own nodes.
 
-    In training, the range of multi-bit spikes is tracked once for every call in mode "m"; in mode "s" the steps from
-    one :meth:`reset` to the next count once. So both modes learn the same range if the network is reset after every
-    sequence. ``functional_forward`` is pure: it gives what the next call would and moves no range.
+    In training, the range of multi-bit spikes is updated once per call in mode "m"; in mode "s" all steps from one
+    :meth:`reset` to the next count as one sequence. So both modes learn the same range if the network is reset after
+    every sequence. ``functional_forward`` is pure: it returns what the next call would and changes no range.
 
-    In activation checkpointing a call that is repeated starts from the memories that it had the first time, and leaves
-    those that the node has by then.
+    In activation checkpointing, a repeated call starts from the same memories as the first time and does not change
+    those that the node carries.
 
     Raises TypeError for an option of the library that means nothing to this neuron, and AttributeError where such an
     attribute is set.
@@ -119,7 +118,7 @@ class Node(Foreign):
 
     @property
     def supported_backends(self) -> tuple[str, ...]:
-        """What ``functional.set_backend`` of 0.0.0.0.14 may choose from now: kernels only for a scan that has one."""
+        """The backends that ``functional.set_backend`` of 0.0.0.0.14 may set now: kernels only if the scan has one."""
         has_kernel = self.step_mode == "m" and self.reference_only() is None
         return BACKENDS if has_kernel else ("auto", "torch")
 
@@ -162,7 +161,7 @@ class Node(Foreign):
         state = self.State(*self.materialize_states((x_seq,), carried, "m"))
         membranes: Tensor | None = None
         if self.store_v_seq and len(x_seq):
-            if first:  # what was fed step by step before is a sequence of its own, as it is to a scan
+            if first:  # steps fed one by one before this call are a sequence of their own
                 self.finish_sequence()
             y_seq, state, membranes = self._scan_keeping_membranes(x_seq, state)
         else:
@@ -192,7 +191,7 @@ class Node(Foreign):
     def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple[Tensor, ...]:
         """``states`` as tensors that fit the input: a number fills a tensor, a tensor is moved to device and type.
 
-        Raises ValueError where the shape is another, as after a batch of another size.
+        Raises ValueError for another shape, as after a batch of another size.
         """
         (x,) = inputs
         self.check(x, sequence=step_mode == "m")
@@ -210,21 +209,21 @@ class Node(Foreign):
         return tuple(tensors)
 
     def single_step_functional_forward(self, inputs: tuple, states: tuple) -> tuple[tuple[Tensor], tuple[Tensor, ...]]:
-        """One step with explicit state, in the order of the memories; touches no memory and no range."""
+        """One step with explicit state, in the order of the memories; changes no memory and no range."""
         (x,) = inputs
         with self.still():
             y, state = self.single_step(x, self.State(*states))
         return (y,), tuple(state)
 
     def multi_step_functional_forward(self, inputs: tuple, states: tuple) -> tuple[tuple[Tensor], tuple[Tensor, ...]]:
-        """A scan with explicit state, in the order of the memories; touches no memory and no range."""
+        """A scan with explicit state, in the order of the memories; changes no memory and no range."""
         (x_seq,) = inputs
         with self.still():
             y_seq, state = super().forward(x_seq, self.State(*states))
         return (y_seq,), tuple(state)
 
     def reset(self) -> None:
-        """Forget state and ``v_seq``; the next step begins a new sequence for the range statistics."""
+        """Clear state and ``v_seq``; for the range statistics, the next step begins a new sequence."""
         super().reset()
         self.finish_sequence()
         self.v_seq = None
@@ -232,14 +231,14 @@ class Node(Foreign):
     def detach(self) -> None:
         """Cut state and ``v_seq`` from the graph so far, for truncated backpropagation through time.
 
-        Not in place, unlike the library's own: outputs given out before keep their gradient.
+        Not in place, unlike the library's own: outputs returned earlier keep their gradient.
         """
         for name, value in self._memories.items():
             self._memories[name] = _detached(value)
         self.v_seq = _detached(self.v_seq)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy or a pickle has the state and not the graph behind it, which neither can hold."""
+        """A copy or a pickle holds the state without its graph, which cannot be copied or pickled."""
         state: Any = super().__getstate__()
         memories = {name: _detached(value) for name, value in self._memories.items()}
         return state | {"_memories": memories, "v_seq": _detached(self.v_seq)}
@@ -314,7 +313,7 @@ def plugged(neuron: type[Neuron]) -> type[Node]:
             (Node, neuron, MemoryModule),
             exec_body=lambda body: body.update(__module__=__name__, __doc__=doc),
         )
-        # The class has no name to be found by, so that its instances are pickled with the neuron it came from.
+        # The class cannot be found by name, so its instances are pickled with the neuron class it came from.
         copyreg.pickle(node, lambda self: (_blank, (neuron,), self.__getstate__()))
         _nodes[neuron] = node
     return _nodes[neuron]

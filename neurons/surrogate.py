@@ -1,11 +1,11 @@
-"""The binary spike: 1 where ``u > 0``, and backward one of these surrogate gradients of height ``gamma``::
+"""The binary spike: forward 1 where ``u > 0``; backward one of these surrogate gradients of height ``gamma``::
 
     "triangular"    gamma * max(0, 1 - |u|)
     "arctan"        gamma / (1 + u^2)
 
 The triangle is that of RR24. It is zero where ``|u| > 1``: a neuron whose membrane stays below 0 cannot learn to fire,
-and where a whole layer is silent in this way, training does not recover. The arctan's derivative has a tail, which is
-zero nowhere.
+and if a whole layer is silent in this way, training does not recover. The arctan's derivative has a tail, which is
+nowhere zero.
 """
 
 import difflib
@@ -26,7 +26,7 @@ def _arctan(u: Tensor) -> Tensor:
 
 
 SURROGATES = {"triangular": _triangle, "arctan": _arctan}
-"""Each by its name: the derivative at u, of height 1."""
+"""The derivative at u, of height 1, by name."""
 
 
 def check_surrogate(surrogate: Any) -> str:
@@ -40,7 +40,7 @@ def check_surrogate(surrogate: Any) -> str:
 
 
 def has_tail(surrogate: str) -> bool:
-    """Whether it is the one with a tail: this is how the kernels know the two apart."""
+    """Whether it is the one with a tail; the kernels tell the two apart by this."""
     return check_surrogate(surrogate) == "arctan"
 
 
@@ -66,7 +66,7 @@ class _BinarySpike(torch.autograd.Function):
 
 
 class _BinarySpikeInForwardMode(_BinarySpike):
-    """With its forward-mode derivative, which torch.compile has no way through."""
+    """With the forward-mode derivative, which torch.compile does not support."""
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, *others) -> Tensor:

@@ -5,10 +5,10 @@ A neuron's ``backend`` says what runs its scan over a sequence:
 - ``"cpu"``: kernels compiled by Numba, for tensors on the CPU;
 - ``"cupy"``: CUDA kernels compiled by CuPy, for tensors on a GPU;
 - ``"torch"``: the readable step in a loop, on any device; the reference;
-- ``"auto"``, the default: the kernel for the device of the input. ``"torch"`` runs in its place where the neuron has
-  no kernel (one registered elsewhere, or a range that moves at every step), and, with a warning, where what
-  the kernel needs is not there. So it does where only torch's own operators are known: in an export to ONNX, and
-  while SpikingJelly's counters count.
+- ``"auto"``, the default: the kernel for the device of the input. ``"torch"`` runs instead if the neuron has no kernel
+  (one registered elsewhere, or one whose range moves at every step) and, with a warning, if a library that the kernel
+  needs is missing. It also runs instead where only torch's own operators are known: in an export to ONNX, and while
+  SpikingJelly's counters count.
 
 After a call, the neuron's ``last_backend`` says what ran.
 """
@@ -41,7 +41,7 @@ def available() -> tuple[str, ...]:
 
 
 def _missing(backend: str) -> str | None:
-    """What a backend needs and does not find here, with the way to it; None where it can run."""
+    """What a backend needs and does not find here, with how to install it; None if it can run."""
     if not _INSTALLED.get(backend, True):
         return f"{_LIBRARIES[backend]}; install it with: {_INSTALL[backend]}"
     if backend == "cpu" and not _numba_compiles():
@@ -51,12 +51,12 @@ def _missing(backend: str) -> str | None:
 
 @functools.cache
 def _numba_compiles() -> bool:
-    """Numba reads its settings when it is imported, and so once."""
+    """Whether Numba compiles. It reads this setting once, when it is imported."""
     return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
 def check_backend(backend: str) -> str:
-    """``backend``, or ValueError for an unknown one, ImportError with the way out for one that cannot run here."""
+    """``backend``; ValueError for an unknown one, ImportError with the remedy for one that cannot run here."""
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
     if (missing := _missing(backend)) is not None:
@@ -65,9 +65,9 @@ def check_backend(backend: str) -> str:
 
 
 def choose(neuron: Any, x: Tensor) -> str:
-    """The backend that ``neuron`` runs a scan of ``x`` with: never "auto".
+    """The backend that runs a scan of ``x`` by ``neuron``: never "auto".
 
-    Raises ValueError where the backend that the neuron asks for cannot run this neuron or this tensor.
+    Raises ValueError if the backend that the neuron asks for cannot run this neuron or take this tensor.
     """
     asked, device = neuron.backend, x.device.type
     if asked == "torch":
@@ -91,7 +91,7 @@ def choose(neuron: Any, x: Tensor) -> str:
 
 
 def _only_torch_is_known() -> bool:
-    """Whether what watches knows torch's own operators alone: the export to ONNX, SpikingJelly's counters."""
+    """Whether an observer is active that knows only torch's operators: the export to ONNX, SpikingJelly's counters."""
     if torch.onnx.is_in_onnx_export():
         return True
     if torch.compiler.is_compiling():

@@ -2,10 +2,10 @@
 
 A kernel walks through the sequence for one block of neighbouring elements at a time, so that their state stays in
 the processor's nearest cache and the loop over the block becomes vector instructions. Blocks are shared out among
-torch's own threads, free of the interpreter's lock while a kernel runs. Calls from several threads at once are safe.
-A forked process, where torch's threads do not live on, starts threads of Python's.
+torch's own threads; a running kernel does not hold the interpreter's lock. Calls from several threads at once are safe.
+In a forked process torch's threads do not live on, so it starts Python threads.
 
-The backward keeps the state of every :data:`STEPS`-th step and computes what it needs in between again.
+For the backward, the state of every :data:`STEPS`-th step is kept; the states in between are computed again.
 
 Numba compiles a kernel when it is first used and keeps it on disk, in this package's folder or, where that cannot be
 written, in the user's cache folder (``NUMBA_CACHE_DIR`` names another).
@@ -34,7 +34,7 @@ from neurons.spike import FULL_PRECISION, MultiBitSpike
 from neurons.surrogate import has_tail
 
 GRAIN = 1 << 18
-"""Elements times steps that are worth a thread of their own; to wake one takes a tenth of a millisecond."""
+"""Elements times steps that are worth a thread of their own; waking a thread takes a tenth of a millisecond."""
 
 # ---- From tensors to kernels ----
 
@@ -43,10 +43,10 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def _find_openmp() -> Callable | None:
-    """``GOMP_parallel`` of the OpenMP runtime that torch itself runs on, which runs a function in its threads.
+    """``GOMP_parallel`` of torch's own OpenMP runtime: it runs a function in the runtime's threads.
 
-    A pool of our own would share the processors with torch's threads, which go on spinning for milliseconds after
-    every operation in wait for the next. None where torch's runtime has no such function.
+    A thread pool of our own would compete for the processors with torch's threads, which spin for milliseconds after
+    every operation while they wait for the next. None if torch's runtime has no such function.
     """
     try:
         parallel = ctypes.CDLL(torch._C.__file__).GOMP_parallel
@@ -60,7 +60,7 @@ _openmp = _find_openmp()
 
 
 def _after_fork() -> None:
-    """Neither torch's threads nor the pool's live on in a forked process, and the former cannot be started again."""
+    """In a forked process neither torch's threads nor the pool's live on, and torch's cannot be started again."""
     global _openmp, _pool
     _openmp = _pool = None
 
@@ -75,9 +75,9 @@ _INTERRUPTS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIG
 
 @contextlib.contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Within it Python's handlers of signals wait: what they raise would be lost on the way through another runtime.
+    """Context in which Python's signal handlers wait: an exception of theirs would be lost inside another runtime.
 
-    They run at the end of it, each once. Python runs them in the main thread alone.
+    They run at the end of the context, each once. Python runs them in the main thread only.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -98,7 +98,7 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def _in_threads(work: Callable[[], None], threads: int) -> None:
-    """Call ``work`` in so many threads at once, this one among them, and return when all calls have."""
+    """Call ``work`` in this many threads at once, this one included, and return when all calls have returned."""
     global _pool
     if _openmp is not None:
         return _openmp(_Work(lambda _: work()), None, threads, 0)
@@ -116,7 +116,7 @@ def _run(kernel, arguments: Sequence, blocks: int, steps: int) -> None:
     threads = max(1, min(torch.get_num_threads(), blocks, blocks * WIDTH * steps // GRAIN))
     if threads == 1:
         return kernel(*arguments, 0, blocks)
-    # More shares than threads, so that no thread waits for long for a slower one.
+    # More shares than threads, so that no thread waits long for a slower one.
     share = -(-blocks // (4 * threads))
     starts, errors = iter(range(0, blocks, share)), []
 
@@ -124,7 +124,7 @@ def _run(kernel, arguments: Sequence, blocks: int, steps: int) -> None:
         try:
             for start in starts:
                 kernel(*arguments, start, min(start + share, blocks))
-        except BaseException as error:  # which could not pass through the OpenMP runtime
+        except BaseException as error:  # exceptions cannot pass through the OpenMP runtime
             errors.append(error)
 
     with _interrupts_wait():
@@ -137,7 +137,7 @@ _BITS = {torch.float16: torch.uint16, torch.bfloat16: torch.int16}
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    """The tensor's memory; half types as bare bits."""
+    """The tensor's memory as an array; half-precision types as raw bits."""
     if tensor.requires_grad:
         tensor = tensor.detach()
     bits = _BITS.get(tensor.dtype)
@@ -149,8 +149,7 @@ class _Kernels(NamedTuple):
 
     ``forward`` takes ``(x, *state, *learned, y, *final_state, checkpoints, extremes, settings, start, stop)``,
     ``backward`` ``(x, *learned, checkpoints, grad_y, grad_x, *grad_state, *grad_learned, settings, start, stop)``.
-    ``settings`` are those of the spike function, or None. The blocks from ``start`` on and before ``stop`` are to be
-    computed.
+    ``settings`` are those of the spike function, or None. The call computes the blocks ``start`` to ``stop - 1``.
     """
 
     forward: Callable
@@ -159,7 +158,7 @@ class _Kernels(NamedTuple):
 
 @functools.cache
 def _kernels(neuron: str) -> _Kernels:
-    """The kernels of a neuron, found by its name."""
+    """The kernels of a neuron, by its name."""
     names = [f"{neuron.replace('-', '_')}_{direction}" for direction in ("forward", "backward")]
     missing = [name for name in names if not hasattr(cpu_kernels, name)]
     if missing:
@@ -174,7 +173,7 @@ def _kernels(neuron: str) -> _Kernels:
 def checkpoint_shape(neuron: str, steps: int, state_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the checkpoints that the forward leaves for the backward."""
     kernel = OPERATORS[neuron].kernel
-    if kernel.recurrent:  # the gate and candidate currents of every step
+    if kernel.recurrent:  # gate and candidate currents of every step
         return (steps, state_shape[0], 2 * state_shape[1], *state_shape[2:])
     parts = len(OPERATORS[neuron].state) if kernel.keeps_state else 0
     return ((steps + STEPS - 1) // STEPS, parts, *state_shape)
@@ -184,18 +183,18 @@ _NUMBERS: dict[torch.dtype, type[np.floating]] = {torch.float32: np.float32, tor
 
 
 class _Layout:
-    """How the elements ``[B, C, ...]`` of a step lie before a kernel: as rows, cut into blocks."""
+    """How a kernel sees the elements ``[B, C, ...]`` of a step: as rows, cut into blocks."""
 
     def __init__(self, neuron: str, state: Sequence[Tensor]):
-        # The two halves of an input are apart in every element of the batch, so each is a row then.
+        # The two halves of an input lie apart in every sample of the batch, so each sample is a row.
         self.shape = state[0].shape
         self.rows = self.shape[0] if OPERATORS[neuron].inputs_per_neuron > 1 else 1
         self.blocks = self.rows * -(-state[0].numel() // (self.rows * WIDTH))
 
     def array(self, tensor: Tensor, leading: int = 0) -> np.ndarray:
-        """The memory of a tensor ``[..., B, C, ...]``, of so many ``leading`` dimensions before the batch.
+        """The memory of a tensor ``[..., B, C, ...]`` as ``[..., rows, elements per row]``.
 
-        As ``[..., rows, elements of a row]``.
+        ``leading`` is the number of dimensions before the batch.
         """
         array = _array(tensor)
         return array.reshape(*array.shape[:leading], self.rows, -1)
@@ -204,11 +203,11 @@ class _Layout:
         return [self.array(tensor, leading) for tensor in tensors]
 
     def checkpoints(self, tensor: Tensor) -> np.ndarray:
-        """Checkpoints as a kernel takes them; the integrator's hold nothing."""
+        """Checkpoints as a kernel takes them; those of the integrator are empty."""
         return self.array(tensor, 2) if tensor.numel() else _no_checkpoints(tensor.dtype)
 
     def spread(self, parameters: Sequence[Tensor]) -> list[np.ndarray]:
-        """Each parameter as a row with a value per element of a step, or of one block where all take the same."""
+        """Each parameter as a row: one value per element of a step, or of one block if all elements share a value."""
         return [self._of_elements(_array(p)).reshape(self.rows, -1) for p in parameters]
 
     def _of_elements(self, parameter: np.ndarray) -> np.ndarray:
@@ -216,14 +215,14 @@ class _Layout:
             return parameter.repeat(self.rows * WIDTH)
         batch, channels, *inner = self.shape
         of_sample = math.prod(inner) * channels
-        if self.rows == 1 and WIDTH % of_sample == 0:  # every block begins with the first channel
+        if self.rows == 1 and WIDTH % of_sample == 0:  # every block begins at the first channel
             batch = WIDTH // of_sample
         if inner:
             parameter = parameter.repeat(of_sample // channels)
         return np.concatenate((parameter,) * batch)
 
     def shares(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Room for their gradients: one per element ``[B, C, ...]``, or one per block ``[blocks, 1]``."""
+        """Memory for the parameters' gradients: one per element ``[B, C, ...]``, or one per block ``[blocks, 1]``."""
         return [p.new_empty((self.blocks, 1) if len(p) == 1 else self.shape) for p in parameters]
 
 
@@ -259,9 +258,9 @@ def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence) -> 
 
 
 class Scan:
-    """The scan of any neuron but the recurrent one, with all that it takes ready but for the input and the state.
+    """A prepared scan of any neuron but the recurrent one: only the input and the state are missing.
 
-    It serves all states of the shape and type of the ``state`` that it was made with, and the inputs that go with them.
+    It serves all states of the shape and type of the ``state`` it was made with, and inputs that fit them.
     """
 
     def __init__(self, neuron: str, state: Sequence[Tensor], parameters: Sequence[Tensor], settings: Sequence):
@@ -273,7 +272,7 @@ class Scan:
     def forward(
         self, x: Tensor, state: Sequence[Tensor], keep: bool, track: bool
     ) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
-        """What :func:`scan_forward` returns."""
+        """Run the scan; returns what :func:`scan_forward` returns."""
         layout, steps = self.layout, x.shape[0]  # len(x) takes longer
         y = empty(x, (steps, *layout.shape))
         final_state = [torch.empty_like(part) for part in state]
@@ -356,7 +355,7 @@ def _recurrent_forward(
     keep: bool,
     track: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor | None, Tensor | None]:
-    """The recurrent-gated LIF: a matrix product and a kernel a step."""
+    """The scan of the recurrent-gated LIF: one matrix product and one kernel call per step."""
     layout, steps, weight = _Layout(neuron, state), len(x), parameters[0]
     y = empty(x, (steps, *layout.shape))
     final_state = [part.clone() for part in state]
@@ -367,7 +366,7 @@ def _recurrent_forward(
     lowest, highest = layout.arrays(extremes) if track else (None, None)
     spike, last_spikes = _settings(neuron, parameters, settings), final_state[2].flatten(1)
     in_, sums_, out = layout.arrays((x, sums, y), 1)
-    # A product's roundings depend on where in memory it goes: the same place at every step, whatever is kept.
+    # How a product rounds depends on where its result lies in memory, so it lies in one place at every step.
     product = weight.new_empty(x.shape[1:])
     product_ = layout.array(product)
     for t in range(steps):
@@ -388,7 +387,7 @@ def _recurrent_backward(
     grad_y: Tensor,
     grad_final_state: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Back through the steps with a matrix product each; the weight's gradient is one product over all steps."""
+    """Back through the steps, one matrix product per step; the weight's gradient is one product over all steps."""
     layout, steps, weight = _Layout(neuron, state), len(x), parameters[0]
     spike, sums = _settings(neuron, parameters, settings), layout.array(checkpoints, 1)
     *saved, spikes = empty(state[0], (5, steps, *layout.shape))

@@ -1,8 +1,8 @@
-"""The CPU's kernels, compiled by Numba. All of them are in this one file: Numba compiles anew when it changes.
+"""The CPU kernels, compiled by Numba. All are in this one file: when it changes, Numba compiles them anew.
 
-A kernel takes the memory of whole tensors, ``[T, rows, elements]`` where there are steps and ``[rows, elements]``
-where there are none, and runs through the steps for the blocks from ``start`` to ``stop``: first block by block, in
-it step by step, and innermost element by element.
+A kernel takes the memory of whole tensors: ``[T, rows, elements]`` for sequences and ``[rows, elements]`` for a state.
+It computes the blocks from ``start`` to ``stop`` one after another: within a block step by step, within a step element
+by element.
 """
 
 import warnings
@@ -20,7 +20,7 @@ WIDTH = 1024
 
 
 class _Disjoint(Compiler):
-    """Numba's compiler, told that a function's arrays never overlap: it need not check before every loop."""
+    """Numba's compiler, told that a function's arrays never overlap, so that it does not check before every loop."""
 
     def define_pipelines(self):
         self.state.flags.noalias = True
@@ -28,7 +28,7 @@ class _Disjoint(Compiler):
 
 
 def _can_keep() -> bool:
-    """Whether Numba finds a folder to keep compiled kernels in: beside this file, or the user's cache folder."""
+    """Whether Numba finds a folder for compiled kernels: beside this file, or the user's cache folder."""
     try:
         njit(cache=True)(_can_keep)
     except RuntimeError:
@@ -43,23 +43,23 @@ def _can_keep() -> bool:
 
 _OPTIONS: dict[str, Any] = {"cache": _can_keep(), "nogil": True, "error_model": "numpy"}
 _kernel = njit(**_OPTIONS, pipeline_class=_Disjoint)
-# A call in a loop over elements would keep it from becoming vector instructions.
+# Inlined: a call in a loop over elements would prevent vector instructions.
 _inline = njit(**_OPTIONS, forceinline=True)
 
 
-# ---- Numbers: half types are bare bits in memory, uint16 for float16 and int16 for bfloat16 ----
+# ---- Numbers: half-precision types are raw bits in memory, uint16 for float16 and int16 for bfloat16 ----
 
 _SIGN, _EXPONENT, _ONE_BIT = np.uint32(0x80000000), np.uint32(0x7F800000), np.uint32(1)
 _BITS_13, _BITS_16, _BITS_23 = np.uint32(13), np.uint32(16), np.uint32(23)
 
 
 def widen(value):
-    """A number as it lies in memory, in the type to compute with."""
+    """A number from memory, converted to the type that kernels compute with."""
     raise NotImplementedError("compiled code only")
 
 
 def narrow(value, like):
-    """A computed number in the type to store in the array ``like``; rounds to nearest, ties to even."""
+    """A computed number, converted to the type of the array ``like``; rounds to nearest, ties to even."""
     raise NotImplementedError("compiled code only")
 
 
@@ -86,7 +86,7 @@ def _float_to_half(value):
     magnitude = np.uint32(bits ^ sign)
     odd = np.uint32((magnitude >> _BITS_13) & _ONE_BIT)
     normal = np.uint32((magnitude + np.uint32(0xC8000FFF) + odd) >> _BITS_13)
-    # Adding a half lets the processor round a number too small for float16's normal range.
+    # Adding 0.5 makes the processor round a number that is too small for float16's normal range.
     shifted = np.float32(magnitude.view(np.float32) + np.float32(0.5))
     small = np.uint32(shifted.view(np.uint32) - np.uint32(0x3F000000))
     half = small if magnitude < np.uint32(0x38800000) else normal
@@ -118,15 +118,16 @@ _SMALLEST, _LARGEST, _ONE = np.float32(-87.3), np.float32(88.8), np.float32(1)
 
 @_inline
 def _sigmoid_float(value):
-    """To an ulp, and unlike a call of the C library's exp in vector instructions.
+    """exp(value), right to one unit in the last place; unlike a call of the C library's exp it becomes vector
+    instructions.
 
-    exp(x) = 2^n exp(x - n ln 2), the second factor by the polynomial of the Cephes library (S. Moshier), right to an
-    ulp from -87 to 88; infinite above.
+    exp(x) = 2^n exp(x - n ln 2), the second factor by the polynomial of the Cephes library (S. Moshier); right from -87
+    to 88, infinite above.
     """
     x = -value
     x = _SMALLEST if x < _SMALLEST else x
     x = _LARGEST if x > _LARGEST else x
-    shifted = np.float32(x * _LOG2_E + _ROUND)  # the lowest bits are now the nearest whole number n
+    shifted = np.float32(x * _LOG2_E + _ROUND)  # the lowest bits now hold the nearest whole number n
     n = shifted - _ROUND
     rest = (x - n * _LN2_HIGH) - n * _LN2_LOW
     series = ((((_C0 * rest + _C1) * rest + _C2) * rest + _C3) * rest + _C4) * rest + _C5
@@ -163,7 +164,7 @@ def _sigmoid(value):
 
 
 class Spike(NamedTuple):
-    """The multi-bit spike as numbers in the state's type; ``lowest`` is the smallest membrane that it sees."""
+    """The multi-bit spike as numbers in the state's type; ``lowest`` is where the membrane is clipped from below."""
 
     range: np.floating
     lowest: np.floating
@@ -181,7 +182,7 @@ class Surrogate(NamedTuple):
     zero: np.floating
     one: np.floating
     tail: bool
-    """It is the arctan's and not the triangle."""
+    """Whether the surrogate gradient is the arctan's; if not, it is the triangle."""
 
 
 @_inline
@@ -195,7 +196,7 @@ def _quantise(membrane, spike):
 
 @_inline
 def _through(gradient, membrane, spike):
-    """The gradient of the membrane from that of the spike."""
+    """The gradient with respect to the membrane, from the one with respect to the spike."""
     outside = spike.zero if spike.full_precision else gradient * spike.zero
     return gradient if abs(membrane) <= spike.range else outside
 
@@ -213,7 +214,7 @@ def _upper(value, highest):
 
 @_kernel
 def _note_extremes(extremes, block, lowest, highest):
-    """Write down the extremes of a block; NaN if any element is."""
+    """Store the extremes of a block; NaN if any element is NaN."""
     low, high = lowest[0], highest[0]
     for i in range(len(lowest)):
         low = low if lowest[i] >= low or low != low else lowest[i]
@@ -231,13 +232,13 @@ def _block(block, x_row):
 
 @_kernel
 def _of_block(parameter, row, start, stop):
-    """The values of a parameter for a block. One that all elements share lies ready as a single row of a block."""
+    """The values of a parameter for a block. If all elements share one value, it is a single row of block size."""
     return parameter[row, start:stop] if stop <= parameter.shape[1] else parameter[row, : stop - start]
 
 
 @_kernel
 def _give(shares, gradient, row, start, block):
-    """Hand in a block's gradient of a parameter: each element's, or the sum if ``gradient`` has one per block."""
+    """Store a block's gradient of a parameter: one per element, or the sum if ``gradient`` has one value per block."""
     if gradient.shape[1] == 1:
         total = 0.0
         for i in range(len(shares)):
@@ -247,7 +248,7 @@ def _give(shares, gradient, row, start, block):
         gradient[row, start : start + len(shares)] = shares
 
 
-# ---- Input-gated LIF. x is [T, B, 2N], everything else has rows of N ----
+# ---- Input-gated LIF. x is [T, B, 2N], all else has rows of N ----
 
 
 @_kernel
@@ -288,7 +289,7 @@ def input_gated_lif_forward(
 
 @_kernel
 def _gated_again(f, c, current, membrane, gates, candidates, currents, membranes, spike):
-    """One step again, keeping what its derivative needs: gate, candidate, current before, membrane before the spike."""
+    """Repeat one step; return what its derivative needs: gate, candidate, last current, membrane before the spike."""
     for i in range(len(current)):
         gate = sigmoid(widen(f[i]))
         candidate = widen(c[i])
@@ -304,7 +305,7 @@ def _gated_again(f, c, current, membrane, gates, candidates, currents, membranes
 def _gated_step_backward(
     gate, candidate, current, membrane, grad_y, grad_current, grad_membrane, grad_f, grad_c, spike
 ):
-    """Gradients of one step; those of the state are replaced by those of the state before."""
+    """Gradients of one step; the state's gradients are replaced by those of the previous state."""
     for i in range(len(grad_current)):
         reset = grad_membrane[i]
         to_membrane = reset + _through(widen(grad_y[i]) - reset, membrane[i], spike)
@@ -336,7 +337,7 @@ def input_gated_lif_backward(x, checkpoints, grad_y, grad_x, grad_currents, grad
                 _gated_step_backward(*before, grad_y[t, row, a:b], grad_current, grad_membrane, g_f, g_c, spike)
 
 
-# ---- Learnable LIF. From here on there is one row, of all elements ----
+# ---- Learnable LIF. From here on all elements form one row ----
 
 
 @_inline
@@ -385,7 +386,7 @@ def _lif_again(x, membrane, leak, threshold, before, ratios, settings):
 
 @_kernel
 def _lif_step_backward(before, ratios, leak, inverse, grad_y, grad_x, grad, to_leak, to_threshold, settings):
-    """Back through one step; ``inverse`` is 1 / threshold, as a product takes less time than a division."""
+    """Back through one step; ``inverse`` is 1 / threshold, because a product takes less time than a division."""
     for i in range(len(grad)):
         over = ratios[i] - settings.one
         charge = widen(grad_y[i]) * settings.gamma * _lif_surrogate(over, settings) * inverse[i]
@@ -595,7 +596,7 @@ def multibit_synaptic_lif_backward(
 # ---- Recurrent-gated LIF: the input-gated step on x plus the recurrent product, which torch computes ----
 
 
-# A sum of its own and one in place, as the compiler is told that arrays never overlap.
+# Two functions, into new memory and in place, because the compiler is told that arrays never overlap.
 @_kernel
 def _sum(values, products, sums):
     for i in range(len(sums)):
@@ -616,7 +617,7 @@ def _store(values, stored):
 
 @_kernel
 def recurrent_forward(x, products, sums, currents, membranes, spikes, y, lowest, highest, spike, start, stop):
-    """One step, the state in place: ``sums [B, 2N]`` of x and the recurrent product are gate and candidate currents."""
+    """One step that updates the state in place. ``sums [B, 2N]``, x plus the recurrent product, are both currents."""
     size = y.shape[1]
     for block in range(start, stop):
         row, a, b = _block(block, size)
@@ -631,7 +632,7 @@ def recurrent_forward(x, products, sums, currents, membranes, spikes, y, lowest,
 
 @_kernel
 def recurrent_again(sums, currents, membranes, gates, candidates, before, charged, spikes, spike, start, stop):
-    """All steps again, from the gate and candidate currents. ``spikes [T, B, N]`` are those of the step before."""
+    """Repeat all steps from gate and candidate currents. ``spikes [T, B, N]`` receives the previous step's spikes."""
     size = gates.shape[2]
     for block in range(start, stop):
         row, a, b = _block(block, size)
@@ -659,7 +660,7 @@ def recurrent_backward(
     start,
     stop,
 ):
-    """One step, in place: the gradient of the sums from that of y, of the spikes to come, and of the state."""
+    """Back through one step, in place: the sums' gradient from those of y, the next step's product and the state."""
     size = grad_y.shape[1]
     for block in range(start, stop):
         row, a, b = _block(block, size)

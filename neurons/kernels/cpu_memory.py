@@ -1,10 +1,10 @@
-"""Memory on the CPU that is used again when a tensor is gone.
+"""Memory on the CPU that is reused when its tensor is gone.
 
-Large memory that comes fresh from the system is filled with zeros, page by page as it is first written, which takes as
-long as a scan; and the C library gives it back to the system often. There are two remedies. The large tensors of the
-kernels come from a store (:func:`empty`), as memory of a GPU does in torch; it keeps :data:`MOST_KEPT` bytes at most.
-And a program that trains may have the C library keep what all other tensors freed (:func:`keep_freed`): that changes
-the whole process, so no library does it unasked. :func:`give_back` empties both.
+The system fills new large memory with zeros, page by page at the first write, which takes as long as a scan; and the C
+library often gives freed memory back to the system. There are two remedies. The large tensors of the kernels come from
+a store (:func:`empty`), as GPU memory does in torch; it keeps :data:`MOST_KEPT` bytes at most. And a program that
+trains may have the C library keep the memory of all other freed tensors (:func:`keep_freed`): that changes the whole
+process, so it must be asked for. :func:`give_back` empties both.
 """
 
 import contextlib
@@ -21,31 +21,31 @@ import torch
 from torch import Tensor
 
 LARGE = 1 << 22
-"""Bytes from which on a tensor's memory is kept."""
+"""Memory of tensors of this many bytes or more is kept."""
 MOST_KEPT = 1 << 29
-"""Bytes that are kept for tensors to come; what was given back first goes first."""
+"""The most bytes that are kept for later tensors; beyond it, the memory given back first is freed first."""
 # A process that forks from this one must not write into the memory of its tensors; Windows has no fork.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 class _Store:
-    """Pieces of memory that no tensor has at the moment, from the one put in first to the last."""
+    """Pieces of memory that no tensor uses at the moment, oldest first."""
 
     def __init__(self):
         self.pieces: list[mmap.mmap] = []
-        # Python may collect garbage, and so put in another piece, while this very thread is in here.
+        # Reentrant: Python may collect garbage, and so put in another piece, while this thread holds the lock.
         self.lock = threading.RLock()
 
     def take(self, size: int) -> mmap.mmap | None:
-        """The smallest piece of at least ``size`` bytes and at most half as many more, or a new one.
+        """The smallest piece of at least ``size`` and at most 1.5 times ``size`` bytes, or a new one.
 
-        None where the system has no more.
+        None if the system has no more memory.
         """
         with self.lock:
             fitting = [piece for piece in self.pieces if 2 * size <= 2 * len(piece) <= 3 * size]
             if fitting:
                 piece = min(fitting, key=len)
-                with contextlib.suppress(ValueError):  # a piece that came meanwhile may have pushed it out
+                with contextlib.suppress(ValueError):  # a piece put in meanwhile may have displaced it
                     self.pieces.remove(piece)
                     return piece
         fresh = _new(size)
@@ -82,7 +82,7 @@ _store = _Store()
 
 
 def _after_fork() -> None:
-    _store.lock = threading.RLock()  # another thread, which is not here, may have held it
+    _store.lock = threading.RLock()  # it may have been held by a thread that does not exist in this process
 
 
 if hasattr(os, "register_at_fork"):
@@ -90,7 +90,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Lent:
-    """The first ``size`` bytes of a piece, for numpy; it goes back to the store with the last tensor that uses it."""
+    """The first ``size`` bytes of a piece, for numpy; the piece returns to the store when no tensor uses it."""
 
     def __init__(self, piece: mmap.mmap, size: int):
         self.store, self.piece = _store, piece
@@ -102,14 +102,14 @@ class _Lent:
 
 
 def empty(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """``like.new_empty(shape)``, in memory that is used again where it is large. Its storage cannot be resized."""
+    """``like.new_empty(shape)``; if large, in memory that is reused. Its storage cannot be resized."""
     size = math.prod(shape) * like.element_size()
     piece = _store.take(size) if size >= LARGE else None
     if piece is None:
         return like.new_empty(shape)
     storage = torch.from_numpy(np.asarray(_Lent(piece, size))).untyped_storage()
     made = like.new_empty(0)
-    made.set_(storage, 0, tuple(shape))  # type: ignore[call-overload]  # autograd would take .view(shape) for a view
+    made.set_(storage, 0, tuple(shape))  # type: ignore[call-overload]  # autograd would record .view(shape) as a view
     return made
 
 
@@ -118,10 +118,10 @@ def _c_library() -> ctypes.CDLL | None:
 
 
 def keep_freed() -> None:
-    """Have the C library of this process use freed memory again, where it is glibc.
+    """Have the C library of this process reuse freed memory, if it is glibc.
 
-    By its own rules it gives large tensors back to the system and gets them anew in every step of a training, which
-    takes as long as all of the arithmetic.
+    By its own rules it returns the memory of large tensors to the system and requests it anew in every training step,
+    which takes as long as all of the arithmetic.
     """
     library = _c_library()
     if library is not None and hasattr(library, "mallopt"):
@@ -130,9 +130,9 @@ def keep_freed() -> None:
 
 
 def give_back() -> None:
-    """What is kept for tensors to come goes back to the system: that of the store, and the C library's if it is glibc.
+    """Give the memory kept for later tensors back to the system: that of the store, and the C library's if it is glibc.
 
-    After :func:`keep_freed`, free memory in many small pieces would otherwise add up.
+    After :func:`keep_freed`, free memory in many small pieces would otherwise accumulate.
     """
     _store.clear()
     library = _c_library()

@@ -12,7 +12,7 @@ from neurons.kernels.operators import OPERATORS, Operator
 from neurons.surrogate import has_tail
 
 MOST_BLOCKS = 8192
-"""Larger tensors are walked through in turns. It bounds the partial extremes, one pair per warp."""
+"""Larger tensors are processed in turns. This bounds the number of partial extremes, one pair per warp."""
 
 
 _FORWARD = struct.Struct("=17q2d")
@@ -20,13 +20,13 @@ _BACKWARD = struct.Struct("=18q2d")
 
 
 def _blocks_and_threads(elements: int) -> tuple[int, int]:
-    """Small blocks where few elements have to spread over the whole device."""
+    """Threads per block: small blocks if there are few elements, to spread them over the whole device."""
     threads = WARP * (4 if elements >= 1 << 16 else 2 if elements >= 1 << 15 else 1)
     return min(-(-elements // threads), MOST_BLOCKS), threads
 
 
 def _channels_and_inner(state: Tensor) -> tuple[int, int]:
-    """How many channels a step ``[B, C, ...]`` has, and elements in each."""
+    """The number of channels of a step ``[B, C, ...]``, and of elements per channel and sample."""
     channels = state.shape[1]
     return channels, state.numel() // (len(state) * channels)
 
@@ -36,9 +36,9 @@ def _definitions(operator: Operator, x: Tensor) -> tuple[str, ...]:
 
 
 def _constants(parameters: Sequence[Tensor], learned: int, settings: Sequence):
-    """The kernels' arguments for the parameters: addresses (the range last), one per channel or not, settings.
+    """The kernels' arguments for the parameters: addresses (the range last), whether each is per channel, settings.
 
-    A kernel takes numbers alone: for the name of a surrogate gradient, whether it is the one with a tail.
+    A kernel takes only numbers: the name of a surrogate gradient becomes 1 for the one with a tail, else 0.
     """
     numbers = [has_tail(setting) if isinstance(setting, str) else setting for setting in settings]
     spike_range = parameters[learned].data_ptr() if len(parameters) > learned else 0
@@ -51,7 +51,7 @@ def _constants(parameters: Sequence[Tensor], learned: int, settings: Sequence):
 
 
 def checkpoint_shape(neuron: str, steps: int, state: Sequence[int]) -> tuple[int, ...]:
-    """The shape of what a forward keeps for the backward: the state ``[B, C, ...]`` before every STEPS-th step."""
+    """The shape of a forward's checkpoints for the backward: the state ``[B, C, ...]`` before every STEPS-th step."""
     if OPERATORS[neuron].kernel.recurrent:
         return cuda_recurrent.checkpoint_shape(steps, state)
     return -(-steps // STEPS), len(OPERATORS[neuron].state), *state
@@ -111,7 +111,7 @@ def scan_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Gradients with respect to ``x``, the state and the parameters (the range, last, gets none).
 
-    None in ``grad_final_state`` stands for zeros. The parameters' sums run in a fixed order.
+    None in ``grad_final_state`` stands for zeros. The parameters' gradients are summed in a fixed order.
     """
     operator = OPERATORS[neuron]
     if operator.kernel.recurrent:

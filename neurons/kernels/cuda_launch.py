@@ -1,6 +1,6 @@
-"""Compiling and launching the CUDA kernels: CuPy compiles them when first used and keeps them on disk.
+"""Compiling and launching the CUDA kernels: CuPy compiles them at first use and keeps them on disk.
 
-Tensors go in and out by address, on torch's current stream; nothing here waits for the device.
+Tensors are passed by address, on torch's current stream; nothing here waits for the device.
 """
 
 import ctypes
@@ -23,13 +23,13 @@ _EXTREMES = struct.Struct("=3q")
 
 
 class Limits(NamedTuple):
-    """What a device can do."""
+    """Properties of a device that decide how kernels are launched."""
 
     multiprocessors: int
     shared_bytes: int
-    """Most shared memory of a block."""
+    """The most shared memory of a block, in bytes."""
     tensor_cores: bool
-    """Whether its tensor cores know bfloat16."""
+    """Whether its tensor cores support bfloat16."""
 
 
 @functools.cache
@@ -42,14 +42,14 @@ def limits(device: torch.device) -> Limits:
 
 
 class _Arguments(threading.local):
-    """For each layout a buffer for a kernel's arguments and the list of their addresses, one set a thread."""
+    """Per layout, a buffer for a kernel's arguments and the list of their addresses; one set per thread."""
 
     def __init__(self):
         self.ready = {}
         self.devices = set()
 
     def pack(self, layout: struct.Struct, values: Sequence) -> int:
-        """Write the arguments down; return the address of the list of their addresses."""
+        """Write the arguments to the buffer; return the address of the list of their addresses."""
         if layout not in self.ready:
             buffer = ctypes.create_string_buffer(layout.size)
             start = ctypes.addressof(buffer)
@@ -64,7 +64,7 @@ _arguments = _Arguments()
 
 
 def options(definitions: tuple[str, ...]) -> tuple[str, ...]:
-    """What the compiler is told."""
+    """The options for the compiler."""
     # Without contraction to fused multiply-adds the spikes equal the reference's bit for bit.
     return "--fmad=false", f"-DSTEPS={STEPS}", *(f"-D{definition}" for definition in definitions)
 
@@ -80,7 +80,7 @@ def _module(device: torch.device, definitions: tuple[str, ...]):
 
 @functools.cache
 def _function(device: torch.device, definitions: tuple[str, ...], kernel: str, shares: bool):
-    """One kernel on the current device, as CuPy's Function; ``shares``: it may ask for all of the shared memory."""
+    """One kernel on the current device, as CuPy's Function; with ``shares`` it may ask for all of the shared memory."""
     from cupy.cuda import driver
 
     function = _module(device, definitions).get_function(kernel)
@@ -101,9 +101,9 @@ def launch(
     shared_bytes: int = 0,
     together: bool = False,
 ) -> None:
-    """Launch a kernel on the current stream of ``device``; ``together``: all blocks are on the device at once.
+    """Launch a kernel on the current stream of ``device``; with ``together`` all blocks are on the device at once.
 
-    This goes to the driver with a ready list of addresses: CuPy's own call builds an object for every argument.
+    It calls the driver with a prepared list of addresses, because CuPy's own call builds an object per argument.
     """
     from cupy.cuda import driver, runtime
 
@@ -124,13 +124,13 @@ def launch(
 
 
 def pointers(tensors: Sequence[Tensor | None], count: int = 0) -> list[int]:
-    """Addresses, zero for None and for what is missing up to ``count``."""
+    """The tensors' addresses, zero for None, padded with zeros to ``count``."""
     found = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     return found + [0] * (count - len(found))
 
 
 def gather_extremes(partial_extremes: Tensor, definitions: tuple[str, ...]) -> Tensor:
-    """The extremes ``[minimum, maximum]`` of all from those of each warp, ``[warps, 2]``."""
+    """The overall extremes ``[minimum, maximum]`` from those of each warp, ``[warps, 2]``."""
     extremes = partial_extremes.new_empty(2)
     values = partial_extremes.data_ptr(), extremes.data_ptr(), len(partial_extremes)
     launch(extremes.device, definitions, "extremes", _EXTREMES, values, (1, 1), 32 * WARP)

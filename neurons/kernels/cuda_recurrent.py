@@ -1,8 +1,8 @@
 """The scan of the recurrent-gated LIF on CUDA devices: one launch of ``recurrent.cu`` for the whole sequence.
 
-Before it, the product of the given spikes with U, and U in three bfloat16 pieces for the tensor cores; after the
-backward, the gradient of U as one product over all steps. Kept for the backward are the sigmoid's and the relu's
-arguments.
+Before the launch, the initial spikes are multiplied with U, and U is split into three bfloat16 pieces for the tensor
+cores. After the backward, the gradient of U is one product over all steps. The arguments of the sigmoid and of the relu
+are kept for the backward.
 """
 
 import struct
@@ -16,7 +16,7 @@ from neurons.kernels.cuda_launch import SCALARS, WARP, gather_extremes, launch, 
 from neurons.spike import FULL_PRECISION
 
 NEURONS = 16
-"""Neurons of a column tile, as in ``recurrent.cu``; so are the next three."""
+"""Neurons per column tile. This and the next three are as in ``recurrent.cu``."""
 WARPS = 8
 DEPTH = 32
 PIECES = 3
@@ -28,18 +28,18 @@ _PACK = 16  # bytes
 
 
 class _Plan(NamedTuple):
-    """How the blocks share out one direction of the scan."""
+    """How the blocks divide one direction of the scan."""
 
     definitions: tuple[str, ...]
     grid: tuple[int, int]
     rows: int
-    """The batch, filled up to whole row tiles."""
+    """The batch, rounded up to whole row tiles."""
     slices: int
-    """Of DEPTH, of what a product sums over."""
+    """Number of slices, of DEPTH each, that a product sums over."""
     pieces: int
-    """Bytes of U in pieces; zero where the product is a plain sum."""
+    """Bytes of U in pieces; zero if the product is a plain sum."""
     resident: bool
-    """Each block holds its part of U in shared memory."""
+    """Whether each block holds its part of U in shared memory."""
     shared_bytes: int
     exchange: int
     """Bytes of the exchange buffer."""
@@ -50,7 +50,7 @@ def _plan(x: Tensor, batch: int, neurons: int, bits: int, backward: bool) -> _Pl
     tensor_cores = device.tensor_cores and x.dtype != torch.float64
     whole = tensor_cores and bits != FULL_PRECISION
     column_tiles, sixteens = -(-neurons // NEURONS), -(-batch // 16)
-    # Row tiles of 32 share what they read of U; of 16, they spread a small layer over more of the device.
+    # Row tiles of 32 read less of U; row tiles of 16 spread a small layer over more of the device.
     row_tiles = 1 if sixteens * column_tiles <= device.multiprocessors or sixteens == 1 else 2
     rows = -(-sixteens // row_tiles) * row_tiles * 16
     across = min(column_tiles, device.multiprocessors)
@@ -79,7 +79,7 @@ def _plan(x: Tensor, batch: int, neurons: int, bits: int, backward: bool) -> _Pl
 
 
 def _split(plan: _Plan, kernel: str, weight: Tensor) -> Tensor:
-    """U as the product takes it: in pieces, or as it is."""
+    """U as the product takes it: in pieces, or unchanged."""
     if not plan.pieces:
         return weight
     pieces = torch.empty(plan.pieces, dtype=torch.uint8, device=weight.device)
@@ -99,7 +99,7 @@ def _launch(plan: _Plan, kernel: str, layout: struct.Struct, x: Tensor, addresse
 
 
 def checkpoint_shape(steps: int, state: Sequence[int]) -> tuple[int, ...]:
-    """The shape of what a forward keeps for the backward."""
+    """The shape of what the forward keeps for the backward."""
     batch, neurons, *inner = state
     return steps, batch, 2 * neurons, *inner
 

@@ -1,20 +1,20 @@
-"""The scans as operators of torch, so that autograd, ``torch.compile`` and autocast know them.
+"""The scans as torch operators, so that autograd, ``torch.compile`` and autocast know them.
 
-Every neuron that declares a :class:`Kernel` has two, defined when it is registered::
+Every neuron that declares a :class:`Kernel` has two operators, defined when it is registered::
 
     snn_zoo::<neuron>_scan(x, *state, *parameters, *settings, keep, track)
         -> (y, *final_state, checkpoints, extremes)
     snn_zoo::<neuron>_scan_backward(x, *state, *parameters, *settings, checkpoints, grad_y, *grad_final_state)
         -> (grad_x, *grad_state, *grad_learned_parameters)
 
-Parameters and settings are the fields of what the neuron's ``step_parameters()`` returns, in order. Shapes: x
-``[T, B, C, ...]``, y and every part of the state ``[T, B, N, ...]`` and ``[B, N, ...]``, all contiguous. Parameters
-have one element or one per channel and, like the state, are float32 at least.
+Parameters and settings are the fields of the value of the neuron's ``step_parameters()``, in order. Shapes: x
+``[T, B, C, ...]``, y ``[T, B, N, ...]``, every part of the state ``[B, N, ...]``, all contiguous. Parameters have one
+element or one per channel. They and the state are at least float32.
 
-``keep``: a backward will come, so the forward returns checkpoints for it. ``track``: the forward returns the minimum
-and maximum of the membrane, which the range of a multi-bit spike follows. What is not asked for is an empty tensor.
+With ``keep`` the forward returns checkpoints for a later backward. With ``track`` it returns the minimum and maximum of
+the membrane, which the range of a multi-bit spike follows. An output that is not asked for is an empty tensor.
 
-The provider is that of the device: :mod:`neurons.kernels.cpu` or :mod:`neurons.kernels.cuda`.
+The device decides the provider: :mod:`neurons.kernels.cpu` or :mod:`neurons.kernels.cuda`.
 """
 
 import contextlib
@@ -35,32 +35,32 @@ _MODULES = {"cpu": "neurons.kernels.cpu", "cuda": "neurons.kernels.cuda"}
 
 
 class Kernel(NamedTuple):
-    """What a neuron's own file declares of its fused scan, as ``kernel = Kernel(...)`` in the class.
+    """A neuron's declaration of its fused scan, as ``kernel = Kernel(...)`` in its class.
 
-    The functions are found by the neuron's names: in ``cpu_kernels.py`` they are called as it is registered
-    (``input_gated_lif_forward`` and ``_backward`` for "input-gated-lif"), in ``scan.cu`` as its class
-    (``InputGatedLIF``). What they take is said in :mod:`neurons.kernels.cpu` and in ``scan.cu``.
+    The kernels are found by name: in ``cpu_kernels.py`` by the registered name (``input_gated_lif_forward`` and
+    ``_backward`` for "input-gated-lif"), in ``scan.cu`` by the class name (``InputGatedLIF``).
+    :mod:`neurons.kernels.cpu` and ``scan.cu`` say what they take.
     """
 
     learned: tuple[str, ...] = ()
-    """The learned parameters, as ``step_parameters()`` has them: tensors of one element or one per channel."""
+    """The learned parameters, named as in ``step_parameters()``: tensors of one element or one per channel."""
     settings: tuple[str, ...] = ()
-    """The settings after them, as in a schema of torch: ``"float gamma"``. Those of a multi-bit spike are known."""
+    """The settings that follow them, as in a torch schema: ``"float gamma"``. A multi-bit spike's are implied."""
     keeps_state: bool = True
-    """The backward needs the state of earlier steps."""
+    """Whether the backward needs the state of earlier steps."""
     recurrent: bool = False
-    """A product with the last spikes stands in every step: the providers have a scan of their own for that."""
+    """Whether every step has a product with the last spikes; the providers have a separate scan for that."""
 
 
 class Operator(NamedTuple):
-    """The scan of one neuron: its registered name, the class that declares its kernel, and what it takes."""
+    """The scan of one neuron: its registered name, the class that declares its kernel, and its arguments."""
 
     neuron: str
     declared_by: Any
     state: tuple[str, ...]
     kernel: Kernel
     multi_bit: bool
-    """Takes the range of a multi-bit spike, its bits and its threshold in levels."""
+    """Whether it takes the range of a multi-bit spike, its bits and its threshold in levels."""
     inputs_per_neuron: int
 
     @property
@@ -82,12 +82,12 @@ class Operator(NamedTuple):
 
     @property
     def backward_function(self):
-        """The backward operator, likewise."""
+        """The backward operator, as torch calls it."""
         return getattr(getattr(torch.ops, NAMESPACE), f"{self.name.split('::')[1]}_backward").default
 
     @property
     def schemas(self) -> tuple[str, str]:
-        """What forward and backward take and return."""
+        """The schemas of forward and backward."""
         settings = ("int bits", "int threshold_levels") if self.multi_bit else self.kernel.settings
         common = [*_tensors("x", *self.state, *self.parameters), *settings]
         final = [f"final_{part}" for part in self.state]
@@ -99,7 +99,7 @@ class Operator(NamedTuple):
         return schema(*map(", ".join, forward)), schema(*map(", ".join, backward))
 
     def split(self, arguments: tuple) -> tuple[Tensor, list[Tensor], list[Tensor], list, tuple]:
-        """x, state, parameters, settings and the rest of an operator's arguments."""
+        """An operator's arguments, split into x, state, parameters, settings and the rest."""
         first, second = 1 + len(self.state), 1 + len(self.state) + len(self.parameters)
         third = second + (2 if self.multi_bit else len(self.kernel.settings))
         state, parameters = list(arguments[1:first]), list(arguments[first:second])
@@ -117,8 +117,8 @@ OPERATORS: dict[str, Operator] = {}
 def define(operator: Operator) -> None:
     """Make the operators of a neuron known to torch.
 
-    A class that is defined again, as in a notebook, may declare the same kernel again. Raises ValueError for another
-    one: torch forgets no operator.
+    A class that is defined again, as in a notebook, may declare the same kernel again. Raises ValueError for a
+    different one, because torch cannot remove an operator.
     """
     before = OPERATORS.get(operator.neuron)
     if before is None:
@@ -133,19 +133,19 @@ def scan(
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
     """Scan ``x_seq [T, B, C, ...]`` with the fused operator of ``neuron``, from ``state``.
 
-    ``step_parameters`` is what the neuron's method returns. Returns ``y_seq``, the final state and, where ``track``
-    asks for them, the extremes ``[minimum, maximum]`` of the membrane before the spike.
+    ``step_parameters`` is what the neuron's method returns. Returns ``y_seq``, the final state and, with ``track``, the
+    extremes ``[minimum, maximum]`` of the membrane before the spike.
     """
     x, parts = x_seq.contiguous(), [part.contiguous() for part in state]
     parameters, settings = parameters_and_settings(step_parameters, parts[0].dtype)
-    # Inside an operator gradients are always off, so this has to be known before.
+    # Inside an operator gradients are always off, so this is found out here.
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parts, *parameters))
     operator = OPERATORS[neuron]
     if not nothing_watches():
         inputs = x, *parts, *parameters
         _refuse_transforms(neuron, inputs)
         y, *final_state, _, extremes = operator.function(*inputs, *settings, keep, track)
-    # The kernel at once: for a few time steps, the way through torch's dispatcher takes longer than all the rest.
+    # Call the kernel directly: for a few time steps, torch's dispatcher takes longer than all the rest.
     elif keep:
         y, *final_state, extremes = _EagerScan.apply(operator, settings, track, x, *parts, *parameters)
     else:
@@ -154,14 +154,14 @@ def scan(
 
 
 def parameters_and_settings(step_parameters: tuple, dtype: torch.dtype) -> tuple[list[Tensor], list]:
-    """What an operator takes of a neuron's ``step_parameters()``, for a state of type ``dtype``."""
+    """An operator's arguments from a neuron's ``step_parameters()``, for a state of type ``dtype``."""
     leaves = _flat(step_parameters)
     parameters = [_parameter(leaf, dtype) for leaf in leaves if isinstance(leaf, Tensor)]
     return parameters, leaves[len(parameters) :]
 
 
 def _flat(step_parameters: tuple) -> list:
-    """The fields of ``step_parameters``, with those of a spike function in it."""
+    """The fields of ``step_parameters``; a spike function in it is replaced by its own fields."""
     return [leaf for value in step_parameters for leaf in (_flat(value) if isinstance(value, tuple) else (value,))]
 
 
@@ -172,7 +172,7 @@ def _parameter(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def nothing_watches() -> bool:
-    """Whether no compiler, transform, mode or profiler is there to see an operator, so that it can be spared."""
+    """Whether the operator can be skipped: no compiler, transform, mode or profiler is active that must see it."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
@@ -185,7 +185,7 @@ def nothing_watches() -> bool:
 
 
 def _refuse_transforms(neuron: str, inputs: tuple[Tensor, ...]) -> None:
-    """Raise for a kind of derivative that the operators lack: torch would drop it, or name none of this."""
+    """Raise for a kind of derivative that the operators lack: torch would ignore it or raise an unclear error."""
     if torch.compiler.is_compiling():
         return
     if torch._C._are_functorch_transforms_active() and any(
@@ -216,12 +216,12 @@ def _checkpoint_shape(operator: Operator, x: Tensor, state: list[Tensor]) -> tup
 
 
 def _empty_checkpoints(operator: Operator, x: Tensor, state: list[Tensor]) -> Tensor:
-    # In one dimension: a dimension that counts checkpoints would make torch.compile tell one from several.
+    # Flat: with a dimension for the number of checkpoints, torch.compile would compile one and several separately.
     return state[0].new_empty(math.prod(_checkpoint_shape(operator, x, state)))
 
 
 def full_precision(x: Tensor):
-    """Within it autocast has no say: a state stays in its own type, and so do products that lead to it."""
+    """Context without autocast: the state keeps its own type, and so do the products that lead to it."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
 
@@ -235,7 +235,7 @@ def _forward(
     keep: bool,
     track: bool,
 ) -> tuple[Tensor | None, ...]:
-    """y, the parts of the final state, checkpoints and extremes: None for these two where they are not asked for."""
+    """y, the parts of the final state, checkpoints and extremes; the last two are None if not asked for."""
     if x.numel():
         with full_precision(x):
             provider, inputs = _provider(x), (x, state, parameters, settings, keep, track)
@@ -262,7 +262,7 @@ def _backward(
 
 
 def _differentiate(operator: Operator, saved: tuple, settings: list, grads: tuple) -> tuple[Tensor, ...]:
-    """Gradients of the input, the state and the learned parameters from those of the outputs."""
+    """Gradients of the input, the state and the learned parameters, from those of the outputs."""
     *inputs, checkpoints = saved
     gradients = [grad.contiguous() for grad in grads[: 1 + len(operator.state)]]
     arguments = *inputs, *settings, checkpoints, *gradients
@@ -272,12 +272,12 @@ def _differentiate(operator: Operator, saved: tuple, settings: list, grads: tupl
 
 
 def _is_batched(gradient: Tensor) -> bool:
-    """Whether it stands for a batch of gradients (``is_grads_batched``), which torch takes apart for an operator."""
+    """Whether the tensor is a batch of gradients (``is_grads_batched``), which torch splits up for an operator."""
     return "Batched" in repr(torch._C._dispatch_keys(gradient))  # the key has no name in torch._C.DispatchKey
 
 
 class _EagerScan(torch.autograd.Function):
-    """A scan with its derivative, as the operator has it, where nothing watches."""
+    """The same scan and derivative as the operator, for when nothing needs to see an operator."""
 
     @staticmethod
     def forward(ctx, operator: Operator, settings: list, track: bool, *inputs: Tensor):
@@ -347,15 +347,15 @@ def _define(operator: Operator) -> None:
 
 
 def _count_products(operator: Operator) -> None:
-    """What torch.utils.flop_counter counts are products of matrices, which only a recurrent scan does."""
+    """torch.utils.flop_counter counts matrix products, which only a recurrent scan has."""
 
     @flop_counter.register_flop_formula(operator.function.overloadpacket)
     def forward(x_shape, *shapes, **known) -> int:
-        """A product of the last spikes ``[B, N]`` with ``[N, 2N]`` at each step."""
+        """Per step, one product of the last spikes ``[B, N]`` with ``[N, 2N]``."""
         steps, batch, channels = x_shape
         return 2 * steps * batch * (channels // 2) * channels
 
     @flop_counter.register_flop_formula(operator.backward_function.overloadpacket)
     def backward(x_shape, *shapes, **known) -> int:
-        """One at each step for the spikes before it, and as much for the weight."""
+        """Per step, one product for the gradient of the last spikes, and one for that of the weight."""
         return 2 * forward(x_shape)

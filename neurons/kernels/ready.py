@@ -1,7 +1,7 @@
-"""Scans made ready once for many calls, as in decoding token by token.
+"""Scans that are prepared once for many calls, as in decoding token by token.
 
-To look at a neuron's parameters, check its input and find its kernel takes many times as long as the scan of one time
-step. Where the parameters stay as they are from call to call, that needs doing once.
+Reading a neuron's parameters, checking its input and finding its kernel takes many times as long as the scan of one
+time step. If the parameters stay the same from call to call, doing this once is enough.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Ready(NamedTuple):
-    """A scan, and the kinds of input and state that it is ready for."""
+    """A scan, and the kinds of input and state that it is prepared for."""
 
     scan: "Scan"
     x_seq: tuple
@@ -25,19 +25,19 @@ class _Ready(NamedTuple):
 
 
 class ReadyScan:
-    """The scan of ``neuron`` on the CPU, without gradients, over inputs like the one that it was last prepared for."""
+    """The scan of ``neuron`` on the CPU, without gradients, for inputs like the last one it was prepared for."""
 
     def __init__(self, neuron: Any):
         self.neuron = neuron
         self.ready: _Ready | None = None
         self.parameters: dict[torch.dtype, tuple[list[Tensor], list]] = {}
-        """Parameters, in the type of the state, and settings."""
+        """Parameters (in the type of the state) and settings."""
 
     def __reduce__(self):
-        return type(None), ()  # not for copies of the neuron, which may change
+        return type(None), ()  # not for copies of the neuron: they may change
 
     def run(self, x_seq: Any, state: Any) -> tuple[Tensor, Any] | None:
-        """``y_seq`` and the final state; None where it is not ready for just this."""
+        """``y_seq`` and the final state; None if it is not prepared for exactly this kind of input and state."""
         ready = self.ready  # another thread may replace it
         if (
             ready is None
@@ -52,7 +52,7 @@ class ReadyScan:
         return y_seq, self.neuron.State(*final_state)
 
     def prepare(self, x_seq: Tensor, state: tuple[Tensor, ...]) -> None:
-        """Be ready for inputs and states like these, which the neuron has checked, where a kernel can be."""
+        """Prepare for inputs and states like these, which the neuron has checked, if a kernel can run them."""
         neuron, kinds = self.neuron, [_kind(tensor) for tensor in (x_seq, *state)]
         if neuron.training:  # its range may move
             self.ready, self.parameters = None, {}
@@ -69,14 +69,14 @@ class ReadyScan:
         self.ready = _Ready(Scan(neuron.name, state, *self.parameters[dtype]), kinds[0], kinds[1:])
 
     def _may_run(self) -> bool:
-        """Whether nothing but the outputs is asked for: no gradient, no range to track, no other backend."""
+        """Whether only the outputs are asked for: no gradient, no range to track, no other backend."""
         neuron = self.neuron
         off = neuron.training or torch.is_grad_enabled() or neuron.backend not in ("auto", "cpu")
         return not off and nothing_watches()
 
 
 def _kind(tensor: Any) -> tuple:
-    """What decides how a kernel goes through a tensor. Empty for a subclass of Tensor."""
+    """The properties that decide how a kernel reads a tensor. Empty for a subclass of Tensor."""
     if type(tensor) is not Tensor:
         return ()
     return tensor.shape, tensor.dtype, tensor.device, tensor.is_contiguous()

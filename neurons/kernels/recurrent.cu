@@ -1,8 +1,8 @@
-// The recurrent-gated LIF: one launch for the whole sequence. Follows scan.cu in one source. The blocks share out the
-// neurons (16 a block, a column tile) and the batch (ROWS a block, a row tile) and stay on the device together; in
-// each step a block multiplies the last spikes of its rows with its columns of U, takes the gated step on the result,
-// and publishes its spikes in the exchange buffer; then the blocks of a row tile wait for each other. More tiles than
-// blocks are worked off in turns. Launch it cooperatively.
+// The recurrent-gated LIF: one launch for the whole sequence. It is compiled after scan.cu, in one source. The blocks
+// divide the neurons (16 per block, a column tile) and the batch (ROWS per block, a row tile), and all are on the
+// device at once. In each step a block multiplies the last spikes of its rows with its columns of U, takes the gated
+// step on the result, and writes its spikes to the exchange buffer; then the blocks of a row tile wait for each other.
+// If there are more tiles than blocks, the blocks take turns. Launch it cooperatively.
 //
 // The product runs on the tensor cores in bfloat16 and loses nothing of float32: U is split into three
 // bfloat16 pieces that add up to it, and spikes are whole numbers of levels, which bfloat16 holds exactly
@@ -23,9 +23,9 @@ enum {
     WARPS = 8,
     THREADS = WARPS * WARP,
     ROWS = 16 * ROW_TILES,
-    NEURONS = 16,                             // of a column tile
+    NEURONS = 16,                             // per column tile
     PER_THREAD = ROWS * NEURONS / THREADS,    // elements of a tile
-    DEPTH = 32,                               // of a slice of the product: two matrix instructions
+    DEPTH = 32,                               // per slice of the product: two matrix instructions
     PIECES = 3,
 };
 
@@ -34,7 +34,7 @@ struct Pack {  // 16 bytes: eight bfloat16, or four float
 };
 
 #ifdef __CUDACC__
-__device__ __forceinline__ Pack load_shared_by_blocks(const Pack* from) {  // not from a stale first-level cache
+__device__ __forceinline__ Pack load_shared_by_blocks(const Pack* from) {  // bypasses the stale first-level cache
     const uint4 pack = __ldcg((const uint4*)from);
     return {{pack.x, pack.y, pack.z, pack.w}};
 }
@@ -56,7 +56,7 @@ __device__ __forceinline__ void multiply_add(float* c, unsigned int a0, unsigned
 }
 #endif
 
-// All blocks that count on this counter wait here for each other; the arrivals of earlier times stay counted.
+// All blocks that use this counter wait here for each other; earlier arrivals stay counted.
 __device__ __forceinline__ void meet(unsigned int* counter, unsigned int all_arrived) {
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -74,7 +74,7 @@ __device__ __forceinline__ unsigned int pair(float low, float high) {
     return narrow<BFloat16>(low).bits | (unsigned int)narrow<BFloat16>(high).bits << 16;
 }
 
-// Two numbers as PIECES pairs of bfloat16 that add up to them.
+// Splits two numbers into PIECES pairs of bfloat16 that add up to them.
 __device__ __forceinline__ void split(float low, float high, unsigned int* pieces) {
 #pragma unroll
     for (int i = 0; i < PIECES; i++) {
@@ -84,9 +84,9 @@ __device__ __forceinline__ void split(float low, float high, unsigned int* piece
     }
 }
 
-// The order of U's pieces: [column tile][8 columns][slice of DEPTH][piece][lane], a Pack for each lane: column
-// lane / 4, depth 8 * (lane % 4) onwards. The matrix instruction asks for other depths, but any order does that both
-// factors share. Forward the columns of a tile are the gates of its neurons, then their candidates, and the depth is
+// The order of U's pieces: [column tile][8 columns][slice of DEPTH][piece][lane], a Pack per lane: column lane / 4,
+// depth from 8 * (lane % 4) on. The matrix instruction expects another order of depths, but any order works if both
+// factors share it. Forward the columns of a tile are the gates of its neurons, then their candidates, and the depth is
 // the neurons that spiked. Backward the columns are the neurons, and the depth is the gradients of all gates, then of
 // all candidates.
 template <bool BACKWARD>
@@ -144,14 +144,14 @@ struct Rows {
     }
 };
 
-// A tile's place in shared memory, so that neither the lanes that write it nor those that read it collide.
+// A tile's place in shared memory, chosen to avoid bank conflicts of the lanes that write it and of those that read it.
 template <int COLUMNS>
 __device__ __forceinline__ int place(int row, int column) {
     return row * COLUMNS + (column ^ (row * COLUMNS / 32 & (COLUMNS / 8 - 1)) << 3);
 }
 
 // Each warp multiplies its share of the slices, for all rows and columns of the tile, and leaves its sums in
-// partial [WARPS, ROWS, COLUMNS]. WHOLE: the rows are whole numbers in bfloat16, else float.
+// partial [WARPS, ROWS, COLUMNS]. WHOLE: the rows are whole numbers in bfloat16; otherwise they are float.
 template <int COLUMNS, bool WHOLE>
 __device__ __forceinline__ void multiply(const Pack* exchange, Index row, Index stride, const Pack* weight, int slices,
                                          float* partial) {
@@ -223,7 +223,7 @@ struct TensorProduct {
     int slices;
     float* partial;
 
-    // resident: this block has one column tile, whose pieces of U fit into shared memory and stay there.
+    // resident: this block has only one column tile, and its pieces of U fit into shared memory and stay there.
     __device__ __forceinline__ TensorProduct(const void* pieces, Index neurons, Index slices, bool resident,
                                              char* shared)
         : weight((const Pack*)pieces), tile(0), stride(slices * DEPTH),
@@ -235,14 +235,14 @@ struct TensorProduct {
         __syncthreads();
     }
 
-    // All threads of the block together.
+    // All threads of the block must call this together.
     __device__ __forceinline__ void take(const void* exchange, Index row, Index column_tile) const {
         const Pack* pieces = tile ? tile : weight + column_tile * tile_packs;
         multiply<COLUMNS, WHOLE>((const Pack*)exchange, row, stride / (WHOLE ? 8 : 4), pieces, slices, partial);
         __syncthreads();
     }
 
-    // One element of what take left, by its place in the tile.
+    // One element of the result of take, by its place in the tile.
     __device__ __forceinline__ float at(int row, int column) const {
         float sum = 0;
 #pragma unroll
@@ -253,7 +253,7 @@ struct TensorProduct {
     }
 };
 
-// The same as sums over U itself.
+// The same product, as plain sums over U itself.
 template <int COLUMNS, class Real>
 struct PlainProduct {
     const Real *weight, *rows;
@@ -289,7 +289,7 @@ struct ProductOf<COLUMNS, WHOLE, Real, false> {
 
 // ---- The scans ----
 
-// The gate's and the candidate's number of one neuron.
+// The gate's and the candidate's value of one neuron.
 template <class Number>
 __device__ __forceinline__ void load_both(Number* into, const Number* from, Index neurons) {
     into[0] = from[0];
@@ -312,9 +312,10 @@ struct Place {  // one of this thread's elements of a tile
     }
 };
 
-// x [T, B, 2C]; first_product [B, 2C], the state's spikes times U; final_current and final_membrane [B, C] also hold
-// the state on the way; kept [T, B, 2C] receives the sigmoid's and the relu's arguments, unless it is null. exchange
-// [2, rows, slices * DEPTH], zero to begin with, as are the counters, one per row tile. weight: U, or its pieces.
+// x [T, B, 2C]; first_product [B, 2C] is the state's spikes times U. final_current and final_membrane [B, C] also hold
+// the state during the scan. kept [T, B, 2C] receives the arguments of the sigmoid and of the relu, unless it is null.
+// exchange [2, rows, slices * DEPTH] and the counters, one per row tile, must be zero at the start. weight is U, or its
+// pieces.
 #define RECURRENT_FORWARD_PARAMETERS(Scalar)                                                                       \
     const Scalar *__restrict__ x, const void *state0, const void *state1, const void *__restrict__ first_product,  \
         const void *__restrict__ weight, const void *range, Scalar *__restrict__ y, void *final_current,           \
@@ -401,8 +402,8 @@ __device__ __forceinline__ void forward_recurrent(RECURRENT_FORWARD_PARAMETERS(S
     }
 }
 
-// What the backward needs of every step, from kept: the synaptic current and the spikes before the step, the membrane
-// before its spike, each [T, B, C]. One thread an element, as in scan.cu.
+// Computes what the backward needs of every step, from kept: the synaptic current and the spikes before the step, and
+// the membrane before its spike, each [T, B, C]. One thread per element, as in scan.cu.
 #define REPLAY_PARAMETERS(Real)                                                                                    \
     const Real *__restrict__ kept, const Real *state0, const Real *state1, const Real *state2, const Real *range,  \
         Real *__restrict__ currents, Real *__restrict__ membranes, Real *__restrict__ spikes, Index steps,         \
@@ -449,9 +450,10 @@ __device__ __forceinline__ void replay(REPLAY_PARAMETERS(Real)) {
     }
 }
 
-// From the last step to the first: the gradient of a step's spikes is that of y and what the next step's product passes
-// back. gradient_currents and gradient_membranes [B, C] also hold the gradient of the state on the way. sums
-// [T, B, 2C] receives gradient_x unrounded, unless it is null. The gradients of the final state may be null (zero).
+// From the last step to the first: the gradient of a step's spikes is the sum of that of y and of what the next step's
+// product passes back. gradient_currents and gradient_membranes [B, C] also hold the state's gradient during the scan.
+// sums [T, B, 2C] receives gradient_x unrounded, unless it is null. The gradients of the final state may be null
+// (zero).
 #define RECURRENT_BACKWARD_PARAMETERS(Scalar)                                                                      \
     const void *__restrict__ kept, const void *__restrict__ currents, const void *__restrict__ membranes,          \
         const Scalar *__restrict__ gradient_y, const void *gradient_final0, const void *gradient_final1,           \

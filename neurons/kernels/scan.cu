@@ -1,8 +1,8 @@
-// Scans of the neurons along a sequence, one thread an element of [B, C, S], time in the inner loop and the
-// state in registers. Compiled at run time, once for each neuron and type of x: -DNEURON=InputGatedLIF
-// -DSCALAR=BFloat16. The steps compute what the readable steps of the neurons package compute, in the same
-// order, so that spikes are equal bit for bit; compile without contraction to fused multiply-adds.
-// Without __CUDACC__ this is C++ for a stand-in of a GPU, which the tests have.
+// Scans of the neurons along a sequence: one thread per element of [B, C, S], time in the inner loop, the state in
+// registers. Compiled at run time, once per neuron and type of x: -DNEURON=InputGatedLIF -DSCALAR=BFloat16. The steps
+// compute the same as the reference steps of the neurons package, in the same order, so that spikes are equal bit for
+// bit; compile without contraction to fused multiply-adds. Without __CUDACC__ this is C++ for the simulated GPU of the
+// tests.
 //
 // x is [T, B, INPUTS * C, S], y is [T, B, C, S], both contiguous. Sizes are 64-bit throughout.
 
@@ -13,7 +13,7 @@
 
 typedef long long Index;
 
-// ---- Numbers: half types are bare bits in memory and float in registers ----
+// ---- Numbers: half-precision types are raw bits in memory and float in registers ----
 
 struct Half {
     unsigned short bits;
@@ -82,7 +82,7 @@ __device__ __forceinline__ float magnitude(float value) { return fabsf(value); }
 __device__ __forceinline__ double magnitude(double value) { return fabs(value); }
 __device__ __forceinline__ float truncated(float value) { return truncf(value); }
 __device__ __forceinline__ double truncated(double value) { return trunc(value); }
-__device__ __forceinline__ float least(float a, float b) { return fminf(a, b); }  // the number beside a NaN
+__device__ __forceinline__ float least(float a, float b) { return fminf(a, b); }  // ignores NaN
 __device__ __forceinline__ double least(double a, double b) { return fmin(a, b); }
 __device__ __forceinline__ float most(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ double most(double a, double b) { return fmax(a, b); }
@@ -113,8 +113,8 @@ __device__ __forceinline__ float upper(float a, float b) {
 }
 #endif
 
-// 1 / value for a value of 1 or more: an estimate and one correction, which rounds as a division does. (Below
-// the smallest normal number it gives 0.)
+// 1 / value for a value of at least 1: an estimate and one correction, rounded like a division. (A result below the
+// smallest normal number becomes 0.)
 __device__ __forceinline__ float reciprocal(float value) {
     float estimate;
 #ifdef __CUDACC__
@@ -146,23 +146,23 @@ struct MultiBitSpike {
     __device__ __forceinline__ MultiBitSpike(const Real* range_pointer, Index bits, Index threshold_levels) {
         range = *range_pointer;
         full_precision = bits == 32;
-        lowest = bits == 1 ? Real(0) : -range;  // one bit has the positive level alone
+        lowest = bits == 1 ? Real(0) : -range;  // one bit has only the positive level
         const Real levels = (double)((Index)1 << (bits == 1 ? 1 : bits - 1)) * (1 - 1e-4);
-        scale = Real(1) / range * levels;  // two roundings, as the reference has them
+        scale = Real(1) / range * levels;  // two roundings, as in the reference
         inverse = Real(1) / scale;
         first_level = threshold_levels + 1;
         ordinary = sizeof(Real) == 4 && !full_precision && scale > Real(1e-30) && scale < Real(1e30);
     }
 
-    // q / scale for a whole number q of at most 127, rounded as a division is: a product with the rounded
-    // inverse and one correction give the same bits (tried on every pair), in a third of the time.
+    // q / scale for a whole number q of at most 127, rounded like a division: a product with the rounded inverse and
+    // one correction give the same bits (tried on every pair), in a third of the time.
     __device__ __forceinline__ Real divided(Real q) const {
         if (!ordinary) return q / scale;
         const Real quotient = q * inverse;
         return fused(fused(-scale, quotient, q), inverse, quotient);
     }
 
-    // The whole number of levels, of a spike that is not of full precision.
+    // The whole number of levels of a spike, unless it has full precision.
     __device__ __forceinline__ Real levels(Real membrane) const {
         const Real level = scale * lower(upper(membrane, lowest), range);
         return magnitude(level) < first_level ? Real(0) : truncated(level);
@@ -173,8 +173,8 @@ struct MultiBitSpike {
         return divided(levels(membrane));
     }
 
-    // The gradient with respect to the membrane: straight through inside the range. Outside, a gradient that is
-    // not finite leaves NaN, as multiplying by a mask does.
+    // The gradient with respect to the membrane: straight through inside the range. Outside, a gradient that is not
+    // finite gives NaN, as multiplying by a mask does.
     __device__ __forceinline__ Real backward(Real membrane, Real gradient) const {
         if (magnitude(membrane) <= range) return gradient;
         return !ordinary && full_precision ? Real(0) : gradient * Real(0);
@@ -185,10 +185,10 @@ struct MultiBitSpike {
 //
 // step advances the state by one time step, returns y and fills in the trace: what the step's backward needs.
 // backward turns the gradients of y and of the new state into those of x and of the old state (in place), and
-// adds those of the parameters. A neuron is ordinary if its constants lie where short cuts give the same numbers;
-// the kernels have a copy of their loops for those that are, in which the compiler leaves out all else.
+// adds those of the parameters. A neuron is ordinary if its constants lie where short cuts give the same numbers; the
+// kernels have a copy of their loops for ordinary neurons, in which the compiler omits the general case.
 
-struct Settings {  // what a kernel is called with; which neuron reads what stands in its constructor
+struct Settings {  // a kernel's arguments; each neuron's constructor reads what it needs
     const void *parameter0, *parameter1, *range;
     Index channel0, channel1;  // this element's place in each parameter
     double setting0, setting1;
@@ -198,7 +198,7 @@ template <class Real>
 struct LearnableLIF {
     enum { INPUTS = 1, STATES = 1, PARAMETERS = 2 };
     Real leak, threshold, inverse_threshold, gamma;
-    bool ordinary_threshold, tail;  // tail: the surrogate gradient is the arctan's and not the triangle
+    bool ordinary_threshold, tail;  // tail: the surrogate gradient is the arctan's, not the triangle
 
     struct Trace {
         Real membrane, before;
@@ -215,7 +215,7 @@ struct LearnableLIF {
 
     __device__ __forceinline__ bool& ordinary() { return ordinary_threshold; }
 
-    // For gradients, where a last rounding does not matter.
+    // For gradients, where rounding in the last place does not matter.
     __device__ __forceinline__ Real over_threshold(Real value) const {
         return ordinary_threshold ? value * inverse_threshold : value / threshold;
     }
@@ -391,7 +391,7 @@ struct InputGatedLIF {
 
 // ---- The scans ----
 
-struct Element {  // one element of [B, C, S]: where it lies in one time step of x, and its channel
+struct Element {  // one element of [B, C, S]: its place in one time step of x, and its channel
     Index x, channel;
 
     __device__ __forceinline__ Element(Index element, Index channels, Index inner, int inputs) {
@@ -417,7 +417,7 @@ __device__ __forceinline__ void over_warp(Real& minimum, Real& maximum) {
     }
 }
 
-// What the kernels take. Parameters are one per layer, or one per channel where per_channel is not zero.
+// The kernels' arguments. Parameters are one per layer, or one per channel if per_channel is not zero.
 #define FORWARD_PARAMETERS(Scalar)                                                                                 \
     const Scalar *__restrict__ x, const void *state0, const void *state1, const void *parameter0,                  \
         const void *parameter1, const void *range, Scalar *__restrict__ y, void *final0, void *final1,             \
@@ -437,8 +437,7 @@ __device__ __forceinline__ void over_warp(Real& minimum, Real& maximum) {
         gradient_state0, gradient_state1, gradient_parameters, steps, elements, channels, inner, per_channel0,     \
         per_channel1, setting0, setting1
 
-// One element of the forward scan on its way: always STEPS loads in flight, a slot is filled anew as soon as its step
-// is taken.
+// The forward scan of one element: STEPS loads are always in flight; a slot is refilled as soon as its step is taken.
 template <class Neuron, class Scalar, class Real, bool TRACK>
 struct Forward {
     enum { INPUTS = Neuron::INPUTS, STATES = Neuron::STATES };
@@ -460,7 +459,7 @@ struct Forward {
         }
     }
 
-    // The next STEPS steps, or as many as are left; without GUARDED at least 2 * STEPS are.
+    // Takes the next STEPS steps, or as many as are left; without GUARDED at least 2 * STEPS must be left.
     template <bool GUARDED>
     __device__ __forceinline__ void take(const Neuron& neuron, Index left) {
 #pragma unroll
@@ -482,7 +481,7 @@ struct Forward {
         }
     }
 
-    // ORDINARY: the neuron is, so that a copy of the loop without a test in every step is worth its size.
+    // ORDINARY: the neuron is ordinary; a copy of the loop without a test in every step is worth its size.
     template <bool ORDINARY>
     __device__ __forceinline__ void run(const Neuron& neuron, Index steps, Real* checkpoint) {
         fill(steps);
@@ -500,8 +499,8 @@ struct Forward {
     }
 };
 
-// state0, state1 [B, C, S] in, final0, final1 out. checkpoints [ceil(T / STEPS), states, B, C, S] receives the
-// state before every STEPS-th step, unless it is null. With TRACK, partial_extremes [warps, 2] receives the
+// state0, state1 [B, C, S] are input, final0, final1 output. checkpoints [ceil(T / STEPS), states, B, C, S] receives
+// the state before every STEPS-th step, unless it is null. With TRACK, partial_extremes [warps, 2] receives the
 // smallest and the largest membrane before the spike that each warp saw, NaN if it saw any.
 template <template <class> class NeuronOf, class Scalar, bool TRACK>
 __device__ __forceinline__ void forward(FORWARD_PARAMETERS(Scalar)) {
@@ -529,7 +528,7 @@ __device__ __forceinline__ void forward(FORWARD_PARAMETERS(Scalar)) {
         if (Neuron::STATES > 1) ((Real*)final1)[e] = scan.state[Neuron::STATES - 1];
         minimum = scan.minimum;
         maximum = scan.maximum;
-        nan = scan.last != scan.last ? scan.last : nan;  // a membrane that was NaN once stays NaN to the last step
+        nan = scan.last != scan.last ? scan.last : nan;  // once NaN, a membrane stays NaN to the last step
     }
     if (TRACK) {
         minimum = nan != nan ? nan : minimum;
@@ -543,7 +542,7 @@ __device__ __forceinline__ void forward(FORWARD_PARAMETERS(Scalar)) {
     }
 }
 
-// One block: from [count, 2] partial extremes to the extremes [2] of all.
+// One block reduces [count, 2] partial extremes to the overall extremes [2].
 template <class Real>
 __device__ __forceinline__ void gather_extremes(const void* partial_extremes, void* extremes, Index count) {
     __shared__ Real minima[32], maxima[32];
@@ -572,12 +571,12 @@ __device__ __forceinline__ void gather_extremes(const void* partial_extremes, vo
     }
 }
 
-// One element of the backward scan on its way, from the last STEPS steps to the first: it runs them forward from their
-// checkpoint, keeping the traces in registers, then back, while the loads of the STEPS before are in flight.
+// The backward scan of one element, from the last STEPS steps to the first. It runs them forward from their checkpoint,
+// with the traces in registers, then back, while the loads of the preceding STEPS are in flight.
 template <class Neuron, class Scalar, class Real>
 struct Backward {
     enum { INPUTS = Neuron::INPUTS, STATES = Neuron::STATES };
-    const Scalar* __restrict__ x;  // each at the start of the steps in hand
+    const Scalar* __restrict__ x;  // this and the next three point to the start of the current steps
     const Scalar* __restrict__ gradient_y;
     const Real* __restrict__ checkpoint;
     Scalar* __restrict__ gradient_x;
@@ -599,7 +598,7 @@ struct Backward {
         }
     }
 
-    // The steps in hand: STEPS, or with GUARDED left. more: there are others before them.
+    // Takes the current steps: STEPS of them, or with GUARDED as many as left. more: there are steps before them.
     template <bool GUARDED>
     __device__ __forceinline__ void take(const Neuron& neuron, Index left, bool more) {
         typename Neuron::Trace traces[STEPS];

@@ -67,7 +67,7 @@ def test_input_of_too_few_dimensions_is_refused(name):
 def test_an_odd_number_of_channels_where_two_halves_are_needed_is_refused(name, channels):
     neuron = build(name, 3)
     for call, shape in ((neuron, (4, 2, channels)), (neuron.single_step, (2, channels))):
-        with raises(ValueError, "takes 2 input channels a neuron", "a multiple of 2", f"got {channels}"):
+        with raises(ValueError, "takes 2 input channels per neuron", "a multiple of 2", f"got {channels}"):
             call(torch.zeros(shape))
 
 
