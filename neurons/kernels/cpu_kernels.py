@@ -120,7 +120,8 @@ _SMALLEST, _LARGEST, _ONE = np.float32(-87.3), np.float32(88.8), np.float32(1)
 def exponential(value):
     """exp(value) in float32, in vector instructions: right to one unit in the last place from -87 to 88.
 
-    Infinite above. exp(x) = 2^n exp(x - n ln 2), the second factor by the polynomial of the Cephes library (S. Moshier).
+    Infinite above. exp(x) = 2^n exp(x - n ln 2), the second factor by the polynomial of the Cephes library
+    (S. Moshier).
     A call of the C library's exp would not become vector instructions.
     """
     x = _SMALLEST if value < _SMALLEST else value
