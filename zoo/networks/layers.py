@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.engine.program import Buffer, Program, Spikes
+
 ROW_GROUP = 16
 """Rows of a group, see :class:`RowGroups`."""
 
@@ -67,6 +69,9 @@ class Linear(nn.Linear, RowGroups):
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x, self.weight, self.bias)
 
+    def lower(self, program: Program, spikes: tuple[Spikes, ...], residual: Buffer | None = None) -> Buffer:
+        return program.linear(spikes, self, residual)
+
 
 class SequenceDropout(nn.Module):
     """Dropout of ``[T, B, N]`` with one mask for the whole sequence."""
@@ -102,6 +107,9 @@ class ParallelLayerNorm(nn.Module):
         parts = x.unflatten(-1, (self.parts, -1))
         return torch.addcmul(self.bias, F.layer_norm(parts, parts.shape[-1:]).flatten(-2), self.weight)
 
+    def lower(self, program: Program, x: Buffer, masked: bool) -> Buffer:
+        return program.norm(x, self.weight, self.bias, self.parts, masked)
+
 
 class TokenConvolution(nn.Module):
     """Convolution over the tokens of ``[T, B, N]`` without bias: centred, or causal with its past as state.
@@ -128,6 +136,11 @@ class TokenConvolution(nn.Module):
             padded = torch.cat([past.transpose(0, 1), x])
         windows = torch.cat([padded[i : i + steps] for i in range(self.kernel)], dim=-1)
         return self.weight(windows), padded[steps:].transpose(0, 1) if self.causal else None
+
+    def lower(self, program: Program, spikes: Spikes) -> Buffer:
+        margin = self.kernel - 1
+        windows = program.windows(spikes, self.kernel, margin if self.causal else margin // 2, self.causal)
+        return program.lower(self.weight, (windows,))
 
 
 def mirrored(x: Tensor, mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import neurons
+from zoo.engine.program import Buffer, NotInIntegers, Program, Spikes
 from zoo.networks.layers import ParallelLayerNorm, RowGroups, TokenConvolution, first_rows, mirrored
 
 RECURRENT_MIXERS = ("lstm", "gru")
@@ -56,6 +57,13 @@ class StreamSpikes(nn.Module):
         y, state = self.neuron(current, state)
         return (y if mask is None else y * mask), state
 
+    def lower(self, program: Program, h: Buffer, causal: bool) -> Spikes:
+        """``causal``: step by step, from a state; else whole sequences, with padding."""
+        if self.neuron is None:
+            raise NotInIntegers("it has no spikes")
+        current = program.layer_norm(h, self.norm, masked=not causal)
+        return program.multibit_lif(self.neuron, current, keeps_state=causal, masked=not causal)
+
 
 class SpikingMixer(nn.Module):
     """Convolution over the tokens into gated neurons (or learnable LIF, or ReLU, on all channels)."""
@@ -84,6 +92,19 @@ class SpikingMixer(nn.Module):
         else:
             y = scan_both_ways(self.neurons, *current.chunk(2, dim=-1))
         return (y if mask is None else y * mask), (past, before)
+
+    def lower(self, program: Program, s: Spikes) -> tuple[Spikes, ...]:
+        if not self.neurons:
+            raise NotInIntegers("it has no spikes")
+        causal = self.convolution.causal
+        current = program.lower(self.norm, program.lower(self.convolution, s), masked=not causal)
+        size = current.width // (2 * self.directions)
+        found = []
+        for direction, neuron in enumerate(self.neurons):
+            first = 2 * size * direction
+            backwards = bool(direction)
+            found.append(program.input_gated_lif(neuron, current, first, size, causal, backwards, masked=not causal))
+        return tuple(found)
 
 
 class RecurrentMixer(RowGroups):
