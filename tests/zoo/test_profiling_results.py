@@ -48,7 +48,7 @@ def test_twins_are_compared_input_by_input_and_zeros_are_not_hidden():
     mine = profile_of(Counts(multiplications=20, integer_multiplications=180, multiplications_by_zero=10), inputs=2)
     twin = profile_of(Counts(multiplications=1000, multiplications_by_zero=840), "GRU twin", inputs=1)
     first, reals, skipped, energy = mine.compare(twin)
-    assert first.startswith("mine: 10.00 times fewer multiplications than GRU twin (100 against 1k an input; 90 of the")
+    assert first.startswith("mine: 10.00 times fewer multiplications than GRU twin (100 against 1k per input; 90 of")
     assert "100.00 times fewer than GRU twin" in reals
     assert "1.68 times fewer than GRU twin" in skipped
     assert "an estimate: 10.00 times less in float32, 100.00 times less in int32" in energy
