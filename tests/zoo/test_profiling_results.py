@@ -1,4 +1,4 @@
-"""What a profile says: energy, comparison, table, JSON, drawing; the command; every model of the zoo."""
+"""The results of a profile: energy, comparison, table, JSON, drawing; the command; every model of the zoo."""
 
 import io
 import json
@@ -76,7 +76,7 @@ def printed(profile, width):
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_table_has_a_row_a_layer_and_says_what_is_an_estimate(profiled, width, monkeypatch):
+def test_the_table_has_a_row_per_layer_and_says_what_is_an_estimate(profiled, width, monkeypatch):
     text = printed(profiled, width)
     for part in ("tiny: mean of 2 inputs", "currents", "neuron", "readout", "total", "(est.)", "Energy is an estimate"):
         assert part in text
@@ -88,7 +88,7 @@ def test_the_table_has_a_row_a_layer_and_says_what_is_an_estimate(profiled, widt
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_no_layer_of_a_bundled_model_is_broken_in_two_lines(width):
-    """A model of the same layers, each of which costs much."""
+    """A model with the same layers, each of which costs much."""
     counts = Counts(*[888_888_888] * 6)
     for name in zoo.list_models():
         layers = [layer for layer, _ in zoo.load(name).named_modules() if layer]
@@ -182,7 +182,7 @@ def test_every_translator_is_counted_while_it_really_translates(mixer):
     steps = output // model.decoder[0].output.weight.numel()
     assert output == steps * model.decoder[0].output.weight.numel()
     assert 1 < steps <= config.longest
-    # Greedy: the logits of one hypothesis a step, whose weights are the embedding's.
+    # Greedy search: the logits of one hypothesis per step, with the embedding's weights.
     assert rows["Translator"].counts.dense_macs == steps * config.vocabulary * config.width
     assert bool(profile.spike_rate) == (mixer in ("input-gated-lif", "learnable-lif"))
     if mixer == "input-gated-lif":
