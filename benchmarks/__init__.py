@@ -1,1 +1,1 @@
-"""How fast the neurons are beside what people use in their place, and a whole translator through them."""
+"""Speed of the neurons compared with the usual alternatives, and of a whole translator that uses them."""

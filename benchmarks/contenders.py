@@ -1,8 +1,9 @@
-"""What is timed: our scans, and what people use in their place, each a module from a sequence to a sequence.
+"""The contenders that are timed: our scans and the usual alternatives, each a module from a sequence to a sequence.
 
-Settings are those that leave the others the least to do: no gradient through the reset, no membranes stored. All
-learn what they can learn, in float32. SpikingJelly's nodes get the subthreshold equation of the learnable LIF
-(``decay_input=False``, soft reset), so that they compute the same spikes; their surrogate gradients are their own.
+The others get the options that give them the least work: no gradient through the reset, no stored membranes. All
+parameters that can be learned are learned, in float32. SpikingJelly's nodes get the subthreshold equation of the
+learnable LIF (``decay_input=False``, soft reset), so that they compute the same spikes; they keep their own surrogate
+gradients.
 """
 
 import contextlib
@@ -26,9 +27,9 @@ TAU = 16.0
 LEAK = 1 - 1 / TAU  # so that v - v / tau and leak * v round to the same number
 BITS = 4
 FUSED = {"cpu": "cpu", "cuda": "cupy"}
-"""The backend of our kernels on a device."""
+"""The backend of our kernels for each device."""
 OURS = "ours, "
-"""What the names of our contenders begin with; the backend follows."""
+"""The first part of our contenders' names; the backend follows."""
 BYTES_ALONE = "bytes alone (copy)"
 OLD_SPIKINGJELLY = "SPIKINGJELLY_14"
 """Environment variable: the folder that holds SpikingJelly 0.0.0.0.14."""
@@ -43,32 +44,32 @@ class Contender(NamedTuple):
 
     name: str
     build: Callable[[int], nn.Module]
-    """The module for so many channels; raises :class:`Unavailable`."""
+    """Build the module for ``width`` channels; raises :class:`Unavailable`."""
     same: str = ""
-    """What it has in common with the first contender: "outputs", "gradients" (and outputs), or nothing."""
+    """What must equal the first contender's: "outputs", "gradients" (both), or nothing."""
 
 
 class Family(NamedTuple):
-    """Contenders for one neuron; the first that can run is the one that the others are measured against."""
+    """Contenders for one neuron; the others are compared with the first that can run."""
 
     neuron: str
     contenders: tuple[Contender, ...]
     inputs: int = 1
-    """Input channels for one output channel."""
+    """Input channels per output channel."""
     widths: tuple[int, ...] = (256, 1024, 4096)
     steps: tuple[int, ...] = (4, 16, 100, 400)
     checked_steps: int | None = None
-    """The outputs of so many steps are compared and no gradients, where small differences grow; None: everything."""
+    """If small differences grow, only the outputs of this many first steps are compared. None compares everything."""
     bytes_alone: bool = True
-    """Whether moving the bytes is a floor worth measuring."""
+    """Whether to measure copying the bytes alone, as a lower bound."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the contenders, and of the floor."""
+        """The names of the contenders and of the lower bound."""
         return (*(contender.name for contender in self.contenders), *((BYTES_ALONE,) if self.bytes_alone else ()))
 
     def compared(self, name: str, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What of the results of a call (outputs, then any gradients) has to be as the first contender's."""
+        """The part of a call's results (outputs, then any gradients) that must equal the first contender's."""
         same = next((contender.same for contender in self.contenders if contender.name == name), "")
         if self.checked_steps is not None:
             return (results[0][: self.checked_steps],) if same else ()
@@ -100,7 +101,7 @@ def scan(name: str, backend: str, **options) -> Scan:
 
 
 def ours(device: str, build: Callable[[str, int], nn.Module]) -> tuple[Contender, ...]:
-    """What ``build(backend, width)`` makes by each backend for the device, the fused one first."""
+    """The contenders that ``build(backend, width)`` makes with each backend for the device, the fused one first."""
     return tuple(
         Contender(f"{OURS}{backend}", functools.partial(build, backend), same="gradients")
         for backend in (FUSED[device], "torch")
@@ -130,7 +131,7 @@ class TriangularSpike(torch.autograd.Function):
 
 
 class LearnableLIFLoop(nn.Module):
-    """The learnable LIF as one writes it by hand."""
+    """The learnable LIF as usually written by hand."""
 
     def __init__(self, indexed: bool):
         super().__init__()
@@ -163,7 +164,7 @@ class QuantisedSpike(torch.autograd.Function):
 
 
 class InputGatedLIFLoop(nn.Module):
-    """The input-gated LIF as one writes it by hand, without tracking the range."""
+    """The input-gated LIF as usually written by hand, without tracking the range."""
 
     def __init__(self, indexed: bool):
         super().__init__()
@@ -236,7 +237,7 @@ class SpikingJellyNode(nn.Module):
 
 
 class OldSpikingJellyNode(SpikingJellyNode):
-    """A node of 0.0.0.0.14, which leaves its CuPy kernels for a loop in torch when it is not in training mode."""
+    """A node of 0.0.0.0.14; outside of training mode it uses a loop in torch instead of its CuPy kernels."""
 
     def train(self, mode: bool = True):
         return super().train(True)
@@ -265,14 +266,14 @@ def spikingjelly(kind: str, device: str, same: str = "", **options) -> Contender
 
 
 def ask_for_triton() -> None:
-    """Have SpikingJelly 2.0.0 run its Triton kernels on a GPU, or raise; it reads this when it is imported."""
+    """Have SpikingJelly 2.0.0 run its Triton kernels on a GPU, or raise. It reads this setting at import."""
     for node in ("LIF", "PLIF", "ILIF"):
         os.environ[f"SJ_{node}_CUDA_IMPLEMENTATION"] = "triton"
 
 
 @contextlib.contextmanager
 def another_spikingjelly(folder: Path):
-    """While open, ``import spikingjelly`` finds the release in ``folder``; what was imported before stays as it is."""
+    """Context in which ``import spikingjelly`` finds the release in ``folder``; modules imported before are kept."""
 
     def imported() -> dict:
         return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "spikingjelly"}

@@ -1,12 +1,12 @@
-"""Event files: our reader of AEDAT 3.1 beside SpikingJelly's, in million events a second.
+"""Event files: our reader of AEDAT 3.1 beside SpikingJelly's, in million events per second.
 
 ::
 
     python -m benchmarks.events               # about a minute; pip install "snn-zoo[train]" before
     python -m benchmarks.events --quick       # a small file, to see that everything runs
 
-The file is written here: random events in packets of 4,096, as the recordings of DVS128 Gesture have them. The readers
-take turns; a ratio is the median time of a reader over that of ours. All must give the same events.
+The benchmark writes the file: random events in packets of 4,096, as in the recordings of DVS128 Gesture. The readers
+take turns; a ratio is a reader's median time divided by that of ours. All must return the same events.
 """
 
 import ast
@@ -33,7 +33,7 @@ OURS = "ours"
 
 @dataclass
 class Row:
-    """What was measured for one reader; times in seconds a file."""
+    """What was measured for one reader; times in seconds per file."""
 
     reader: str
     median: float
@@ -43,7 +43,7 @@ class Row:
 
 
 def recording(count: int) -> Events:
-    """Random events of a DVS128, 60,000 a second."""
+    """Random events of a DVS128, 60,000 per second."""
     draw = np.random.default_rng(0)
     t = np.cumsum(draw.integers(0, 34, count))
     x, y = draw.integers(0, 128, (2, count), dtype=np.int16)
@@ -51,9 +51,9 @@ def recording(count: int) -> Events:
 
 
 def spikingjelly_reader() -> Callable[[Path], dict[str, np.ndarray]]:
-    """``load_aedat_v3`` as the installed SpikingJelly has it, taken out of its module.
+    """``load_aedat_v3`` of the installed SpikingJelly, taken out of its module.
 
-    The module itself imports torchvision, which there is no build of for many a torch.
+    The module itself imports torchvision, which is not built for every torch.
     """
     package = Path(importlib.util.find_spec("spikingjelly").origin).parent
     module = package / "datasets" / "utils.py"
@@ -70,7 +70,7 @@ def spikingjelly_reader() -> Callable[[Path], dict[str, np.ndarray]]:
 
 
 def measure(path: Path, events: Events, rounds: int) -> list[Row]:
-    """Each reader's median time over ``rounds``, in a new random order each; AssertionError where events differ."""
+    """Each reader's median time over ``rounds``, in a new random order per round; AssertionError if events differ."""
     readers = {
         OURS: read_aedat,
         "ours, with bins of 50 ms": lambda file: bin_events(read_aedat(file), Binning()),

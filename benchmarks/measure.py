@@ -1,10 +1,10 @@
 """Time, memory and agreement of contenders on one shape, all of them in turn so that their ratios are fair.
 
-Each contender is called once for warm-up, memory and agreement; then rounds follow in which every one is timed, in a
-new random order each. A sample is as many calls as last :attr:`Effort.sample_seconds`. A slow contender drops
-out of the rounds early, one whose first call takes very long is measured by that call alone, and one that would take
-longer than anybody waits is skipped, with the reason in its row. So is one that should compute what ours does and
-does not, and one of another library that raises an error.
+Each contender is called once for warm-up, memory and agreement. Then rounds follow in which every contender is timed,
+in a new random order per round. A sample is as many calls as fit into :attr:`Effort.sample_seconds`. A slow contender
+drops out of the rounds early. One whose first call takes very long is measured by that call alone. One that would take
+too long is skipped, with the reason in its row; so is one that should compute the same as ours but does not, and one of
+another library that raises an error.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from neurons.kernels import cpu_memory
 Call = Callable[[], tuple[Tensor, ...]]
 MODES = ("forward", "forward with backward")
 AGREEMENT = 1e-3
-"""The most that one element may be off, of the largest, and the largest share of elements that are."""
+"""The largest allowed difference of an element, relative to the largest element, and the share that may exceed it."""
 MOST_ELEMENTS = 1 << 25
-"""Of a sequence on the CPU; the batch is made smaller to stay below."""
+"""The most elements of a sequence on the CPU; the batch is reduced to stay below."""
 
 
 class Effort(NamedTuple):
@@ -38,9 +38,9 @@ class Effort(NamedTuple):
     fewest: int = 3
     sample_seconds: float = 2e-2
     seconds: float = 0.6
-    """A contender that has been timed for so long, and ``fewest`` times, drops out."""
+    """A contender that has been timed for this long, and at least ``fewest`` times, drops out."""
     one_call: float = 2.0
-    """On the CPU, a first call that takes longer is the only one."""
+    """On the CPU, a contender whose first call takes longer is called only once."""
     patience: float = 30.0
     """A call that would take longer is not made."""
 
@@ -62,7 +62,7 @@ class Shape(NamedTuple):
 
 @dataclass
 class Row:
-    """What was measured for one contender on one shape in one mode; times in seconds a call, memory in bytes."""
+    """What was measured for one contender on one shape in one mode; times in seconds per call, memory in bytes."""
 
     neuron: str
     contender: str
@@ -74,20 +74,20 @@ class Row:
     samples: int = 0
     calls_a_sample: int = 1
     ratio: float | None = None
-    """Median over the median of the family's first contender that can run, which is ours."""
+    """Median divided by that of the family's first contender that can run, which is ours."""
     peak_memory: int | None = None
-    """Above what was in use before the call: outputs and, with backward, gradients are in it."""
+    """Memory above that in use before the call; it includes outputs and, with backward, gradients."""
     disagreement: float | None = None
-    """Share of outputs (and gradients) that are not as the first contender's; None: another function."""
+    """Share of outputs (and gradients) that differ from the first contender's; None if it computes another function."""
     skipped: str | None = None
-    """Why there are no times."""
+    """The reason why there are no times."""
 
     def as_dict(self) -> dict:
         return asdict(self) | {"shape": list(self.shape)}
 
 
 def shape_of(steps: int, batch: int, width: int, device: torch.device) -> Shape:
-    """``batch``, or less on the CPU where the sequence would be longer than :data:`MOST_ELEMENTS`."""
+    """``batch``, or less on the CPU if the sequence would have more than :data:`MOST_ELEMENTS` elements."""
     if device.type == "cpu":
         while batch > 1 and steps * batch * width > MOST_ELEMENTS:
             batch //= 2
@@ -98,7 +98,7 @@ def shape_of(steps: int, batch: int, width: int, device: torch.device) -> Shape:
 
 
 class BytesAlone(nn.Module):
-    """Copies as many bytes as a scan has to read and write at the least: half are read, half written.
+    """Copies the minimum of bytes that a scan must read and write: half are read, half written.
 
     Forward: the input and the output. Backward: the input again, the output's gradient and the input's.
     """
@@ -117,7 +117,7 @@ class BytesAlone(nn.Module):
 
 
 def prepared(module: nn.Module, x: Tensor, grad_y: Tensor, mode: str) -> Call:
-    """One call without arguments: forward alone without a graph, or with the gradients of input and parameters."""
+    """A call without arguments: the forward without a graph, or with the gradients of input and parameters."""
     module.train(mode != MODES[0])
     if isinstance(module, BytesAlone):
         return lambda: module.call(mode)
@@ -138,7 +138,7 @@ def _forward_and_backward(module: nn.Module, x: Tensor, wanted: list[Tensor], gr
 
 
 def seconds(call: Call, number: int, device: torch.device) -> float:
-    """Seconds a call, of ``number`` calls one after another."""
+    """Seconds per call, over ``number`` calls one after another."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)
@@ -156,7 +156,7 @@ def seconds(call: Call, number: int, device: torch.device) -> float:
 
 @contextlib.contextmanager
 def no_garbage_collection():
-    """Python collects its garbage before, and not in the middle of what is measured."""
+    """Context without garbage collection: Python collects before, not during the measurement."""
     gc.collect()
     gc.disable()
     try:
@@ -166,7 +166,7 @@ def no_garbage_collection():
 
 
 def timed(call: Call, device: torch.device) -> tuple[float, tuple[Tensor, ...]]:
-    """Seconds of one call, and what it returned."""
+    """The seconds of one call, and its result."""
     started = time.perf_counter()
     result = call()
     if device.type == "cuda":
@@ -175,10 +175,10 @@ def timed(call: Call, device: torch.device) -> tuple[float, tuple[Tensor, ...]]:
 
 
 def with_peak_memory(call: Callable, device: torch.device) -> tuple:
-    """What ``call`` returns, and the most memory in use during it above what was in use before.
+    """The result of ``call``, and the peak of memory during it above that in use before.
 
-    On a GPU that of torch's allocator; on the CPU the process's resident memory, which Linux alone can tell (None
-    elsewhere) and which counts whole pages, so it says little below some MiB.
+    On a GPU it is the memory of torch's allocator. On the CPU it is the process's resident memory, which only Linux
+    reports (None elsewhere); it counts whole pages, so it means little below a few MiB.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -188,8 +188,8 @@ def with_peak_memory(call: Callable, device: torch.device) -> tuple:
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not status.exists() or not reset.exists():
         return call(), None
-    cpu_memory.give_back()  # what is kept of freed memory would hide as much of a call's needs
-    reset.write_text("5")  # the peak starts again from here
+    cpu_memory.give_back()  # kept freed memory would hide a part of the call's need
+    reset.write_text("5")  # resets the peak
     before = _resident(status, "VmRSS")
     result = call()
     return result, max(0, _resident(status, "VmHWM") - before)
@@ -203,10 +203,11 @@ def _resident(status: Path, which: str) -> int:
 def in_turn(
     calls: dict[str, Call], effort: Effort, device: torch.device, number: dict[str, int] | None = None
 ) -> dict[str, list[float]]:
-    """Seconds a call, in rounds of one sample each, in a new random order each; ``number`` are the calls a sample.
+    """Seconds per call, in rounds of one sample each, in a new random order per round; ``number`` is the calls per
+    sample.
 
-    A sample begins with a call that is not timed: each contender finds the memory and the caches as its own calls
-    leave them, as in a loop of training, and not as another contender did.
+    A sample begins with a call that is not timed, so that memory and caches are as this contender's own calls leave
+    them, as in a training loop, and not as another contender left them.
     """
     order, shuffle = list(calls), random.Random(0)
     samples = {name: [] for name in order}
@@ -227,7 +228,7 @@ def quartiles(samples: list[float]) -> tuple[float, float, float]:
 
 
 def disagreement(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
-    """The largest share, over the tensors, of elements that are off by more than :data:`AGREEMENT` of the largest."""
+    """The largest share, over the tensors, of elements that differ by more than :data:`AGREEMENT` of the largest."""
     shares = []
     for a, b in zip(got, expected, strict=True):
         largest = b.abs().max().clamp(min=torch.finfo(b.dtype).tiny)
@@ -239,7 +240,7 @@ def disagreement(got: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float
 
 
 class Results:
-    """The rows measured so far, and what they let one expect of the next."""
+    """The rows measured so far, and the time to expect for the next."""
 
     def __init__(self, device: torch.device, effort: Effort):
         self.device, self.effort = device, effort
@@ -249,7 +250,7 @@ class Results:
         """Measure every contender of the family in both modes; returns the new rows."""
         torch.manual_seed(0)
         x = torch.randn(shape.steps, shape.batch, shape.width * family.inputs, device=self.device).requires_grad_()
-        grad_y = torch.rand(tuple(shape), device=self.device)  # positive, so that sums of many elements do not cancel
+        grad_y = torch.rand(tuple(shape), device=self.device)  # positive: sums of many elements must not cancel
         modules, reasons = built(family, shape, self.device)
         new = []
         for mode in MODES:
@@ -270,12 +271,12 @@ class Results:
         return new
 
     def warm_up(self, families: Iterable[Family]) -> None:
-        """Have everything compiled that compiles itself when first used."""
+        """Call everything once that is compiled at first use."""
         for family in families:
             Results(self.device, Effort(samples=1, seconds=0, sample_seconds=0)).measure(family, Shape(2, 2, 16))
 
     def expected_seconds(self, row: Row) -> float:
-        """From the longest shorter sequence, as if the time were quadratic in T; 0 where there is none."""
+        """The expected time, from the longest shorter sequence, as if quadratic in T; 0 if there is none."""
         known = [
             (r.shape.steps, r.median * (row.shape.steps / r.shape.steps) ** 2 * row.shape.batch / r.shape.batch)
             for r in self.rows
@@ -287,11 +288,11 @@ class Results:
 
     def _calls_a_sample(self, call: Call, first: float) -> int:
         if first > 50 * self.effort.sample_seconds and self.device.type == "cpu":
-            return 1  # another call would only cost time
+            return 1  # a second call would only cost time
         return max(1, round(self.effort.sample_seconds / seconds(call, 1, self.device)))
 
     def _first_calls(self, family: Family, calls: dict[str, Call], rows: dict[str, Row]) -> dict[str, float]:
-        """Call each contender once, for its memory and outputs; returns the seconds of those to go on with."""
+        """Call each contender once, for its memory and outputs; returns the seconds of those to be measured further."""
         expected, left = None, {}
         for name, call in calls.items():
             row = rows[name]
@@ -324,13 +325,13 @@ class Results:
 
 
 def summarise(row: Row, samples: list[float]) -> None:
-    """Enter the samples of a row."""
+    """Store the samples in a row."""
     row.samples = len(samples)
     row.first_quartile, row.median, row.third_quartile = quartiles(samples)
 
 
 def built(family: Family, shape: Shape, device: torch.device) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """The modules of the contenders that can run, all from the same seed, and why the others cannot."""
+    """The modules of the contenders that can run, all from the same seed, and the reasons why the others cannot."""
     modules, reasons = {}, {}
     for contender in family.contenders:
         torch.manual_seed(1)

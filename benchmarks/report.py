@@ -1,4 +1,4 @@
-"""What a benchmark leaves: the machine it ran on, tables in Markdown, all figures in JSON."""
+"""The output of a benchmark: the machine it ran on, tables in Markdown, all figures in JSON."""
 
 import datetime
 import importlib.metadata
@@ -18,9 +18,9 @@ LIBRARIES = ("numpy", "numba", "snntorch", "spikingjelly", "triton")
 
 
 def use_threads(threads: int | None) -> int:
-    """Have torch, and with it our kernels, use so many threads (None: one per processor core); returns the number.
+    """Have torch and our kernels use this many threads (None: one per processor core); returns the number.
 
-    Raises ValueError for less than one.
+    Raises ValueError for fewer than one.
     """
     threads = (os.cpu_count() or 1) if threads is None else threads
     if threads < 1:
@@ -30,7 +30,7 @@ def use_threads(threads: int | None) -> int:
 
 
 def device() -> torch.device:
-    """The GPU where torch sees one, else the CPU."""
+    """The GPU if torch sees one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -47,7 +47,7 @@ def device_name(device: torch.device) -> str:
 
 
 def environment(device: torch.device, threads: int) -> dict:
-    """Where and with what the figures were measured."""
+    """The machine and the versions that the figures were measured with."""
     versions = {"snn-zoo": zoo.__version__, "python": platform.python_version(), "torch": torch.__version__}
     versions |= {name: importlib.metadata.version(name) for name in LIBRARIES if importlib.util.find_spec(name)}
     if device.type == "cuda":

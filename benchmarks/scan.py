@@ -5,7 +5,7 @@
     python -m benchmarks.scan                 # about ten minutes on two cores; pip install "snn-zoo[train]" before
     python -m benchmarks.scan --quick         # tiny shapes, to see that everything runs
 
-It runs on the GPU where torch sees one; ``CUDA_VISIBLE_DEVICES= python -m benchmarks.scan`` stays on the CPU. The
+It runs on the GPU if torch sees one; ``CUDA_VISIBLE_DEVICES= python -m benchmarks.scan`` stays on the CPU. The
 folder named in ``SPIKINGJELLY_14`` (``pip install --no-deps --target FOLDER spikingjelly==0.0.0.0.14``) adds that
 release's CuPy kernels on a GPU. Tables, a plot and all figures go to ``benchmarks/results``.
 """
@@ -41,7 +41,7 @@ resident memory as Linux counts it, to about a MiB."""
 
 
 def shapes(family: Family, device: torch.device, quick: bool) -> Iterator[Shape]:
-    """What a family is measured on, from small to large."""
+    """The shapes that a family is measured on, from small to large."""
     sizes = QUICK_SIZES if quick else {"steps": family.steps, "widths": family.widths}
     for width in sizes["widths"]:
         for steps in sizes["steps"]:
@@ -49,7 +49,7 @@ def shapes(family: Family, device: torch.device, quick: bool) -> Iterator[Shape]
 
 
 def measure(device: torch.device, quick: bool) -> Results:
-    """Everything, with a line for each table row as soon as it is there."""
+    """Measure everything; print one line per row as soon as it is measured."""
     if device.type == "cuda":
         ask_for_triton()
     results = Results(device, QUICK if quick else Effort())
@@ -78,7 +78,7 @@ def ratio_table(rows: list[Row]) -> str:
 
 
 def all_figures(rows: list[Row]) -> str:
-    """A line for everything that was measured."""
+    """A table with all that was measured, one line per row."""
     lines = []
     for row in rows:
         if row.median is None:
@@ -112,7 +112,7 @@ def markdown(rows: list[Row], where: dict) -> str:
 
 
 def copy_bandwidth(rows: list[Row]) -> float:
-    """Bytes a second of the fastest of the copies."""
+    """Bytes per second of the fastest copy."""
     inputs = {family.neuron: family.inputs for family in families("cpu")}
     rates = []
     for row in rows:
@@ -123,9 +123,9 @@ def copy_bandwidth(rows: list[Row]) -> float:
 
 
 def plot(rows: list[Row], where: dict, path: Path) -> None:
-    """Nanoseconds an element of the output over T: a row of panels a neuron, a column a mode and width.
+    """Plot nanoseconds per output element over T: one row of panels per neuron, one column per mode and width.
 
-    A time an element is level where the time is proportional to T, and does not change with the batch.
+    The time per element is constant if the time is proportional to T, and it does not change with the batch.
     """
     import matplotlib
 
@@ -193,7 +193,7 @@ def main(
     threads: Annotated[int | None, typer.Option(help="processor threads; one per core without it")] = None,
     output: Annotated[Path, typer.Option(help="folder for table, plot and figures")] = report.RESULTS,
 ):
-    """Measure scans beside what people use in their place."""
+    """Measure our scans beside the usual alternatives."""
     wrong = [row for row in run(quick, threads, output) if (row.disagreement or 0) > AGREEMENT]
     if wrong:
         raise typer.Exit(code=1)

@@ -1,4 +1,4 @@
-"""The whole job: training and using a translator through the fused kernels, the reference scan, and as an LSTM twin.
+"""The whole job: training and using a translator with the fused kernels, with the reference scan, and its LSTM twin.
 
 ::
 
@@ -6,8 +6,8 @@
     python -m benchmarks.translation --quick
 
 The networks are those of ``zoo.networks.translation`` at the recipe's size with random weights, the training step is
-the recipe's. Random weights do not know where a sentence ends, so no hypothesis may end before the limit on its length:
-every network then does the same work for a sentence. Needs ``pip install "snn-zoo[train]"``.
+the recipe's. Random weights cannot tell where a sentence ends, so every hypothesis runs to the limit on its length:
+then every network does the same work per sentence. Needs ``pip install "snn-zoo[train]"``.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from zoo.networks.translation import END, PAD, Translator, TranslatorConfig, pad
 
 TWIN = "LSTM twin"
 AGREEMENT = 1e-2
-"""The most that the first losses by two backends may differ, of the loss; the matrix products run in bfloat16."""
+"""The largest relative difference of the first losses by two backends; the matrix products run in bfloat16."""
 NOTES = """\
 All networks train on the same batches and translate the same sentences, in turn, in a new random order each round.
 "times fused" is the median time over that of the fused kernels: 2 means that the fused kernels are twice as fast.
@@ -39,20 +39,20 @@ and AdamW. Beam search keeps 5 hypotheses; as the weights are random, every one 
 
 
 class Size(NamedTuple):
-    """How large the networks and the job are."""
+    """The sizes of the networks and of the job."""
 
     width: int = TranslatorConfig.width
     layers: int = TranslatorConfig.encoder_layers
-    """Of the encoder, and of the decoder."""
+    """The number of layers, of the encoder and of the decoder."""
     vocabulary: int = 6000
     pairs: int = 5000
     tokens: int = multi30k.Training.tokens
     steps: int = 2
     """Training steps per sample."""
     batch: int = 64
-    """Sentences translated at once."""
+    """The number of sentences translated at once."""
     one_by_one: int = 6
-    """Sentences a sample that are translated one at a time."""
+    """Sentences per sample that are translated one at a time."""
     effort: Effort = Effort(samples=7, seconds=25.0)
 
 
@@ -61,7 +61,7 @@ QUICK = Size(32, 1, 200, 100, 100, 1, 4, 2, Effort(samples=2, fewest=2))
 
 @dataclasses.dataclass
 class Row:
-    """One network at one job; times in seconds a sample."""
+    """One network at one job; times in seconds per sample."""
 
     job: str
     network: str
@@ -71,13 +71,13 @@ class Row:
     samples: int
     tokens_a_second: float
     ratio: float
-    """Median over that of the fused kernels."""
+    """Median divided by that of the fused kernels."""
     sentence_seconds: float | None = None
-    """Of one sentence, where they are translated one at a time."""
+    """The time per sentence, if sentences are translated one at a time."""
 
 
 def made_up_pairs(count: int) -> list[multi30k.Pair]:
-    """Sentence pairs of Multi30k's lengths, in words of an invented language with a few common and many rare words."""
+    """Sentence pairs of Multi30k's lengths, in invented languages with a few common and many rare words."""
     chance = random.Random(0)
     syllables = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "in")]
     words = ["".join(chance.choices(syllables, k=chance.randint(1, 4))) for _ in range(4000)]
@@ -90,7 +90,7 @@ def made_up_pairs(count: int) -> list[multi30k.Pair]:
 
 
 class Networks:
-    """The same translator by two backends, from the same weights, and its twin."""
+    """The same translator with two backends and the same weights, and its twin."""
 
     def __init__(self, pairs: list[multi30k.Pair], size: Size, device: torch.device):
         self.size, self.device = size, device
@@ -114,16 +114,16 @@ class Networks:
         self.source = pad([examples[i][0] for i in range(len(self.sentences))]).to(device)
 
     def training(self) -> tuple[dict[str, Call], int]:
-        """A call a network that takes the training steps of a sample, and their tokens.
+        """One call per network that takes the training steps of a sample, and the number of their tokens.
 
-        Raises RuntimeError where the first loss by one backend is not that by the other.
+        Raises RuntimeError if the first losses by the two backends differ.
         """
         options = multi30k.Training(learning_rate=1e-4)
         steps, losses = {}, []
         for name, model in self.models.items():
             optimisers = training.optimisers_of(model, options)
             steps[name] = functools.partial(self._steps, model.train(), optimisers, options)
-            torch.manual_seed(0)  # the same dropout for all
+            torch.manual_seed(0)  # the same dropout for all networks
             losses.append(steps[name]()[0].item())
         fused, reference, _ = losses
         if not abs(fused - reference) <= AGREEMENT * abs(reference):
@@ -137,7 +137,7 @@ class Networks:
         )
 
     def translating(self, sentences: list[str], batch_size: int) -> tuple[dict[str, Call], int]:
-        """A call a network that translates the sentences, and their tokens."""
+        """One call per network that translates the sentences, and the number of their tokens."""
         source = self.source[:, : len(sentences)]
         calls, lengths = {}, set()
         for name, model in self.models.items():
@@ -146,12 +146,12 @@ class Networks:
             calls[name] = functools.partial(model.translate, sentences, batch_size=batch_size)
             found = model.eval().search(source, beam_size=5, length_penalty=1.0)
             lengths.add(sum(len(hypothesis.tokens) for hypothesis in found))
-        (total,) = lengths  # all do the same work
+        (total,) = lengths  # all must do the same work
         return calls, total
 
 
 def measure(pairs: list[multi30k.Pair], size: Size, device: torch.device) -> list[Row]:
-    """Every network at every job."""
+    """Measure every network at every job."""
     networks = Networks(pairs, size, device)
     few = networks.sentences[: size.one_by_one]
     together, alone = f"translating, {len(networks.sentences)} sentences at once", "translating, one sentence at a time"

@@ -1,1 +1,1 @@
-"""One module a task: its data, training, fine-tuning and evaluation."""
+"""One module per task: its data, training, fine-tuning and evaluation."""

@@ -1,7 +1,7 @@
 """Calibration of a classifier's probabilities by one temperature (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
 
-Of the answers that a calibrated model gives with probability 0.8, eight in ten are right. The temperature is fitted on
-data that chose the checkpoint, never on test data. It changes no label, and so no accuracy.
+A model is calibrated if eight in ten of the answers that it gives with probability 0.8 are right. The temperature is
+fitted on the data that chose the checkpoint, never on test data. It changes no label and so no accuracy.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ from zoo import files, saving
 
 BINS = 15
 LOWEST, HIGHEST = 0.05, 20.0
-"""Temperatures that are tried. Where every answer is right, likelihood alone would have the lowest there is."""
+"""The range of temperatures. If every answer is right, likelihood alone would choose a temperature of zero."""
 
 
 class Answers(NamedTuple):
-    """What a model says of some inputs (``logits [N, labels]``) and what is right (``labels [N]``)."""
+    """A model's answers for some inputs (``logits [N, labels]``) and the right labels (``labels [N]``)."""
 
     logits: Tensor
     labels: Tensor
@@ -32,14 +32,14 @@ class Answers(NamedTuple):
 
 
 def accuracy(answers: Answers) -> float:
-    """Share of the answers that are right, in per cent."""
+    """Share of right answers, in percent."""
     return 100 * float((answers.logits.argmax(1) == answers.labels).double().mean())
 
 
 def fit_temperature(answers: Answers) -> float:
-    """The temperature at which the right labels are most likely, to four digits after the point.
+    """The temperature at which the right labels are most likely, to four decimal places.
 
-    The mean log-likelihood is concave in the inverse temperature, so its slope tells on which side the best one is.
+    The mean log-likelihood is concave in the inverse temperature, so its slope shows on which side the best one is.
     """
     logits, low, high = answers.logits.double(), 1 / HIGHEST, 1 / LOWEST
     right = logits.gather(1, answers.labels.unsqueeze(1)).squeeze(1)
@@ -51,10 +51,10 @@ def fit_temperature(answers: Answers) -> float:
 
 
 def calibration_error(answers: Answers, temperature: float = 1.0) -> float:
-    """Expected calibration error: how far the probability of the predicted label is from the share that is right.
+    """Expected calibration error: the difference between predicted probability and share of right predictions.
 
-    Predictions are put in ``BINS`` bins of equal width by their probability (a bin holds its upper end); the absolute
-    differences of the bins are averaged, each weighed by its share of the predictions.
+    Predictions are sorted into ``BINS`` bins of equal width by their probability (a bin includes its upper end). The
+    absolute differences of the bins are averaged, each weighted by its share of the predictions.
     """
     probability, predicted = (answers.logits.double() / temperature).softmax(1).max(1)
     difference = probability - (predicted == answers.labels).double()
@@ -64,7 +64,7 @@ def calibration_error(answers: Answers, temperature: float = 1.0) -> float:
 
 
 def measure(on: dict[str, Answers]) -> dict[str, Any]:
-    """The temperature fitted on the first of ``on``, and the calibration errors without and with it on all of them."""
+    """The temperature fitted on the first answers in ``on``, and the calibration errors without and with it on all."""
     first, *_ = on
     temperature = fit_temperature(on[first])
     rows = [
@@ -80,7 +80,7 @@ def measure(on: dict[str, Answers]) -> dict[str, Any]:
 
 
 def scores(on: dict[str, Answers], band: Band, noun: str) -> dict[str, Any]:
-    """The scores of a classifier by its answers on ``val`` and on the test set, which ``noun`` counts."""
+    """The scores of a classifier from its answers on ``val`` and on the test set; ``noun`` is the key of the counts."""
     validation, test = on.values()
     return {
         "accuracy_val": round(accuracy(validation), 2),
@@ -92,14 +92,14 @@ def scores(on: dict[str, Answers], band: Band, noun: str) -> dict[str, Any]:
 
 
 def set_temperature(model: Any, temperature: float) -> None:
-    """Have a loaded classifier make its probabilities with this temperature."""
+    """Set the temperature of a loaded classifier."""
     model.settings = replace(model.settings, temperature=temperature)
 
 
 def bundled(model: Any, scores: dict[str, Any], recipe: str, name: str) -> dict[str, Any]:
-    """What the card of a model is to say of its probabilities, by the ``scores`` of its run; it gets the temperature.
+    """The card's entry on a model's probabilities, from the ``scores`` of its run; sets the model's temperature.
 
-    Nothing for scores from before there was a calibration: the card then says that there was none.
+    Empty for scores that were measured without calibration: the card then says so.
     """
     if "calibration" not in scores:
         return {}
@@ -118,10 +118,10 @@ def calibrate(
     answers: Callable[[Any], dict[str, Answers]],
     example: Callable[[Any], Any],
 ) -> dict[str, Any]:
-    """Fit the temperature of a saved model on the first of its ``answers``; write it, and what it does, to the folder.
+    """Fit the temperature of a saved model on the first of its ``answers``; write it and its effect to the folder.
 
-    Its card is made anew, with the ``example`` that the model then gives, if it had one. The weights stay as they are.
-    Raises ValueError for a model that does not have the ``labels`` of the recipe's data.
+    The card is made anew; if it had an ``example``, that is computed again. The weights do not change. Raises
+    ValueError for a model whose labels are not the ``labels`` of the recipe's data.
     """
     folder = folder.resolve()
     own = zoo.info(folder).config["architecture_config"].get("labels")

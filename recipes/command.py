@@ -18,11 +18,11 @@ from recipes.run_folder import BEST, read_settings
 from zoo.command.failing import Commands
 
 Initial = Annotated[str | None, typer.Option(help="fine-tune this model")]
-"""What the parameter ``initial`` of a trainer is to a command."""
+"""The option for the parameter ``initial`` of a trainer."""
 
 
 def commands(description: str) -> typer.Typer:
-    """The command line of a recipe, whose errors are told as those of ``snn-zoo`` are (:mod:`zoo.command.failing`)."""
+    """The command line of a recipe; it reports errors like ``snn-zoo`` (:mod:`zoo.command.failing`)."""
     return typer.Typer(
         cls=Commands,
         help=description,
@@ -33,10 +33,10 @@ def commands(description: str) -> typer.Typer:
 
 
 def options(*hidden: str, **defaults: Any) -> Callable:
-    """Decorator of a command of typer's: the fields of dataclasses become options of it.
+    """Decorator of a typer command: the fields of dataclasses become its options.
 
-    ``@options(training=Training())`` has the command's parameter ``training`` be that instance with what was given
-    on the command line. Fields that are ``hidden``, or no number, text or switch, are no options.
+    With ``@options(training=Training())`` the command's parameter ``training`` is that instance, changed by the options
+    given on the command line. Fields that are ``hidden``, or not a number, text or switch, do not become options.
     """
 
     def decorate(command: Callable) -> Callable:
@@ -62,9 +62,9 @@ def options(*hidden: str, **defaults: Any) -> Callable:
 
 
 def taking(*functions: Callable | None) -> Callable:
-    """Decorator of a command: what has a default value in these functions of a recipe becomes an option of it.
+    """Decorator of a command: the parameters with a default value of these functions of a recipe become its options.
 
-    The command gets them all by name, in place of its ``**given``.
+    The command gets them all by name, in its ``**given``.
     """
     added = [p.replace(kind=p.KEYWORD_ONLY) for p in defaults(*functions).values()]
 
@@ -78,12 +78,12 @@ def taking(*functions: Callable | None) -> Callable:
 
 
 def of(function: Callable | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Those of the ``given`` options that are a function's."""
+    """Those of the ``given`` options that belong to the function."""
     return {name: given[name] for name in defaults(function)}
 
 
 def check_initial(initial: str, config: Any, usual: Any) -> None:
-    """Raise ValueError if ``config`` is not the ``usual`` one: the model that is fine-tuned has its own."""
+    """Raise ValueError if ``config`` is not the ``usual`` one: a model that is fine-tuned keeps its own config."""
     changed = [f"--{k.replace('_', '-')}" for k, value in asdict(config).items() if value != getattr(usual, k)]
     if changed:
         raise ValueError(f"{initial} is fine-tuned as it is; leave out {', '.join(changed)}")
@@ -106,7 +106,7 @@ def add_training(app: typer.Typer, recipe: Recipe) -> None:
     @taking(recipe.trainer)
     def train_command(
         data: Data,
-        run: Annotated[Path, typer.Option(help="folder of the run; an interrupted one goes on")],
+        run: Annotated[Path, typer.Option(help="folder of the run; an interrupted run is continued")],
         config: Any,
         options: Any,
         **given: Any,
@@ -121,7 +121,7 @@ def add_training(app: typer.Typer, recipe: Recipe) -> None:
     def resume_command(
         run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")], data: Data, **given: Any
     ):
-        """Go on with a training, with the options that it was started with."""
+        """Continue an interrupted training, with the options that it was started with."""
         settings = read_settings(run)
         if "initial" in settings:
             given["initial"] = settings["initial"]
@@ -136,7 +136,7 @@ def add_training(app: typer.Typer, recipe: Recipe) -> None:
         output: Annotated[Path, typer.Option(help="folder for the new model")],
         **given: Any,
     ):
-        """Train a model further on one's own examples, and save it."""
+        """Train a model further on your own examples, and save it."""
         network, examples = recipe.own(file, zoo.load(model), **of(recipe.own, given))
         found = recipe.fine_tune(network, examples, **of(recipe.fine_tune, given))
         for row in found.rows():
@@ -176,7 +176,7 @@ def add_scoring(app: typer.Typer, recipe: Recipe) -> None:
     @app.command("measure")
     @taking(recipe.read, recipe.scores)
     def measure_command(runs: list[Path], data: Data, **given: Any):
-        """Score the best model of each run on val and, once, on the test set; keep it in RUN/scores.json."""
+        """Score the best model of each run on val and, once, on the test set; keep the scores in RUN/scores.json."""
         for run in runs:
             validation, test = read(recipe, run / BEST, data, ("val", recipe.test), given)
             scores = report.measure(recipe, run, validation, test, **of(recipe.scores, given))
@@ -188,10 +188,10 @@ def add_scoring(app: typer.Typer, recipe: Recipe) -> None:
         run: Path,
         data: Data,
         name: Annotated[str, typer.Option(help="what the model is called in the table")],
-        twin: Annotated[list[Path] | None, typer.Option(help="run to compare with; may be given again")] = None,
+        twin: Annotated[list[Path] | None, typer.Option(help="run to compare with; may be repeated")] = None,
         **given: Any,
     ):
-        """Count what the best model of a run, and its twins, cost on val; keep it in RUN/costs.json."""
+        """Count the costs of the best model of a run and of its twins on val; keep them in RUN/costs.json."""
         (examples,) = read(recipe, run / BEST, data, ("val",), given)
         print(json.dumps(report.measure_costs(recipe, run, twin or [], name, examples), indent=2))
 
@@ -223,11 +223,11 @@ def add_bundling(app: typer.Typer, recipe: Recipe) -> None:
     @taking(recipe.complete)
     def bundle_command(
         runs: Annotated[list[Path], typer.Argument(help="measured runs that differ in their seed alone")],
-        folder: Annotated[Path, typer.Option(help="where the model is to go, with its card")],
+        folder: Annotated[Path, typer.Option(help="folder for the model and its card")],
         summary: Annotated[str, typer.Option(help="one sentence: what the model is")] = usual,
-        twin: Annotated[list[Path] | None, typer.Option(help="measured run to compare with; likewise")] = None,
+        twin: Annotated[list[Path] | None, typer.Option(help="measured run to compare with; may be repeated")] = None,
         sparsity: Annotated[list[Path] | None, typer.Option(help="measured run on the sparsity curve")] = None,
         **given: Any,
     ):
-        """Put the best model of some runs into a folder of its own with its card."""
+        """Write the best model of some runs to a folder, with its card."""
         report.bundle(recipe, runs, folder, summary, twin, sparsity, **given)

@@ -13,8 +13,8 @@ The data is the DVS128 Gesture Dataset (https://research.ibm.com/interactive/dvs
     python -m recipes.dvs_gesture evaluate ./runs/gesture/best --data DATA --split val
     python -m recipes.dvs_gesture train --data DvsGesture --run runs/official --initial lite-snn-dvs-gesture
 
-Checkpoints and options are chosen on people held out from the training part (``val``); the test people are for
-``measure`` alone.
+Checkpoints and options are chosen on people held out from the training part (``val``); only ``measure`` uses the test
+people.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ from zoo.tasks import TASKS
 SOURCE = "https://research.ibm.com/interactive/dvsgesture/"
 SPLITS = ("train", "val", "test")
 HELD_OUT = 1 / 6
-"""Share of the training people who are ``val``: the last of them, four of 23."""
+"""Share of the training people who become ``val``: the last by name, four of 23."""
 CACHE_VERSION = 2
 BAND = Band(22, "accuracy_val_first", 5.0)
 EXAMPLE, EXAMPLE_FILE = "air guitar", "air_guitar.aedat"
@@ -101,11 +101,11 @@ SOURCES = [
 
 @dataclass(frozen=True)
 class Training(training.Training):
-    """How a classifier of recordings is trained: what all networks have, and some of its own.
+    """How a classifier of recordings is trained: the options of all networks, and some of its own.
 
-    ``batch`` is recordings a step; ``steps`` the bins of the window that is drawn from a recording, at a random place;
-    ``shift`` (a share of the image), ``rotation`` (degrees) and ``zoom`` are the most that an image is moved;
-    ``mirror`` shows half of the recordings mirrored, with the label that they then have.
+    ``batch`` is the recordings per step; ``steps`` the bins of the window that is taken from a random place of a
+    recording; ``shift`` (a share of the image), ``rotation`` (degrees) and ``zoom`` are the largest random changes of
+    an image; ``mirror`` mirrors half of the recordings and changes their labels accordingly.
     """
 
     epochs: int = 40
@@ -124,7 +124,7 @@ class Training(training.Training):
 
 
 class Recording(NamedTuple):
-    """One gesture: the file it is in, where in it (microseconds; None: all of it), who performed it, and its label."""
+    """One gesture: its file, its time in the file (microseconds; None: all of it), the person, and its label."""
 
     file: Path
     start: int | None
@@ -136,8 +136,8 @@ class Recording(NamedTuple):
 def read_recordings(folder: Path, split: str) -> list[Recording]:
     """The recordings of ``train``, ``val`` (people held out from the training part) or ``test``.
 
-    Raises ValueError for an unknown split and for labels that cannot be right, FileNotFoundError for a folder in
-    none of the three layouts, or with a trial missing.
+    Raises ValueError for an unknown split and for impossible labels, FileNotFoundError for a folder in none of the
+    three layouts and for a missing trial.
     """
     if split not in SPLITS:
         raise zoo.errors.unknown("split", split, SPLITS)
@@ -149,7 +149,7 @@ def read_recordings(folder: Path, split: str) -> list[Recording]:
 
 
 def held_out_people(people: list[str]) -> set[str]:
-    """Those whose recordings are ``val``: the last, by name. Raises ValueError unless some are left to train on."""
+    """The people whose recordings are ``val``: the last by name. Raises ValueError if nobody is left to train on."""
     people = sorted(set(people))
     if len(people) < 2:
         raise ValueError(f"training needs recordings of at least two people, one of them held out; got {people}")
@@ -186,9 +186,9 @@ def _official(folder: Path, part: str) -> list[Recording]:
 def read_labels(path: Path) -> list[tuple[int, int, int]]:
     """(label from 0, start, end in microseconds) of each gesture in a labels file.
 
-    The first line is a heading unless one of its cells begins as a number does. In one official trial a gesture ends
+    The first line is a heading unless one of its cells begins like a number. In one official trial a gesture ends
     after the next began (user22_led, class 9); its end is the next one's start.
-    Raises FileNotFoundError, and ValueError with the line for what is no such row, and for a file without any.
+    Raises FileNotFoundError, and ValueError for a wrong row, with its line, and for a file without rows.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}, which says what the trial holds")
@@ -247,14 +247,14 @@ def _label(file: Path, text: str) -> int:
 
 
 class Samples(NamedTuple):
-    """Recordings as frames ``[T, 2, H, W]`` (uint8), each of its own length, and the numbers of their labels."""
+    """Recordings as frames ``[T, 2, H, W]`` (uint8), each with its own length T, and the numbers of their labels."""
 
     frames: list[np.ndarray]
     labels: list[int]
 
 
 def read_samples(folder: Path, split: str, binning: Binning, cache: Path | None = None) -> Samples:
-    """The recordings of a split as frames; ``cache`` is where they are kept (``DATA/bins`` unless given)."""
+    """The recordings of a split as frames; ``cache`` is the folder that keeps them (``DATA/bins`` unless given)."""
     recordings = read_recordings(folder, split)
     cache = folder / "bins" if cache is None else cache
     files: dict[Path, list[Recording]] = {}
@@ -265,11 +265,11 @@ def read_samples(folder: Path, split: str, binning: Binning, cache: Path | None 
 
 
 def binned(file: Path, recordings: list[Recording], binning: Binning, cache: Path) -> list[np.ndarray]:
-    """The frames of the recordings in one file, from the cache where it has them.
+    """The frames of the recordings in one file, from the cache if it has them.
 
-    What is kept is named after the file's content, the places of the recordings, and the binning. A damaged file in
-    the cache is made again, with a warning. Raises ValueError that names the file for one that is damaged, and for
-    recordings that give no bin.
+    The name of a file in the cache depends on the content of the event file, the recordings' times, and the binning. A
+    damaged file in the cache is made again, with a warning. Raises ValueError that names the file for a damaged one,
+    and for recordings shorter than one bin.
     """
     places = [(recording.start, recording.end) for recording in recordings]
     key = hashlib.blake2b(digest_size=16)
@@ -308,7 +308,7 @@ def _kept_frames(kept: Path, count: int, binning: Binning) -> list[np.ndarray]:
 
 
 def _window(parts: list[Events], start: int | None, end: int | None) -> Events:
-    """The events of one recording in a file, whose parts have a clock each; ValueError where two of them have some."""
+    """The events of one recording in a file, whose parts have their own clocks; ValueError if two parts have some."""
     if start is None or end is None:
         return one_after_another(parts)
     held = [found for found in (part.between(start, end) for part in parts) if len(found)]
@@ -327,14 +327,14 @@ Example = tuple[np.ndarray, int]
 
 
 class Batch(NamedTuple):
-    """Places of recordings in their :class:`Samples`, and a seed for what is random about them."""
+    """Indices of recordings in their :class:`Samples`, and a seed for their random augmentation."""
 
     places: list[int]
     seed: int
 
 
 def batches(count: int, size: int, seed: int) -> list[Batch]:
-    """All places in random order, ``size`` a batch; a last one that is smaller than half of it joins the one before."""
+    """All indices in random order, ``size`` per batch; a last batch below half that size joins the one before."""
     shuffle = random.Random(seed)
     order = shuffle.sample(range(count), count)
     parts = [order[i : i + size] for i in range(0, count, size)]
@@ -366,7 +366,7 @@ def tensors(
 
 
 def move(frames: Tensor, mirrored: Tensor, options: Training, generator: torch.Generator) -> Tensor:
-    """Each recording of ``[T, B, 2, H, W]`` mirrored or not, and shifted, turned and zoomed at random as a whole."""
+    """Each recording of ``[T, B, 2, H, W]``, mirrored or not, and shifted, rotated and zoomed at random as a whole."""
     if not (options.shift or options.rotation or options.zoom or mirrored.any()):
         return frames
     steps, count = frames.shape[:2]
@@ -381,14 +381,14 @@ def move(frames: Tensor, mirrored: Tensor, options: Training, generator: torch.G
 
 
 def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
-    """Cross-entropy of the labels, smoothed, and the spike penalty."""
+    """Cross-entropy with smoothed labels, plus the spike penalty."""
     frames, lengths, labels = batch
     return training.cross_entropy(model, (frames, lengths), labels, options)
 
 
 @torch.inference_mode()
 def answers(model: GestureNetwork, samples: Samples) -> Answers:
-    """The model's logits for recordings, each of which is computed on its own."""
+    """The model's logits for recordings, each computed on its own."""
     device = model.output.weight.device
     with evaluating(model):
         logits = [model(torch.from_numpy(frames).to(device).unsqueeze(1))[0] for frames in samples.frames]
@@ -396,12 +396,12 @@ def answers(model: GestureNetwork, samples: Samples) -> Answers:
 
 
 def accuracy(model: GestureNetwork, samples: Samples) -> float:
-    """Share of the recordings whose label is the most probable, in per cent."""
+    """Share of the recordings whose right label is the most probable, in percent."""
     return calibration.accuracy(answers(model, samples))
 
 
 def calibration_answers(model: GestureNetwork, validation: Samples, test: Samples) -> dict[str, Answers]:
-    """What :mod:`recipes.calibration` fits a temperature on, and then what it is measured on as well."""
+    """The answers that :mod:`recipes.calibration` fits a temperature on, and those that it only measures it on."""
     return {
         "the recordings of val (simulated people)": answers(model, validation),
         "the recordings of test (simulated people)": answers(model, test),
@@ -450,7 +450,7 @@ def trainer(
     backend: str = "auto",
     cache: Cache = None,
 ) -> Trainer:
-    """A training on a data set in one of the three layouts, from a model's weights where ``initial`` names one."""
+    """A training on a data set in one of the three layouts; ``initial`` may name a model to start from."""
     if initial is not None:
         config = GestureConfig(**_gesture_model(initial))
     samples, validation = (read_samples(data, split, config.binning(), cache) for split in ("train", "val"))
@@ -458,7 +458,7 @@ def trainer(
 
 
 def _gesture_model(name: str) -> dict[str, Any]:
-    """The configuration of a model for these gestures; ValueError for another."""
+    """The configuration of a model for these gestures; ValueError for any other model."""
     info = zoo.info(name)
     if info.architecture != GestureNetwork.architecture or info.config["architecture_config"]["labels"] != [*GESTURES]:
         raise ValueError(f"{name!r} is no model for the eleven gestures")
@@ -472,14 +472,14 @@ def fine_tune(
     learning_rate: float = 2e-4,
     seed: int = 0,
 ) -> FineTuning:
-    """Train a loaded model further on one's own (events, label) pairs, in place; return what that did.
+    """Train a loaded model further on your own (events, label) pairs, in place; return a report of it.
 
     Events are what ``predict`` takes. No recording is mirrored, as that may change its label. The defaults are for up
     to a few hundred recordings; :mod:`recipes.fine_tuning` says what is held out and kept. A warning says when a model
-    of the eleven gestures gets worse at simulated ones. The temperature stays as it is.
+    of the eleven gestures gets worse at simulated ones. The temperature does not change.
 
-    Raises ValueError for no recordings, a label that the model does not have, and events that it cannot take, with the
-    recording's place.
+    Raises ValueError for an empty list, for a label that the model does not have, and for events that it cannot take,
+    with the recording's place in the list.
     """
     if not recordings:
         raise ValueError("there are no recordings to fine-tune on")
@@ -510,7 +510,7 @@ def fine_tune(
 
 
 def familiar_examples(model: GestureNetwork) -> list[Example]:
-    """A second of each gesture by a simulated person; none for a model of anything else."""
+    """One second of each gesture by a simulated person; empty for a model with other labels."""
     if list(model.settings.labels) != [*GESTURES]:
         return []
     events, parts = gesture_simulator.trial(gesture_simulator.STRANGER, "led", GESTURES, 1.0, seed=0)
@@ -521,12 +521,12 @@ def familiar_examples(model: GestureNetwork) -> list[Example]:
 
 
 def read_for(data: Path, split: str, config: GestureConfig, cache: Cache = None) -> Samples:
-    """The recordings of a split as a network of this config takes them."""
+    """The recordings of a split, as a network with this config takes them."""
     return read_samples(data, split, config.binning(), cache)
 
 
 def evaluate(model: GestureNetwork, samples: Samples) -> tuple[list[str], dict[str, Any]]:
-    """The model's labels of the recordings, and the share of them, in per cent, that is right."""
+    """The model's labels of the recordings, and the share of right ones in percent."""
     found = answers(model, samples)
     labels = [model.settings.labels[int(place)] for place in found.logits.argmax(1)]
     return labels, {"accuracy": calibration.accuracy(found)}
@@ -539,7 +539,7 @@ def calls(model: GestureNetwork, samples: Samples) -> Iterator[tuple[Tensor]]:
 
 
 def own_recordings(file: Path, model: GestureNetwork) -> tuple[GestureNetwork, list[tuple[Path, str]]]:
-    """The model, and one's own recordings: event files, which lie beside ``file`` unless it says where."""
+    """The model, and your own recordings: event files, in the folder of ``file`` unless it gives other paths."""
     return model, [(file.parent / place, label.strip()) for place, label in read_table(file, ("file", "label"))]
 
 
@@ -577,7 +577,7 @@ def add_real_recordings(
     groups: dict[str, list[Path]],
     n_mnist: Annotated[Path | None, typer.Option(help="what recipes.n_mnist compare wrote")] = None,
 ) -> None:
-    """Have a card say what :mod:`recipes.n_mnist` found for networks of the same kinds, if it is given that."""
+    """Add to a card what :mod:`recipes.n_mnist` found for networks of the same kinds, if its results are given."""
     if n_mnist is None:
         return
     real = read_json(n_mnist, "let recipes.n_mnist write it again")

@@ -4,7 +4,7 @@ import importlib.util
 
 
 def need(purpose: str, *packages: str) -> None:
-    """Raise ImportError, with what installs it, for a package of the extra ``train`` that is not there."""
+    """Raise ImportError with the install command if a package of the extra ``train`` is missing."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ImportError(f'{purpose} needs {package}; install it with: pip install "snn-zoo[train]"')

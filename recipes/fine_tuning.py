@@ -1,8 +1,8 @@
-"""Fine-tuning of a loaded model on a few of one's own examples, the same for all tasks.
+"""Fine-tuning of a loaded model on a few of your own examples, the same for all tasks.
 
-A part of the examples, chosen by the seed, is held out: the model keeps the weights with the lowest loss on it, those
-from before the first epoch included, and training ends early once the loss has stopped falling. What the model knew
-before is checked too: its loss on a few inputs of the old kind, before and after.
+A part of the examples, chosen by the seed, is held out. The model keeps the weights with the lowest loss on that part;
+these may be the weights from before the first epoch. Training ends early once that loss has stopped falling. What the
+model knew before is checked too: by its loss on a few inputs of the old kind, before and after.
 """
 
 import copy
@@ -20,31 +20,31 @@ from torch import Tensor, nn
 from recipes.training import Training, optimisers_of, update
 
 HELD_OUT, MOST_HELD_OUT = 6, 200
-"""One in so many examples is held out, and no more than that in all; none of fewer examples."""
+"""One in ``HELD_OUT`` examples is held out, at most ``MOST_HELD_OUT``; none if there are fewer than ``HELD_OUT``."""
 FEWEST_IN_A_BATCH, STEPS = 8, 20
-"""Many small steps learn few examples best: a batch has about one in ``STEPS`` of them, but not fewer than these."""
+"""Few examples are learned best in many small steps: a batch has at least 8, or about one in ``STEPS`` of them."""
 PATIENCE = 3
 """Epochs without a lower loss on the held-out part after which training ends."""
 SUFFERS = 0.1
-"""A loss on familiar inputs that rises by more (in nats) is worth a warning."""
+"""A rise of the loss on familiar inputs by more than this (in nats) gives a warning."""
 Example = TypeVar("Example")
 
 
 @dataclass
 class FineTuning:
-    """What a fine-tuning did; as text, in one line."""
+    """The report of a fine-tuning; ``str`` gives it in one line."""
 
     losses: list[float] = field(default_factory=list)
     """The training loss of each epoch."""
     held_out: list[float] = field(default_factory=list)
-    """The loss on the held-out part before the first epoch and after each; empty where there were too few examples."""
+    """The loss on the held-out part before the first epoch and after each; empty if there were too few examples."""
     kept: int = 0
-    """The epoch whose weights the model has; 0 where none made the held-out loss lower, and the model is as it was."""
+    """The epoch whose weights the model has; 0 if no epoch lowered the held-out loss and the model is unchanged."""
     familiar: list[float] = field(default_factory=list)
-    """The loss on inputs of the kind that the model was trained on, before and after; empty where there are none."""
+    """The loss on inputs of the kind that the model was trained on, before and after; empty if there are none."""
 
     def rows(self) -> list[dict[str, float]]:
-        """What was found in each epoch."""
+        """The losses of each epoch, one dict per epoch."""
         held = [{"held_out": round(loss, 4)} for loss in self.held_out[1:]] or [{} for _ in self.losses]
         return [{"epoch": i, "loss": round(loss, 4)} | row for i, (loss, row) in enumerate(zip(self.losses, held), 1)]
 
@@ -62,7 +62,7 @@ class FineTuning:
 
 
 def hold_out(examples: Sequence[Example], kinds: Sequence[Any], seed: int) -> tuple[list[Example], list[Example]]:
-    """What is left to train on, and the part held out. Of each of the ``kinds`` some example is left."""
+    """The examples to train on, and those held out. Some example of each of the ``kinds`` is kept for training."""
     order, left = list(range(len(examples))), Counter(kinds)
     held: set[int] = set()
     random.Random(seed).shuffle(order)
@@ -85,9 +85,10 @@ def fine_tune(
 ) -> FineTuning:
     """Train a loaded model further, in place, and leave it in evaluation mode.
 
-    ``batches(examples, size, seed)`` are of about ``size`` examples, ``loss_of(batch, options)`` is the mean over one;
-    ``kinds`` are the labels of the examples, where they have some. A warning says when the loss on ``familiar``
-    examples, of the kind that the model was trained on, rises. After an error or an interrupt the model is as it was.
+    ``batches(examples, size, seed)`` returns batches of about ``size`` examples, ``loss_of(batch, options)`` the mean
+    loss of one; ``kinds`` are the labels of the examples, if they have any. A warning says when the loss on
+    ``familiar`` examples, of the kind that the model was trained on, rises. After an error or an interrupt the model is
+    unchanged.
     """
     train, held = hold_out(examples, kinds or [None] * len(examples), options.seed)
     size = max(FEWEST_IN_A_BATCH, math.ceil(len(train) / STEPS))
@@ -132,11 +133,11 @@ def _epoch(
     epoch: int,
     options: Training,
 ) -> float:
-    """One pass over the batches of ``plan``, in which each example weighs the same; the mean loss."""
+    """One pass over the batches of ``plan``, with equal weight per example; returns the mean loss."""
     model.train()
     total, typical = 0.0, sum(map(len, plan)) / len(plan)
     for i, batch in enumerate(plan):
-        progress = (epoch + (i + 0.5) / len(plan)) / options.epochs  # not 0: one batch may be all there is
+        progress = (epoch + (i + 0.5) / len(plan)) / options.epochs  # not 0: there may be only one batch
         weighed = lambda batch: loss_of(batch, options) * (len(batch) / typical)  # noqa: E731
         total += float(update(model, optimisers, weighed, batch, progress, options))
     if not math.isfinite(total):

@@ -4,18 +4,19 @@
     python -m recipes.gesture_simulator example guitar.aedat --gesture "air guitar"
     python -m recipes.gesture_simulator animate gestures.gif       # what the gestures look like
 
-They stand in for the IBM recordings where those are not at hand. A figure of capsules (trunk, head, and two arms with
+They replace the IBM recordings if those are not at hand. A figure of capsules (trunk, head, and two arms with
 shoulder, elbow and wrist) performs the gestures in front of a camera. Body, clothes, speed, phase, lighting and
 background are random; everything follows from the seed.
 
-Left and right are the person's: the right hand is on the left of the image. *Clockwise is as the camera sees it*, in an
+Left and right are the person's: the right hand is on the left of the image. *Clockwise is as seen by the camera*, in an
 image that is not mirrored: a clockwise hand at the top of its circle moves to the right of the image.
 
-**The camera.** Each pixel follows the logarithm of its light through a low-pass filter and fires when that has changed
-by a threshold since its last event, at the interpolated time of the crossing; the scene is drawn every millisecond.
-Thresholds differ from pixel to pixel, a pixel that fired is dead for a while (and starts from what it then sees), and
-there are leak events (slow, brighter) and shot noise. The ideas are those of ESIM (Rebecq et al., CoRL 2018) and v2e
-(Hu et al., CVPR workshops 2021, arXiv 2006.07722). Edges are blended in the logarithm, which spares taking it.
+**The camera.** Each pixel follows the logarithm of its light through a low-pass filter. It fires when the filtered
+value has changed by a threshold since its last event, at the interpolated time of the crossing; the scene is drawn
+every millisecond. Thresholds differ from pixel to pixel. After an event a pixel is dead for a while (and then starts
+from what it sees). There are leak events (slow, brighter) and shot noise. The ideas are those of ESIM (Rebecq et al.,
+CoRL 2018) and v2e (Hu et al., CVPR workshops 2021, arXiv 2006.07722). Edges are blended in the logarithm, so no
+logarithm has to be computed.
 """
 
 from collections.abc import Callable
@@ -33,18 +34,18 @@ from zoo.errors import unknown
 from zoo.inputs.events import Events, write_aedat
 
 SIDE = 128
-"""Pixels a side."""
+"""Pixels per side of the image."""
 STEP = 1000
 """Microseconds between two drawings of the scene."""
 MOST_EVENTS = 8
-"""Of a pixel in a step."""
+"""The most events of a pixel in one step."""
 PAUSE = 0.25
-"""Seconds in which the arms go from one gesture to the next; no label covers them."""
+"""Seconds in which the arms move from one gesture to the next; they have no label."""
 RIGHT, LEFT = -1, 1
 """The sides of the person, as the direction of x in the image."""
 PEOPLE, TEST_SHARE = 29, 6 / 29
 STRANGER = 1000
-"""The number of a person who is in no data set."""
+"""The number of a person who is in none of the data sets."""
 NOTICE = """\
 SIMULATED recordings, not IBM's: written by snn-zoo's recipes/gesture_simulator.py in the layout of the DVS128 Gesture
 Dataset. Seed {seed}, {people} people, {lightings} lightings each, about {seconds:g} seconds a gesture.
@@ -52,8 +53,8 @@ Dataset. Seed {seed}, {people} people, {lightings} lightings each, about {second
 
 
 class Lighting(NamedTuple):
-    """``flicker`` is its share of the light, at ``hertz``; ``delay`` the pixels' time constant in milliseconds (longer
-    in the dark); ``noise`` the shot noise in events a second and pixel."""
+    """``flicker`` is the flickering share of the light, at ``hertz``; ``delay`` the pixels' time constant in
+    milliseconds (longer in the dark); ``noise`` the shot noise in events per second and pixel."""
 
     flicker: float
     hertz: float
@@ -72,7 +73,7 @@ LIGHTINGS = {
 
 @dataclass(frozen=True)
 class Person:
-    """A body, in arm's lengths (shoulder to wrist) but for ``scale``, pixels an arm's length; brightness as log."""
+    """A body, in arm's lengths (shoulder to wrist); ``scale`` is pixels per arm's length; brightness is logarithmic."""
 
     scale: float
     centre: np.ndarray
@@ -124,9 +125,9 @@ def path(x, y, z) -> np.ndarray:
 
 
 def reach(wrist: np.ndarray, upper: float, pole=(0.4, 1.0, -0.2)) -> Arm:
-    """Elbow and wrist of an arm that reaches for ``wrist [T, 3]``, its elbow on the side of ``pole``.
+    """Elbow and wrist of an arm that reaches for ``wrist [T, 3]``, with the elbow on the side of ``pole``.
 
-    The cosine rule in the plane of shoulder, wrist and pole; what is out of reach is reached for.
+    By the cosine rule in the plane of shoulder, wrist and pole. If the wrist is out of reach, the arm points at it.
     """
     lower = 1 - upper
     distance = np.linalg.norm(wrist, axis=-1, keepdims=True).clip(1e-6)
@@ -139,7 +140,7 @@ def reach(wrist: np.ndarray, upper: float, pole=(0.4, 1.0, -0.2)) -> Arm:
 
 
 class Motion:
-    """What a person draws anew for each gesture: time, its tempo and phase, and small movements."""
+    """The random choices of one gesture: time, tempo and phase, and small movements."""
 
     def __init__(self, random: np.random.Generator, person: Person, steps: int):
         self.random, self.person = random, person
@@ -149,7 +150,7 @@ class Motion:
         return self.random.uniform(low, high)
 
     def phase(self, low: float, high: float) -> np.ndarray:
-        """An angle that turns ``low`` to ``high`` times a second, not quite evenly, from a random start."""
+        """An angle that makes ``low`` to ``high`` turns per second, not quite evenly, from a random start."""
         hertz = self.between(low, high) * self.person.tempo
         uneven = self.between(0, 0.25) * np.sin(2 * np.pi * self.between(0.2, 0.6) * self.seconds + self.between(0, 6))
         return 2 * np.pi * hertz * self.seconds + uneven + self.between(0, 2 * np.pi)
@@ -207,7 +208,7 @@ def circle(side: int, clockwise: bool) -> Callable:
 
 
 def arm_roll(motion: Motion) -> dict[int, Arm]:
-    """The forearms, level before the chest, turn about one another."""
+    """The forearms, level before the chest, rotate around each other."""
     angle = motion.phase(1.0, 2.2) * motion.random.choice([-1, 1])
     radius, height, depth = motion.amplitude(0.12, 0.2), motion.between(0.3, 0.5), motion.between(0.4, 0.5)
     inwards = motion.person.shoulders + motion.between(-0.05, 0.12)
@@ -223,7 +224,7 @@ def air_drums(motion: Motion) -> dict[int, Arm]:
     height, out = motion.between(0.35, 0.6), motion.between(-0.15, 0.15)
     arms = {}
     for side, turn in ((RIGHT, angle), (LEFT, angle + np.pi + motion.between(-0.5, 0.5))):
-        beat = np.sin(turn) + 0.3 * np.sin(2 * turn)  # falls faster than it rises
+        beat = np.sin(turn) + 0.3 * np.sin(2 * turn)  # moves down faster than up
         arms[side] = motion.reach(out + 0.03 * np.cos(turn), height + size * beat, 0.5, pole=(0.7, 1.0, -0.3))
     return arms
 
@@ -302,7 +303,7 @@ def perform(person: Person, gesture: str, seconds: float, random: np.random.Gene
 
 
 def with_pauses(parts: list[np.ndarray]) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The parts with the arms moving smoothly between them, and where each part begins and ends."""
+    """The gestures joined by smooth movements of the arms, and where each gesture begins and ends."""
     steps = round(PAUSE * 1e6 / STEP)
     ease = (0.5 - 0.5 * np.cos(np.pi * (np.arange(steps) + 1) / (steps + 1)))[:, None, None]
     joined, places, length = [], [], 0
@@ -365,7 +366,7 @@ def capsules(person: Person, joints: np.ndarray, random: np.random.Generator) ->
 
 
 def background(random: np.random.Generator) -> np.ndarray:
-    """The log brightness ``[SIDE, SIDE]`` behind the person: a wall, with a soft pattern and a few things on it."""
+    """The log brightness ``[SIDE, SIDE]`` behind the person: a wall with a soft pattern and a few objects."""
     image = np.full((SIDE, SIDE), random.uniform(-1.8, -0.3))
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
     for _ in range(4):
@@ -406,7 +407,7 @@ def paint(scene, shapes):
 
 @njit(cache=True, nogil=True)
 def crossing(before, after, reference, on, off):
-    """Whether a pixel whose level went from ``before`` to ``after`` crossed a threshold from ``reference``.
+    """Whether a pixel whose level changed from ``before`` to ``after`` crossed a threshold, counted from ``reference``.
 
     Returns (crossed, brighter, level of the threshold, when as a share of the step).
     """
@@ -432,8 +433,8 @@ def film(wall, shapes, light, brighter, darker, follow, dead, leak, noise, seed)
     """Events (t in microseconds, pixel, polarity) of the figure ``shapes [T, n, 7]`` before ``wall [H, W]``.
 
     ``light [T]`` is the log of the illumination, ``brighter`` and ``darker`` ``[H, W]`` the thresholds, ``follow`` the
-    share of a change that a pixel follows in a step, ``dead`` its dead time in microseconds, ``leak`` in thresholds a
-    second, ``noise`` in events a second and pixel.
+    share of a change that a pixel follows per step, ``dead`` its dead time in microseconds, ``leak`` in thresholds per
+    second, ``noise`` in events per second and pixel.
     """
     np.random.seed(seed)
     height, width = wall.shape
@@ -524,7 +525,7 @@ def trial(
     parts = [perform(person, gesture, seconds * random.uniform(0.8, 1.2), random) for gesture in gestures]
     joints, places = with_pauses(parts)
     events = record(capsules(person, joints, random), background(random), LIGHTINGS[lighting], random)
-    begin = int(random.integers(1_000_000, 90_000_000))  # as the official recordings, whose clock runs for a while
+    begin = int(random.integers(1_000_000, 90_000_000))  # as in the official recordings, whose clock started earlier
     labels = [(gesture, begin + start * STEP, begin + end * STEP) for gesture, (start, end) in zip(gestures, places)]
     return Events(events.t + begin, events.x, events.y, events.p), labels
 
@@ -535,7 +536,7 @@ def lightings_of(user: int, count: int, seed: int) -> list[str]:
 
 
 def example(gesture: str, lighting: str = "led", seed: int = 0) -> Events:
-    """One gesture of two seconds by somebody who is in no data set of this seed."""
+    """One gesture of two seconds by a person who is in no data set of this seed."""
     if gesture not in GESTURES:
         raise unknown("gesture", gesture, GESTURES)
     events, [(_, start, end)] = trial(STRANGER, lighting, (gesture,), 2.0, seed)
@@ -545,10 +546,10 @@ def example(gesture: str, lighting: str = "led", seed: int = 0) -> Events:
 def write_data_set(
     folder: Path, people: int = PEOPLE, lightings: int = 3, seconds: float = 2.0, seed: int = 0
 ) -> dict[str, list[str]]:
-    """Write trials as the official data set lies on a disk; return the names in the two lists.
+    """Write trials in the file layout of the official data set; return the names in its two lists.
 
-    The last of the people, six of 29 as in the official split, are for testing. Raises ValueError for fewer than two
-    people, as many lightings as there are not, and gestures shorter than half a second.
+    The last people, six of 29 as in the official split, are for testing. Raises ValueError for fewer than two people,
+    more lightings than there are, and gestures shorter than half a second.
     """
     if not 2 <= people < STRANGER or not 1 <= lightings <= len(LIGHTINGS) or seconds < 0.5:
         raise ValueError(
@@ -577,7 +578,7 @@ def write_data_set(
 
 
 def pictures(events: Events, start: int, seconds: float, rate: int = 25) -> np.ndarray:
-    """Events as colour pictures ``[T, SIDE, SIDE, 3]``, ``rate`` a second: brighter white, darker blue, on grey."""
+    """Events as colour pictures ``[T, SIDE, SIDE, 3]``, ``rate`` per second: brighter white, darker blue, on grey."""
     shown = []
     for i in range(int(seconds * rate)):
         part = events.between(start + i * 1_000_000 // rate, start + (i + 1) * 1_000_000 // rate)
@@ -589,7 +590,7 @@ def pictures(events: Events, start: int, seconds: float, rate: int = 25) -> np.n
 
 
 def animate(output: Path, user: int = 1, lighting: str = "led", seconds: float = 2.4, seed: int = 0) -> None:
-    """An animated GIF of one person's eleven gestures, side by side, as the camera sees them."""
+    """An animated GIF of one person's eleven gestures, side by side, as seen by the camera."""
     need("the animation", "PIL")
     from PIL import Image, ImageDraw
 
@@ -619,7 +620,7 @@ def command_line():
     def write(
         folder: Path,
         people: int = PEOPLE,
-        lightings: Annotated[int, typer.Option(help="trials a person")] = 3,
+        lightings: Annotated[int, typer.Option(help="trials per person")] = 3,
         seconds: Annotated[float, typer.Option(help="mean length of a gesture")] = 2.0,
         seed: int = 0,
     ):
@@ -634,7 +635,7 @@ def command_line():
         lighting: Annotated[str, typer.Option(help=", ".join(LIGHTINGS))] = "led",
         seed: int = 0,
     ):
-        """Write one gesture of somebody who is in no data set."""
+        """Write one gesture of a person who is in no data set."""
         write_aedat(output, example(gesture, lighting, seed))
 
     @app.command("animate")

@@ -1,4 +1,4 @@
-"""The eleven gestures of the DVS128 data set: what the recipe and the simulator of recordings both know."""
+"""The eleven gestures of the DVS128 data set, shared by the recipe and the simulator of recordings."""
 
 GESTURES = (
     "hand clapping",
@@ -15,4 +15,4 @@ GESTURES = (
 )
 """In IBM's order; its label 1 is the first."""
 MIRRORED = (0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10)
-"""What each gesture is in a mirror: left and right change places, and so do clockwise and counter-clockwise."""
+"""The mirror image of each gesture: left and right are exchanged, and so are clockwise and counter-clockwise."""

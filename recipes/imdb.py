@@ -7,8 +7,8 @@ The data is the Large Movie Review Dataset v1.0 (https://ai.stanford.edu/~amaas/
     python -m recipes.imdb evaluate ./runs/imdb-1/best --data DATA
     python -m recipes.imdb fine-tune lite-snn-imdb my_reviews.csv --output my-classifier
 
-Checkpoints and options are chosen on held-out training reviews (:func:`hold_out`); the test set is for ``measure``
-alone, which uses it once. Training needs ``pip install "snn-zoo[train]"``.
+Checkpoints and options are chosen on held-out training reviews (:func:`hold_out`); only ``measure`` uses the test set,
+once. Training needs ``pip install "snn-zoo[train]"``.
 """
 
 import gzip
@@ -116,12 +116,12 @@ FAMILIAR = [
     Review("I loved the first film, which makes this one all the harder to forgive.", "negative"),
     Review("The trailer has all of the good scenes; save your money and watch that.", "negative"),
 ]
-"""Plain and less plain ones: those that a model of positive and negative reviews knows, it is still to know."""
+"""Easy and harder reviews. Those that a model of positive and negative reviews labels rightly, it must still know."""
 
 
 @dataclass(frozen=True)
 class Training(training.Training):
-    """How a classifier is trained; ``tokens`` is the most tokens in a batch, padding counted."""
+    """How a classifier is trained; ``tokens`` is the most tokens in a batch, including padding."""
 
     epochs: int = 8
     learning_rate: float = 2e-3
@@ -133,10 +133,10 @@ class Training(training.Training):
 
 
 def read_split(data: Path, split: str) -> list[Review]:
-    """The reviews of ``train`` or ``test`` in the order of their labels and numbers; neighbours are of one film.
+    """The reviews of ``train`` or ``test`` in the order of their labels and numbers; neighbours are often of one film.
 
-    ``data`` is the archive, its folder, or a folder that holds either. Raises FileNotFoundError where something is
-    missing, ValueError for a damaged archive and a review that is empty or not text.
+    ``data`` is the archive, its folder, or a folder that holds either. Raises FileNotFoundError if something is
+    missing, ValueError for a damaged archive and for a review that is empty or not text.
     """
     places = (data, data / FOLDER, data / ARCHIVE)
     found = next((p for p in places if p.is_file() or (p / "train").is_dir() or (p / "test").is_dir()), None)
@@ -170,7 +170,7 @@ def _in_archive(archive: Path, split: str) -> list[tuple[str, bytes]]:
                     match = re.fullmatch(rf"(?:.*/)?{split}/((?:neg|pos)/[^/]+\.txt)", member.name)
                     if match and (content := members.extractfile(member)):
                         found.append((match[1], content.read()))
-            stream.read()  # to the end, where its checksum is
+            stream.read()  # read to the end, where the checksum is
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise ValueError(f"{archive} is damaged, or no archive: {error}; get it again from {SOURCE}") from error
     return found
@@ -184,11 +184,12 @@ def _text(content: bytes, where: str) -> str:
 
 
 def hold_out(reviews: list[Review]) -> tuple[list[Review], list[Review]]:
-    """A tenth of the training reviews apart, always the same: what is left, in order, and the held-out reviews, mixed.
+    """Hold out a tenth of the training reviews, always the same: the remaining reviews in order, and the held-out,
+    mixed.
 
-    Reviews of one film are neighbours. So the reviews of each label are cut into chunks of neighbours, of which some
-    are held out whole: hardly a film has reviews of one label on both sides. In the official training and test sets no
-    film is on both.
+    Reviews of one film are neighbours. So the reviews of each label are cut into chunks of neighbours, and whole chunks
+    are held out: hardly any film has reviews of one label on both sides. The official training and test sets have no
+    film in common.
     """
     generator = random.Random(0)
     rest: list[Review] = []
@@ -205,7 +206,7 @@ def hold_out(reviews: list[Review]) -> tuple[list[Review], list[Review]]:
 
 
 def train_tokenizer(texts: list[str], size: int) -> Tokenizer:
-    """The most frequent words, runs of full stops and single marks; lowercased, HTML's line breaks taken for blanks."""
+    """The most frequent words, runs of full stops and single marks; lowercased, with HTML line breaks as spaces."""
     tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL_TOKENS[UNKNOWN]))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Replace(Regex(r"(?i)<br\s*/?>"), " "), normalizers.NFKC(), normalizers.Lowercase()]
@@ -220,7 +221,7 @@ def train_tokenizer(texts: list[str], size: int) -> Tokenizer:
 
 
 def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> list[list[Example]]:
-    """Examples of like length together, at most ``tokens`` padded tokens per batch, in random order."""
+    """Batches of examples of similar length, at most ``tokens`` padded tokens per batch, in random order."""
     order = list(examples)
     shuffle.shuffle(order)
     order.sort(key=lambda example: len(example.tokens) // 8)
@@ -245,16 +246,16 @@ def tensors(examples: list[Example], device: torch.device) -> tuple[Tensor, Tens
 
 
 def loss_of(model: nn.Module, examples: list[Example], typical: float, options: Training, device) -> Tensor:
-    """Cross-entropy with smoothed labels, and the spike penalty.
+    """Cross-entropy with smoothed labels, plus the spike penalty.
 
-    Batches hold few long reviews or many short ones; the sum over the ``typical`` number lets each weigh the same.
+    Batches hold few long reviews or many short ones; dividing the sum by the ``typical`` number gives all equal weight.
     """
     tokens, labels, evidence = tensors(examples, device)
     return training.cross_entropy(model, (tokens, evidence), labels, options, typical)
 
 
 def read_part(data: Path, split: str, config: TextClassifierConfig) -> list[Review]:
-    """``train`` without what is held out, ``val`` (held out from the training reviews), or ``test``."""
+    """``train`` without the held-out reviews, ``val`` (held out from the training reviews), or ``test``."""
     if split == "test":
         return read_split(data, "test")
     parts = dict(zip(("train", "val"), hold_out(read_split(data, "train")))) if split in ("train", "val") else {}
@@ -264,21 +265,21 @@ def read_part(data: Path, split: str, config: TextClassifierConfig) -> list[Revi
 
 
 def evaluate(model: TextClassifier, reviews: list[Review]) -> tuple[list[str], dict[str, Any]]:
-    """The model's labels of the reviews, and the share of them, in per cent, that is right."""
+    """The model's labels of the reviews, and the share of right ones in percent."""
     texts, labels = map(list, zip(*checked_reviews(reviews, "score")))
     found = [one.label for one in model.classify(texts)]
     return found, {"accuracy": 100 * mean(one == label for one, label in zip(found, labels))}
 
 
 def answers(model: TextClassifier, reviews: list[Review]) -> Answers:
-    """The model's logits for reviews with labels of its own."""
+    """The model's logits for reviews, whose labels it must have."""
     texts, labels = map(list, zip(*reviews))
     right = torch.tensor([model.settings.labels.index(label) for label in labels])
     return Answers(torch.stack(model.logits(model.encode(texts))).cpu(), right)
 
 
 def calibration_answers(model: TextClassifier, validation: list[Review], test: list[Review]) -> dict[str, Answers]:
-    """What :mod:`recipes.calibration` fits a temperature on, and then what it is measured on as well."""
+    """The answers that :mod:`recipes.calibration` fits a temperature on, and those that it only measures it on."""
     return {HELD_OUT_REVIEWS: answers(model, validation), "the test reviews": answers(model, test)}
 
 
@@ -289,7 +290,7 @@ def calls(model: TextClassifier, reviews: list[Review]) -> Iterator[tuple[Tensor
 
 
 def read_labelled(path: Path) -> list[Review]:
-    """One's own texts and labels; see :func:`recipes.own_examples.read_table`."""
+    """Your own texts and labels; see :func:`recipes.own_examples.read_table`."""
     return [Review(text, label.strip()) for text, label in read_table(path, Review._fields)]
 
 
@@ -306,7 +307,7 @@ def checked_reviews(reviews: Any, purpose: str) -> list[Review]:
 
 
 def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
-    """The same network for other labels: what leads to them starts anew, and so does the temperature."""
+    """The same network for other labels: the layers that lead to the labels start anew, and so does the temperature."""
     if isinstance(labels, str):
         raise TypeError(f"labels must be a list of strings; got {labels!r}")
     with float32_on_cpu():
@@ -320,13 +321,13 @@ def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
 def fine_tune(
     model: TextClassifier, reviews: list[Review], epochs: int = 12, learning_rate: float = 5e-4, seed: int = 0
 ) -> FineTuning:
-    """Train a loaded classifier further on one's own (text, label) pairs, in place; return what that did.
+    """Train a loaded classifier further on your own (text, label) pairs, in place; return a report of it.
 
     The defaults are for up to a few hundred texts; :mod:`recipes.fine_tuning` says what is held out and kept. A warning
-    says when a model of positive and negative reviews gets worse at film reviews. The temperature stays as it is.
+    says when a model of positive and negative reviews gets worse at film reviews. The temperature does not change.
 
-    Raises ValueError for no texts, one that :meth:`TextClassifier.classify` would not take, a label that is not the
-    model's, and an option out of its interval; TypeError for what are no pairs of strings.
+    Raises ValueError for an empty list, for a text that :meth:`TextClassifier.classify` would not take, a label that
+    the model does not have, and an option out of its interval; TypeError for anything but pairs of strings.
     """
     reviews = checked_reviews(reviews, "fine-tune on")
     labels = [review.label for review in reviews]
@@ -357,7 +358,7 @@ def fine_tune(
 
 
 def familiar_reviews(model: TextClassifier) -> list[Review]:
-    """Film reviews that the model labels rightly; none for a model of other labels."""
+    """Film reviews that the model labels rightly; empty for a model with other labels."""
     if model.settings.labels != LABELS:
         return []
     readable = [review for review in FAMILIAR if _is_readable(model, review.text)]
@@ -390,7 +391,7 @@ class Trainer(training.Trainer[TextClassifier]):
         super().__init__(run, lambda: self.new_network(config), options, backend=backend)
 
     def new_network(self, config: TextClassifierConfig) -> TextClassifier:
-        """A network with its tokenizer and its table of n-grams; what they took from the reviews is in ``examples``."""
+        """A network with its tokenizer and its table of n-grams; sets ``examples``, the reviews as network inputs."""
         texts, labels = map(list, zip(*self.reviews))
         tokenizer = train_tokenizer(texts, config.vocabulary)
         encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
@@ -419,9 +420,9 @@ class Trainer(training.Trainer[TextClassifier]):
 def own_examples(
     file: Path,
     model: TextClassifier,
-    new_labels: Annotated[bool, typer.Option(help="learn the file's labels in place of the model's")] = False,
+    new_labels: Annotated[bool, typer.Option(help="learn the file's labels instead of the model's")] = False,
 ) -> tuple[TextClassifier, list[Review]]:
-    """The model, for other labels where these are asked for, and one's own texts and labels."""
+    """The model (with new labels if asked for), and your own texts and labels."""
     reviews = read_labelled(file)
     return with_labels(model, sorted({review.label for review in reviews})) if new_labels else model, reviews
 
@@ -434,7 +435,7 @@ def example_of(model: TextClassifier) -> dict[str, Any]:
 
 
 def source_of(scores: dict[str, Any]) -> dict[str, str]:
-    """What the card says of the data."""
+    """The card's entry on the data."""
     return {
         "name": "Large Movie Review Dataset v1.0 (IMDB)",
         "type": "imdb",

@@ -6,8 +6,8 @@ sentence per line, plain or with ``.gz`` (https://github.com/multi30k/dataset, f
     python -m recipes.multi30k train --data DATA --run runs/spiking
     python -m recipes.multi30k evaluate ./runs/spiking/best --data DATA --split val
 
-Checkpoints are chosen on ``val`` by the BLEU of greedy search; the test set is for ``measure``, which
-uses it once. Training needs ``pip install "snn-zoo[train]"``.
+Checkpoints are chosen on ``val`` by the BLEU of greedy search; only ``measure`` uses the test set, once. Training needs
+``pip install "snn-zoo[train]"``.
 """
 
 import contextlib
@@ -82,17 +82,17 @@ CAPTIONS = [
     "Ein brauner Hund holt einen Stock aus dem Wasser.",
     "Leute gehen nachts durch eine belebte Stadt.",
 ]
-"""What a fine-tuned model is still to know."""
+"""Sentences that a fine-tuned model must still translate well."""
 Pair = tuple[str, str]
 Example = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
 class Training(training.Training):
-    """How a translator is trained: what all networks have, with defaults of its own, and two options more.
+    """How a translator is trained: the options of all networks, with other defaults, and two more options.
 
-    ``tokens`` is the most tokens of either side in a batch, padding counted; ``token_dropout`` the chance that a token
-    which goes into the network is made the unknown one.
+    ``tokens`` is the most tokens of either side in a batch, including padding; ``token_dropout`` the probability that
+    an input token is replaced by the unknown token.
     """
 
     epochs: int = 20
@@ -111,7 +111,7 @@ class Training(training.Training):
 
 
 def read_split(folder: Path, split: str) -> list[Pair]:
-    """Sentence pairs (German, English) of one split; an error that says where to get what is missing."""
+    """Sentence pairs (German, English) of one split; an error for a missing file says where to get it."""
     sides = []
     for language in ("de", "en"):
         plain, packed = folder / f"{split}.{language}", folder / f"{split}.{language}.gz"
@@ -151,7 +151,7 @@ def checked_pairs(pairs: Any, purpose: str) -> list[Pair]:
 
 
 def train_tokenizer(pairs: list[Pair], size: int) -> Tokenizer:
-    """A joint byte-pair encoding of both languages, on lowercased text, whose decoding gives the text back."""
+    """A joint byte-pair encoding of both languages, on lowercased text; decoding restores that text."""
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS[UNKNOWN]))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip(), normalizers.Replace(Regex(r"\s+"), " ")]
@@ -167,7 +167,7 @@ def train_tokenizer(pairs: list[Pair], size: int) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, pairs: list[Pair]) -> list[Example]:
-    """Token ids of both sides, each ended."""
+    """Token ids of both sides, each with its end token."""
     german, english = (
         TextReader(tokenizer, SPECIAL_TOKENS, f"the {language} of pair").ids(side)
         for language, side in zip(("German", "English"), zip(*pairs))
@@ -176,7 +176,7 @@ def encode(tokenizer: Tokenizer, pairs: list[Pair]) -> list[Example]:
 
 
 def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> list[list[Example]]:
-    """Examples of like length together, at most ``tokens`` padded tokens of either side a batch, in random order."""
+    """Batches of examples of similar length, at most ``tokens`` padded tokens of either side each, in random order."""
     order = list(examples)
     shuffle.shuffle(order)
     order.sort(key=lambda example: (len(example[1]) // 2, len(example[0]) // 2))
@@ -193,7 +193,7 @@ def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> lis
 
 
 def tensors(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Source, target shifted right and target of a batch, each ``[T, B]``."""
+    """Source, right-shifted target, and target of a batch, each ``[T, B]``."""
     source = pad([source for source, _ in examples])
     target = pad([target for _, target in examples])
     shifted = torch.cat([torch.full_like(target[:1], BEGIN), target[:-1]])
@@ -202,13 +202,13 @@ def tensors(examples: list[Example], device: torch.device) -> tuple[Tensor, Tens
 
 
 def drop_tokens(tokens: Tensor, probability: float) -> Tensor:
-    """Each token of text is unknown with ``probability``, so that the rest of the sentence has to tell it."""
+    """Replace each text token by the unknown one with ``probability``, so that the network must use the context."""
     dropped = (tokens > END) & (torch.rand(tokens.shape, device=tokens.device) < probability)
     return tokens.masked_fill(dropped, UNKNOWN)
 
 
 def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
-    """Cross-entropy a token with smoothed labels, and the spike penalty."""
+    """Cross-entropy per token with smoothed labels, plus the spike penalty."""
     source, shifted, target = batch
     source, shifted = (drop_tokens(tokens, options.token_dropout) for tokens in (source, shifted))
     real = target != PAD
@@ -229,7 +229,7 @@ def bleu(hypotheses: list[str], references: list[str], lowercase: bool) -> tuple
 def evaluate(
     model: Translator, pairs: list[Pair], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
 ) -> tuple[list[str], dict[str, Any]]:
-    """Translations of the pairs' German, with lowercased and cased BLEU and the two signatures."""
+    """Translations of the German sides, with lowercased and cased BLEU and both signatures."""
     german, english = map(list, zip(*checked_pairs(pairs, "score")))
     hypotheses = model.translate(german, beam_size, length_penalty, batch_size)
     lowercased, signature = bleu(hypotheses, english, lowercase=True)
@@ -252,13 +252,13 @@ def calls(model: Translator, pairs: list[Pair]) -> Iterator[tuple[Tensor, Tensor
 def fine_tune(
     model: Translator, pairs: list[Pair], epochs: int = 12, learning_rate: float = 2e-4, seed: int = 0
 ) -> FineTuning:
-    """Train a loaded translator further on one's own (German, English) pairs, in place; return what that did.
+    """Train a loaded translator further on your own (German, English) pairs, in place; return a report of it.
 
     The defaults are for up to a few hundred pairs; :mod:`recipes.fine_tuning` says what is held out and kept. A warning
-    says when the model gets worse at image captions, by its own translations from before.
+    says when the model gets worse at image captions, measured against its own earlier translations.
 
-    Raises ValueError for no pairs, a side that is empty, no text or longer than the model takes, and an option out of
-    its interval; TypeError for what are no pairs of strings.
+    Raises ValueError for an empty list, for a side that is empty, not text or longer than the model takes, and for an
+    option out of its interval; TypeError for anything but pairs of strings.
     """
     examples = encode(model.tokenizer, checked_pairs(pairs, "fine-tune on"))
     for i, (german, english) in enumerate(examples):
@@ -282,7 +282,7 @@ def fine_tune(
 
 
 def familiar_examples(model: Translator) -> list[Example]:
-    """Image captions, of those that the model can read, and its own translations of them."""
+    """The image captions that the model can read, with its own translations of them."""
     readable = []
     for caption in CAPTIONS:
         with contextlib.suppress(ValueError):
@@ -312,7 +312,7 @@ class Trainer(training.Trainer[Translator]):
         self.examples = encode(self.network.tokenizer, self.pairs)
 
     def new_network(self, config: TranslatorConfig) -> Translator:
-        """A network with its tokenizer, whose vocabulary may be smaller than the config's where text is scarce."""
+        """A network with its tokenizer, whose vocabulary may be smaller than the config's if there is little text."""
         tokenizer = train_tokenizer(self.pairs, config.vocabulary)
         return Translator(replace(config, vocabulary=tokenizer.get_vocab_size()), tokenizer)
 
@@ -329,7 +329,7 @@ class Trainer(training.Trainer[Translator]):
 def scores_of(
     model: Translator, validation: list[Pair], test: list[Pair], beam_size: int = 5, length_penalty: float = 1.4
 ) -> dict[str, Any]:
-    """BLEU on ``val``, on the first of it, and on the test set."""
+    """BLEU on ``val``, on its first sentences, and on the test set."""
     _, on_validation = evaluate(model, validation, beam_size, length_penalty)
     _, on_test = evaluate(model, test, beam_size, length_penalty)
     _, on_first = evaluate(model, validation[: BAND.inputs], beam_size, length_penalty)
@@ -344,7 +344,7 @@ def scores_of(
 
 
 def own_pairs(file: Path, model: Translator) -> tuple[Translator, list[Pair]]:
-    """The model, and one's own sentence pairs."""
+    """The model, and your own sentence pairs."""
     return model, [(german, english) for german, english in read_table(file, ("de", "en"))]
 
 

@@ -1,13 +1,13 @@
-"""Digits from a real event camera: a sample of N-MNIST, to see that the gesture networks work on real recordings.
+"""Digits from a real event camera: a sample of N-MNIST, to test the gesture networks on real recordings.
 
 The data is ``train.npz`` and ``test.npz`` with arrays ``x, y, p, t_us, label`` and ``offsets``; recording k is
-``offsets[k]:offsets[k + 1]``. N-MNIST was made by moving an ATIS camera, of which 34 by 34 pixels are kept, before
-MNIST's digits on a screen (Orchard et al., Frontiers in Neuroscience, 2015,
+``offsets[k]:offsets[k + 1]``. N-MNIST was recorded by moving an ATIS camera in front of MNIST digits on a screen; 34 by
+34 of its pixels are kept (Orchard et al., Frontiers in Neuroscience, 2015,
 https://www.garrickorchard.com/datasets/n-mnist).
 
     python -m recipes.n_mnist compare --data N_MNIST --runs runs/n_mnist --output n_mnist.json
 
-Every fifth of the training recordings is held out to choose the checkpoint; the test recordings are scored once a run.
+Every fifth training recording is held out to choose the checkpoint; the test recordings are scored once per run.
 """
 
 import json
@@ -28,7 +28,7 @@ from zoo.networks.gesture import MIXERS, GestureConfig
 
 DIGITS = [str(digit) for digit in range(10)]
 COLUMNS = {"t_us": "t", "x": "x", "y": "y", "p": "p"}
-"""The columns of events, and what each is to :func:`zoo.inputs.events.as_events`."""
+"""The columns of events, and the name of each in :func:`zoo.inputs.events.as_events`."""
 HELD_OUT = 5
 """Every fifth recording."""
 CONFIG = GestureConfig(DIGITS, 34, 34, pool=1, bin_size=10_000, channels=16, head=48)
@@ -38,7 +38,7 @@ TRAINING = Training(epochs=20, learning_rate=4e-3, average=0.98, rotation=10.0, 
 def read_samples(folder: Path, split: str) -> Samples:
     """The recordings of ``train``, ``val`` (every fifth of the training file) or ``test`` as frames.
 
-    Raises FileNotFoundError, and ValueError for a file that is damaged or holds no such recordings, with their place.
+    Raises FileNotFoundError, and ValueError for a file that is damaged or whose recordings are wrong, with their place.
     """
     if split not in dvs_gesture.SPLITS:
         raise errors.unknown("split", split, dvs_gesture.SPLITS)
@@ -60,7 +60,7 @@ def read_samples(folder: Path, split: str) -> Samples:
 
 
 def _check_places(data: dict[str, np.ndarray]) -> None:
-    """Raise ValueError unless every recording has a digit, and a place within columns of one length."""
+    """Raise ValueError unless every recording has a digit and lies within the columns, which have one length."""
     for name, values in data.items():
         if values.ndim != 1 or (name not in COLUMNS and values.dtype.kind not in "iu"):
             raise ValueError(f"{name} must hold whole numbers, [N]; it is {values.dtype} {list(values.shape)}")
@@ -79,7 +79,7 @@ def _check_places(data: dict[str, np.ndarray]) -> None:
 def compare(folder: Path, runs: Path, output: Path, seeds: int, options: Training, mixers: list[str]) -> dict[str, Any]:
     """Train and measure every network with every seed; write the means and spreads to ``output``.
 
-    What was trained and measured before in ``runs`` is not done again.
+    Runs in ``runs`` that are already trained and measured are not repeated.
     """
     parts = {split: read_samples(folder, split) for split in ("train", "val", "test")}
     networks = {}
@@ -113,7 +113,7 @@ def compare(folder: Path, runs: Path, output: Path, seeds: int, options: Trainin
 
 
 def _command(seeds: int, options: Training, mixers: list[str]) -> str:
-    """The command that repeats a comparison, with the options that are not the usual ones."""
+    """The command that repeats a comparison, with all options that differ from the defaults."""
     usual = asdict(TRAINING)
     changed = {name: value for name, value in asdict(options).items() if value != usual[name]}
     text = "".join(f" --{name.replace('_', '-')} {value}" for name, value in changed.items())
@@ -137,10 +137,10 @@ def command_line():
     @app.command("compare")
     def compare_command(
         data: Data,
-        runs: Annotated[Path, typer.Option(help="folder for the runs; interrupted ones go on")],
+        runs: Annotated[Path, typer.Option(help="folder for the runs; interrupted runs are continued")],
         output: Annotated[Path, typer.Option(help="JSON file for the results")],
         seeds: int = 5,
-        mixer: Annotated[list[str] | None, typer.Option(help="one network only; may be given again")] = None,
+        mixer: Annotated[list[str] | None, typer.Option(help="only this network; may be repeated")] = None,
         epochs: int = TRAINING.epochs,
         learning_rate: float = TRAINING.learning_rate,
     ):

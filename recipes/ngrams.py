@@ -1,12 +1,12 @@
-"""What the n-grams of a text say of its class: logistic regression over naive Bayes log ratios, cross-fitted.
+"""The evidence of a text's n-grams for its class: logistic regression over naive Bayes log ratios, cross-fitted.
 
-An n-gram f that is in p positive and q negative texts has the log ratio ``r_f = log((p + 1) / (q + 1))``, and a text
-with the set S of n-grams the score ``sum over S of w_f r_f + b``; w and b are learned by logistic regression (Wang and
+An n-gram f that is in p positive and q negative texts has the log ratio ``r_f = log((p + 1) / (q + 1))``. A text with
+the set S of n-grams has the score ``sum over S of w_f r_f + b``; w and b are learned by logistic regression (Wang and
 Manning, "Baselines and Bigrams", ACL 2012). The *evidence* of f is ``w_f r_f``.
 
-A network that is trained on texts must not be shown evidence learned from the same texts, for it knows their labels.
-So a text's evidence for training comes from a table that was fitted without its fold (stacked generalisation, Wolpert
-1992); the table that goes with the network is fitted on all.
+A network must not be trained with evidence that was learned from the same texts, because such evidence knows their
+labels. So a text's evidence for training comes from a table that was fitted without the text's fold (stacked
+generalisation, Wolpert 1992); the table that is saved with the network is fitted on all texts.
 """
 
 from typing import NamedTuple
@@ -18,19 +18,19 @@ from torch.nn import functional as F
 from zoo.networks.sentiment import NgramEvidence, ngram_keys
 
 FOLDS, CHUNKS = 5, 50
-"""The texts are cut into chunks of neighbours, and these are dealt to the folds in turn."""
+"""The texts are cut into chunks of neighbours, which are assigned to the folds in turn."""
 PASSES, BATCH, LEARNING_RATE, START = 3, 256, 0.002, 0.02
-"""Of each logistic regression: passes over the texts, texts a step, step size of Adam, and the weights' start."""
+"""For each logistic regression: passes over the texts, texts per step, step size of Adam, and the initial weights."""
 
 
 class Bags(NamedTuple):
-    """The set of known n-grams of each text: ``places`` of all texts one after another, and where each starts."""
+    """The known n-grams of each text: the ``places`` of all texts one after another, and where each text starts."""
 
     places: Tensor
     starts: Tensor
 
     def select(self, texts: Tensor) -> "Bags":
-        """Those of some texts, in that order."""
+        """The sets of some texts, in the given order."""
         lengths = (self.starts[1:] - self.starts[:-1])[texts]
         starts = F.pad(lengths.cumsum(0), (1, 0))
         within = torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(lengths)
@@ -40,7 +40,7 @@ class Bags(NamedTuple):
 def most_frequent(texts: list[list[int]], count: int) -> Tensor:
     """Sorted keys of the n-grams that are in the most of ``texts`` (token ids): ``count`` at most, each in two or more.
 
-    Labels play no part in it, so that the choice says nothing of the text that is left out.
+    The choice does not use labels, so it reveals nothing about a text that is left out.
     """
     keys = torch.cat([ngram_keys(torch.tensor(text).unsqueeze(1)).unique() for text in texts])
     keys, texts_with = keys.unique(return_counts=True)
@@ -67,10 +67,10 @@ def fit(bags: Bags, positive: Tensor, count: int) -> Tensor:
 
 
 def cross_fit(table: NgramEvidence, texts: list[list[int]], positive: list[bool]) -> list[Tensor]:
-    """Fill ``table``, of known n-grams, with their evidence; return that of each text for training, ``[T, 3]``.
+    """Fill ``table``, of known n-grams, with their evidence; return each text's evidence for training, ``[T, 3]``.
 
-    All is in units of the standard deviation of the latter. Texts that are about the same thing should be neighbours:
-    they share a fold, so that what the evidence knows of them is no more than it will know of others.
+    Both are in units of the standard deviation of the evidence for training. Texts on the same subject should be
+    neighbours: they then share a fold, so that the evidence knows no more of them than of unseen texts.
     """
     places = [table.places(torch.tensor(text).unsqueeze(1)).squeeze(1) for text in texts]
     sets = [text[text >= 0].unique() for text in places]

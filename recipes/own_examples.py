@@ -1,4 +1,4 @@
-"""One's own examples in a file: a CSV with named columns, or JSON lines with these fields."""
+"""Your own examples in a file: a CSV with named columns, or JSON lines with these fields."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from zoo.inputs.text import normal
 
 
 def read_table(path: Path, fields: tuple[str, ...]) -> list[list[str]]:
-    """The texts of these fields in each row. Raises ValueError, naming the line, for anything that is not that."""
+    """The texts of these fields in each row. Raises ValueError, naming the line, for a row without them."""
     readers = {".csv": _csv_rows, ".jsonl": _json_rows}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path} must be a .csv or a .jsonl file")
@@ -20,7 +20,7 @@ def read_table(path: Path, fields: tuple[str, ...]) -> list[list[str]]:
             where = f"line {number} of {path}"
             if not isinstance(row, dict) or not isinstance(row.get(field), str) or not row[field].strip():
                 raise ValueError(f"{where} has no text for {field!r}")
-            normal(row[field], f"{field!r} in {where}")  # JSON can spell what is no text
+            normal(row[field], f"{field!r} in {where}")  # JSON can spell strings that are not text
         rows.append([row[field] for field in fields])
     if not rows:
         raise ValueError(f"{path} holds no examples")
@@ -31,7 +31,7 @@ def _csv_rows(path: Path, fields: tuple[str, ...]):
     text = document(path.read_bytes(), str(path))
     if not text.strip():
         raise ValueError(f"{path} is empty")
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a text may be of any length
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a text may have any length
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         if missing := [field for field in fields if field not in (reader.fieldnames or [])]:

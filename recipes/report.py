@@ -1,4 +1,4 @@
-"""What is told of trained models: scores, costs, tables and the card, the same for every recipe."""
+"""The report on trained models: scores, costs, tables and the card, the same for every recipe."""
 
 import hashlib
 import io
@@ -38,7 +38,7 @@ def spike_rate(model: nn.Module, inputs: Iterable[tuple]) -> float | None:
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """Of data, to tell it from other data."""
+    """A digest of data, to recognise it by."""
     found = hashlib.sha256()
     for part in parts:
         found.update(len(part).to_bytes(8, "little") + part)
@@ -46,9 +46,9 @@ def digest(parts: Iterable[bytes]) -> str:
 
 
 def measured_once(record: Path, key: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``measure`` finds, kept in the file ``record`` beside its ``key``, which says what it was found for.
+    """The result of ``measure``, kept in the file ``record`` with its ``key``, which says what was measured.
 
-    What is already there for the same key is returned as it is, so that a test set is used once.
+    A result that is already there for the same key is returned, so that a test set is used once.
     """
     if record.exists():
         known = _read_measured(record)
@@ -62,7 +62,7 @@ def measured_once(record: Path, key: dict[str, Any], measure: Callable[[], dict[
 def measure(recipe: Recipe, run: Path, validation: Any, test: Any, **options: Any) -> dict[str, Any]:
     """Scores of a run's best model on ``val`` and on the test set, its size and its spike rate.
 
-    They are kept in ``scores.json``. What is there for the same weights, data and options is returned as it is, so that
+    They are kept in ``scores.json``. Scores that are there for the same weights, data and options are returned, so that
     the test set is used once.
     """
     options = {name: option.default for name, option in defaults(recipe.scores).items()} | options
@@ -85,12 +85,12 @@ def measure(recipe: Recipe, run: Path, validation: Any, test: Any, **options: An
 
 
 def read_scores(run: Path) -> dict[str, Any]:
-    """What ``measure`` found for a run."""
+    """The result of ``measure`` for a run."""
     return _read_measured(run / SCORES)
 
 
 def read_costs(run: Path) -> dict[str, Any]:
-    """What :func:`measure_costs` found for a run."""
+    """The result of :func:`measure_costs` for a run."""
     return _read_measured(run / COSTS)
 
 
@@ -99,7 +99,7 @@ def _read_measured(record: Path) -> dict[str, Any]:
 
 
 def measure_costs(recipe: Recipe, run: Path, twins: list[Path], name: str, examples: Any) -> dict[str, Any]:
-    """Profile the best model of ``run``, called ``name``, and its twins on ``examples``: the part of a card on costs.
+    """Profile the best model of ``run``, called ``name``, and its twins on ``examples``, for the card's part on costs.
 
     It is kept in ``costs.json``, with ``costs.png`` beside it, in the folder of the run.
     """
@@ -121,7 +121,7 @@ def measure_costs(recipe: Recipe, run: Path, twins: list[Path], name: str, examp
 
 
 def by_network(runs: list[Path]) -> list[list[Path]]:
-    """Runs that differ in nothing but their seed together."""
+    """Runs in groups; the runs of a group differ only in their seed."""
     groups: dict[str, list[Path]] = {}
     for run in runs:
         settings = read_settings(run)
@@ -131,7 +131,7 @@ def by_network(runs: list[Path]) -> list[list[Path]]:
 
 
 def described(recipe: Recipe, settings: dict[str, Any], beside: dict[str, Any]) -> str:
-    """What a run's network is, for a row of a table, and its ``tuned`` options that are not those of ``beside``."""
+    """The name of a run's network for a table, with its ``tuned`` options that differ from those of ``beside``."""
     template, model = recipe.networks[settings["model"]["mixer"]], settings["model"]
     bits = model.get("bits")
     name = template.format(spikes="binary" if bits == 1 else f"{bits}-bit", **model)
@@ -146,9 +146,9 @@ def described(recipe: Recipe, settings: dict[str, Any], beside: dict[str, Any]) 
 
 
 def by_name(recipe: Recipe, runs: list[Path], beside: dict[str, Any]) -> dict[str, list[Path]]:
-    """Runs that differ in nothing but their seed together, under what their network is beside another.
+    """Groups of runs that differ only in their seed, by the name of their network beside another.
 
-    Raises ValueError where two networks would have one name.
+    Raises ValueError if two networks would have the same name.
     """
     named = [(described(recipe, read_settings(group[0]), beside), group) for group in by_network(runs)]
     if len(dict(named)) < len(named):
@@ -165,7 +165,7 @@ def best_on_val(recipe: Recipe, runs: list[Path]) -> tuple[Path, dict[str, Any]]
 
 
 def table(recipe: Recipe, groups: dict[str, list[Path]]) -> list[dict[str, Any]]:
-    """The rows of a card for measured runs of each network: of the best on the validation data, and of all of them."""
+    """The card's row for each network, from its measured runs: of the best run on validation data, and of all."""
     over_seeds = any(len(runs) > 1 for runs in groups.values())
     rows = []
     for name, runs in groups.items():
@@ -185,12 +185,12 @@ def table(recipe: Recipe, groups: dict[str, list[Path]]) -> list[dict[str, Any]]
 
 
 def checkpoint_split(run: Path, split: str) -> str:
-    """What a card says chose the checkpoint of ``run``: ``split``, unless a spike penalty had it be the last."""
+    """The card's words for what chose the checkpoint of ``run``: ``split``, or with a spike penalty the last epoch."""
     return "nothing, it is that of the last epoch" if read_settings(run)["training"]["spike_penalty"] else split
 
 
 def command_of(recipe: Recipe, run: Path) -> str:
-    """The command that repeats a run: the options that are not the usual ones."""
+    """The command that repeats a run, with all options that differ from the defaults."""
     default = json.loads(json.dumps(asdict(recipe.config) | asdict(recipe.training)))
     settings = read_settings(run)
     changed = {k: v for k, v in (settings["model"] | settings["training"]).items() if v != default[k]}
@@ -212,7 +212,7 @@ def commands(recipe: Recipe, runs: list[Path], compared: list[Path], scores: dic
 
 
 def costing(recipe: Recipe, run: Path, twins: dict[str, list[Path]], name: str) -> str:
-    """The command that counted what ``costs.json`` of a run holds."""
+    """The command that made a run's ``costs.json``."""
     counted = {row["name"] for row in read_costs(run)["rows"]}
     beside = "".join(f" --twin {group[0]}" for twin, group in twins.items() if twin in counted)
     return f"python -m recipes.{recipe.name} costs {run} --name {name}{beside} --data DATA"
@@ -227,10 +227,10 @@ def bundle(
     sparsity: list[Path] | None = None,
     **options: Any,
 ) -> None:
-    """Save the best model of measured ``runs``, which differ in their seed alone, to ``folder``, with a card.
+    """Save the best model of measured ``runs``, which differ only in their seed, to ``folder``, with a card.
 
-    The best is that with the highest score on ``val``. ``twins`` are runs to compare with, ``sparsity`` those of a
-    curve of score against spike rate; ``options`` are for the recipe's ``complete``.
+    The best is the one with the highest score on ``val``. ``twins`` are runs to compare with, ``sparsity`` the runs of
+    a curve of score against spike rate; ``options`` are for the recipe's ``complete``.
     """
     if len(by_network(runs)) != 1:
         raise ValueError(f"the runs to choose from must differ in their seed alone; got {', '.join(map(str, runs))}")
@@ -275,7 +275,7 @@ def bundle(
 
 
 def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name: str) -> bytes:
-    """Have a card show the curve of score against spike rate through ``runs`` and its model; returns the picture."""
+    """Add to a card the curve of score against spike rate of ``runs`` and its model; returns the picture."""
     score = f"{recipe.score}_val"
     penalties = [read_settings(run)["training"]["spike_penalty"] for run in runs]
     points = [table(recipe, {f"tuned, spike penalty {penalty:g}": [run]})[0] for run, penalty in zip(runs, penalties)]

@@ -1,7 +1,7 @@
-"""The folder of a training run: one process at a time, a state that is whole or the one before, and files of it.
+"""The folder of a training run: used by one process at a time, with a checkpoint that is always whole.
 
-What counts is ``state.pt``. It is replaced as a whole, after each epoch and before anything else is written, so all
-other files can be made again from it: whatever a kill, a full disk or a hand left of them.
+The checkpoint is ``state.pt``. It is replaced as a whole, after each epoch and before anything else is written. All
+other files can be made again from it, whatever a killed process, a full disk or a user did to them.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from zoo.files import remove_leftovers, write_whole
 
 STATE, LOG, PLOT, BEST, SETTINGS = "state.pt", "log.jsonl", "training.png", "best", "settings.json"
 HEADING = b"snn-zoo training state 1, SHA-256 "
-"""What a state begins with; the checksum of the rest and a line feed follow."""
+"""The first bytes of a checkpoint; the checksum of the rest and a line feed follow."""
 
 
 class RunFolder:
-    """The files of a run in ``path``, for the one process that holds it."""
+    """The files of a run in ``path``, for the one process that holds the folder."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -35,10 +35,10 @@ class RunFolder:
         return self._lock is not None
 
     def hold(self) -> None:
-        """Keep other trainings out of the folder, and remove what a killed one left half-written.
+        """Keep other trainings out of the folder, and remove files that a killed one left half-written.
 
-        Raises BlockingIOError while another process trains in it. The lock is the system's: it ends with the process,
-        however that ends.
+        Raises BlockingIOError while another process trains in it. The operating system releases the lock when the
+        process ends, however it ends.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         holder = self.path / ".lock.json"
@@ -50,7 +50,7 @@ class RunFolder:
         self._lock = lock
         write_whole(holder, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         for pattern in ("*.new", f".{BEST}.*"):
-            remove_leftovers(self.path, pattern, age=-math.inf)  # nobody else writes here
+            remove_leftovers(self.path, pattern, age=-math.inf)  # nobody else writes in this folder
 
     def let_go(self) -> None:
         """Let other trainings in."""
@@ -60,9 +60,9 @@ class RunFolder:
             self._lock = None
 
     def read_state(self) -> dict[str, Any] | None:
-        """What :meth:`write_state` was given last, its tensors on the CPU; None where there was no training yet.
+        """The last checkpoint of :meth:`write_state`, its tensors on the CPU; None if there was no training yet.
 
-        Raises ValueError for a file that is not whole, and where there was a training whose state is gone.
+        Raises ValueError for a damaged file, and if the folder is of a training whose checkpoint is missing.
         """
         path = self.path / STATE
         if not path.exists():
@@ -80,14 +80,14 @@ class RunFolder:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Replace the state; what was there is still there after an error."""
+        """Replace the checkpoint; after an error the previous one is still there."""
         content = io.BytesIO()
         torch.save(state, content)
         checksum = hashlib.sha256(content.getbuffer()).hexdigest().encode()
         write_whole(self.path / STATE, HEADING + checksum + b"\n", content.getbuffer())
 
     def write(self, name: str, content: bytes) -> bool:
-        """Have the file ``name`` hold ``content``; return whether it did not."""
+        """Make the file ``name`` hold ``content``; return whether it had to be changed."""
         path = self.path / name
         if path.is_file() and path.read_bytes() == content:
             return False
@@ -95,7 +95,7 @@ class RunFolder:
         return True
 
     def clear(self, name: str, expected: set[str]) -> None:
-        """Remove the ``expected`` files of a damaged folder; FileExistsError, before that, where it holds others."""
+        """Remove the ``expected`` files of a damaged folder; FileExistsError, with none removed, if it holds others."""
         folder = self.path / name
         if not folder.is_dir():
             return
@@ -117,7 +117,7 @@ def _described(holder: Path) -> str:
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file of a run; ValueError that names it, and the ``remedy``, where it is damaged."""
+    """The object in a JSON file of a run; if it is damaged, a ValueError that names it and the ``remedy``."""
     try:
         found = json.loads(path.read_bytes())
     except ValueError as error:

@@ -1,7 +1,7 @@
 """The training loop, which all recipes share: options, loss, optimisers, and the run in its folder.
 
-A recipe derives a :class:`Trainer`, which says what an epoch's batches are, what their loss is and how a model is
-scored; all else (averaging the weights, resuming, the log and its plot, several processes) is here.
+A recipe derives a :class:`Trainer`, which defines the batches of an epoch, their loss and the score of a model. All
+else (averaging the weights, resuming, the log and its plot, several processes) is here.
 """
 
 import copy
@@ -38,12 +38,12 @@ Options = TypeVar("Options", bound="Training")
 class Training:
     """How a network is trained.
 
-    The learning rate rises over ``warmup`` of the training and falls to zero as a cosine; ``average`` is the decay, a
-    step, of the moving average of the weights that is validated and kept; ``bfloat16`` runs the matrix products in
-    it; ``spike_penalty`` weighs the mean size of the spikes in the loss; ``muon`` has Muon train the weight
-    matrices (see :func:`optimisers_of`). In the share ``full_precision`` of the epochs, from the first on, the
-    multi-bit neurons that train fire in full precision, and later in their own bits; the network that is validated
-    and kept always fires in its own.
+    The learning rate rises over ``warmup`` of the training and falls to zero as a cosine; ``average`` is the decay per
+    step of the moving average of the weights, which is validated and kept; ``bfloat16`` runs the matrix products in
+    that type; ``spike_penalty`` is the weight of the mean spike size in the loss; ``muon`` trains the weight matrices
+    with Muon (see :func:`optimisers_of`). In training, the multi-bit neurons fire in full precision for the first
+    ``full_precision`` (a share) of the epochs, and then in their own bits. The network that is validated and kept
+    always fires in its own bits.
     """
 
     epochs: int
@@ -60,7 +60,7 @@ class Training:
     full_precision: float = 0.0
 
     without_noise: ClassVar[dict[str, Any]] = {}
-    """What a recipe's own options are where nothing is to be random."""
+    """Values of a recipe's own options that remove all randomness."""
 
     def __post_init__(self) -> None:
         whole = {name: whole_number(name, getattr(self, name), low) for name, low in (("epochs", 1), ("seed", 0))}
@@ -68,12 +68,12 @@ class Training:
         numbers = {name: number(name, getattr(self, name), 0, 1) for name in ("learning_rate", *shares)}
         numbers |= {name: number(name, getattr(self, name), 0) for name in ("spike_penalty", "gradient_norm")}
         for name, value in (whole | numbers).items():
-            object.__setattr__(self, name, value)  # NumPy's numbers are not what settings.json can hold
+            object.__setattr__(self, name, value)  # settings.json cannot hold NumPy's numbers
         if not 0 <= self.full_precision <= 1:
             raise ValueError(f"full_precision is a share of the epochs, from 0 to 1; got {self.full_precision!r}")
 
     def for_scoring(self: "Options") -> "Options":
-        """The same, for a loss that is to be compared: exact, with nothing random about it and no penalty."""
+        """These options for a loss that is compared: exact, without randomness and without penalty."""
         return replace(self, label_smoothing=0.0, spike_penalty=0.0, bfloat16=False, **self.without_noise)
 
 
@@ -96,7 +96,7 @@ class SpikeMeter:
             hook.remove()
 
     def mean_size(self) -> Tensor:
-        """Mean of abs(y) / r over neurons, differentiable: what the spike penalty weighs."""
+        """Mean of abs(y) / r over neurons, differentiable, for the spike penalty."""
         sizes = []
         for module, y in self.outputs:
             largest = module.spike_range.value() if isinstance(module, neurons.MultiBitNeuron) else 1.0
@@ -107,7 +107,7 @@ class SpikeMeter:
 def cross_entropy(
     model: nn.Module, inputs: tuple, targets: Tensor, options: Training, count: float | None = None
 ) -> Tensor:
-    """Cross-entropy of the model's logits with smoothed labels, over ``count`` targets (all), and the spike penalty."""
+    """Cross-entropy of the model's logits with smoothed labels, over ``count`` (all) targets, plus spike penalty."""
     with SpikeMeter(model) as meter, torch.autocast(targets.device.type, torch.bfloat16, options.bfloat16):
         logits = model(*inputs)
     loss = F.cross_entropy(logits.float(), targets, label_smoothing=options.label_smoothing, reduction="sum")
@@ -128,11 +128,11 @@ def learning_rate(progress: float, options: Training) -> float:
 def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Optimizer]:
     """AdamW for all parameters; or, with ``options.muon``, Muon for the weight matrices and AdamW for the rest.
 
-    Muon (https://kellerjordan.github.io/posts/muon) makes the momentum of a matrix orthogonal, so that a step moves
-    all its directions alike. Its steps are scaled to the size of AdamW's, so that one learning rate serves both, and
-    its weight decay is 0.1 (Liu et al. 2025, https://arxiv.org/abs/2502.16982). Embeddings are AdamW's, as a batch
-    holds few of their rows. Biases, norms and the neurons' own parameters do not decay. Raises ImportError where torch
-    has no Muon.
+    Muon (https://kellerjordan.github.io/posts/muon) makes the momentum of a matrix orthogonal, so that a step is
+    equally large in all directions. Its steps are scaled to the size of AdamW's, so that one learning rate serves both,
+    and its weight decay is 0.1 (Liu et al. 2025, https://arxiv.org/abs/2502.16982). AdamW trains the embeddings,
+    because a batch uses only a few of their rows. Biases, norms and the neurons' own parameters have no weight decay.
+    Raises ImportError if torch has no Muon.
     """
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
     by_muon: list[nn.Parameter] = []
@@ -167,7 +167,7 @@ def update(
     progress: float,
     options: Training,
 ) -> Tensor:
-    """One step of the optimisers at ``progress`` (0 to 1) of the training; returns the loss before it."""
+    """One step of the optimisers at ``progress`` (0 to 1) of the training; returns the loss before the step."""
     value = loss_of(batch)
     value.backward()
     nn.utils.clip_grad_norm_(model.parameters(), options.gradient_norm)
@@ -181,7 +181,7 @@ def update(
 
 @contextmanager
 def in_full_precision(network: nn.Module) -> Iterator[None]:
-    """Within it the multi-bit neurons of ``network`` fire in full precision, and after it in their own bits again."""
+    """Context in which the multi-bit neurons of ``network`` fire in full precision; afterwards in their own bits."""
     own = {module: module.bits for module in network.modules() if isinstance(module, neurons.MultiBitNeuron)}
     for module in own:
         module.bits = FULL_PRECISION
@@ -196,20 +196,20 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Trainer(Generic[Network]):
-    """A training run in a folder: model, average of its weights, optimiser and log; it goes on where it stopped.
+    """A training run in a folder: model, average of its weights, optimiser and log; it continues where it stopped.
 
     The folder holds ``state.pt`` (all of the last finished epoch; see :mod:`recipes.run_folder`), ``log.jsonl`` (one
     line per epoch), ``training.png`` and ``best`` (the model with the best score on the validation data so far, as
-    ``zoo.load`` reads it; with a spike penalty the latest, as the best would be from before the penalty had its
+    ``zoo.load`` reads it; with a spike penalty the latest, because the best would be one from before the penalty took
     effect). A trainer holds its folder until its training ends. A recipe's trainer has ``plan(seed)``, the batches of
-    an epoch in their order; ``loss_of(batch)``; and ``score(model)``, the score that counts in the network's task. The
-    log calls it ``metric`` and the plot ``metric_label``.
+    an epoch in their order; ``loss_of(batch)``; and ``score(model)``, the main score of the network's task. The score's
+    name is ``metric`` in the log and ``metric_label`` in the plot.
     """
 
     metric: str
     metric_label: str
     needs: tuple[str, ...] = ("accelerate", "tqdm", "matplotlib")
-    """Packages of the extra ``train``, asked for before anything is computed."""
+    """Packages of the extra ``train``; checked before anything is computed."""
 
     def __init__(
         self,
@@ -222,7 +222,8 @@ class Trainer(Generic[Network]):
         need("training", *self.needs)
         from accelerate import Accelerator
 
-        # oneDNN keeps the code it made for 1024 shapes; an epoch has more, and to make it anew takes ever longer.
+        # oneDNN keeps the code that it made for 1024 shapes. An epoch has more, and making code anew takes longer and
+        # longer.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "50000")
         torch.backends.cuda.matmul.allow_tf32 = True
         self.accelerator = Accelerator()
@@ -250,7 +251,7 @@ class Trainer(Generic[Network]):
         self.epoch, self.best, self.seconds = 0, -math.inf, 0.0
         self.log: list[dict[str, Any]] = []
         self.kept: dict[str, Tensor] = {}
-        """The averaged weights that ``best`` is to hold."""
+        """The averaged weights, for ``best``."""
         self.settings: dict[str, Any] = {"model": self.network.config, "training": asdict(self.options)}
         if initial:
             self.settings["initial"] = initial
@@ -271,7 +272,7 @@ class Trainer(Generic[Network]):
         raise NotImplementedError
 
     def resume(self) -> None:
-        """Go on from the folder's state if there is one; an error if it belongs to other settings."""
+        """Continue from the folder's checkpoint if there is one; an error if it was made with other options."""
         state = self.folder.read_state()
         if state is None:
             return
@@ -302,7 +303,7 @@ class Trainer(Generic[Network]):
         )
 
     def train(self) -> None:
-        """Run the epochs that are left, and let go of the folder."""
+        """Run the remaining epochs, and release the folder."""
         if self.accelerator.is_main_process and not self.folder.is_held:
             raise RuntimeError("this trainer's training has ended; make a new one, which goes on where it stopped")
         try:
@@ -317,7 +318,7 @@ class Trainer(Generic[Network]):
             self.folder.let_go()
 
     def run_epoch(self) -> None:
-        """One epoch of training, its validation, and what is kept of both: the state before all else."""
+        """One epoch of training and its validation; write the checkpoint first, then the other files."""
         started = time.perf_counter()
         loss = self.train_epoch()
         self.seconds += time.perf_counter() - started
@@ -329,13 +330,13 @@ class Trainer(Generic[Network]):
             print(json.dumps({k: round(v, 3) for k, v in self.log[-1].items()}), flush=True)
 
     def train_epoch(self) -> float:
-        """One pass over the training data; what is random in it depends on the seed and the epoch alone."""
+        """One pass over the training data; its randomness depends only on the seed and the epoch."""
         from tqdm import tqdm
 
         seed = self.options.seed * 1000 + self.epoch
         torch.manual_seed(seed)
         plan, processes = self.plan(seed), self.accelerator.num_processes
-        # Every process has as many batches, as they wait for one another in each.
+        # Every process has the same number of batches, because they wait for each other in each batch.
         plan = plan[self.accelerator.process_index : len(plan) // processes * processes : processes]
         self.model.train()
         total = torch.zeros((), device=self.accelerator.device)
@@ -352,17 +353,17 @@ class Trainer(Generic[Network]):
         return loss
 
     def validate(self, loss: float) -> None:
-        """Score the averaged weights on the validation data; keep them if they are what ``best`` is to hold."""
+        """Score the averaged weights on the validation data; keep them if they are to be ``best``."""
         score = self.score(cast(Network, self.average.module))
         seconds = round(self.seconds, 1)
         self.log.append({"epoch": self.epoch, "loss": loss, self.metric: score, "seconds": seconds})
         merit = self.judged_by.merit(score)
-        if merit >= self.best or self.options.spike_penalty:  # of equals the latest, at the lowest learning rate
+        if merit >= self.best or self.options.spike_penalty:  # of equal scores the latest, at the lowest learning rate
             self.best = merit
             self.kept = {name: value.cpu().clone() for name, value in self.average.module.state_dict().items()}
 
     def write_files(self) -> None:
-        """Have ``log.jsonl``, ``training.png`` and ``best`` say what the state does."""
+        """Make ``log.jsonl``, ``training.png`` and ``best`` agree with the checkpoint."""
         log = "".join(json.dumps(row) + "\n" for row in self.log).encode()
         if self.folder.write(LOG, log) or not (self.folder.path / PLOT).exists():
             self.folder.write(PLOT, self.plot_log())
@@ -372,7 +373,7 @@ class Trainer(Generic[Network]):
         try:
             if weights.pack(zoo.load(best)) == weights.pack(network):
                 return
-        except (ValueError, FileNotFoundError):  # damaged, or not there yet
+        except (ValueError, FileNotFoundError):  # damaged, or does not exist yet
             self.folder.clear(BEST, {files.CARD, files.CONFIG, files.METRICS, files.WEIGHTS, *network.assets()})
         zoo.save(network, best)
 

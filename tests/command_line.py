@@ -1,4 +1,4 @@
-"""The command snn-zoo in processes of its own, on the bundled models or on a zoo of one tiny network."""
+"""The command snn-zoo in separate processes, with the bundled models or with a zoo of one tiny network."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ app(prog_name="snn-zoo")
 
 
 def command(*arguments, cards: Path | None = None) -> list:
-    """What starts ``snn-zoo`` with these arguments; ``cards`` is the folder of bundled models, if not the package's."""
+    """The command line that starts ``snn-zoo`` with these arguments; ``cards`` can replace the bundled models."""
     start = ["-m", "zoo"] if cards is None else ["-c", WITH_TINY_ZOO, str(cards)]
     return [sys.executable, *start, *(part if isinstance(part, bytes) else str(part) for part in arguments)]
 

@@ -1,4 +1,4 @@
-"""Fixtures for all tests. Real data is used where it is at hand and its tests are skipped where it is not."""
+"""Fixtures for all tests. Real data is used if it is at hand; otherwise its tests are skipped."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 
-# A shell has programs in its background ignore Ctrl-C, and they and all that they start would fail the tests of it.
+# A shell makes its background programs, and all processes that they start, ignore Ctrl-C; tests of it would fail.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -48,7 +48,7 @@ class PublishedNetwork(nn.Module):
 
 
 def load_published(network: PublishedNetwork, numbers, when: str) -> None:
-    """Fill the network from the published state dict, as it was ``when`` = "before" or "after"."""
+    """Fill the network from the published state dict, from "before" or "after" training (``when``)."""
 
     def put(target: torch.Tensor, name: str, transpose: bool = False) -> None:
         value = torch.from_numpy(numbers[f"{when}/{name}"])
@@ -60,7 +60,7 @@ def load_published(network: PublishedNetwork, numbers, when: str) -> None:
             put(getattr(norm, part), f"{name}.{part}")
 
     def put_range(neuron, name: str) -> None:
-        # Averages that start from zero: the form of our earlier state dicts.
+        # Averages that start from zero, as in our earlier state dicts.
         parts = {"minimum": "tracked_min_biased", "maximum": "tracked_max_biased", "updates": "iter_count"}
         state = {part: torch.from_numpy(numbers[f"{when}/{name}.{key}"]).reshape(()) for part, key in parts.items()}
         neuron.spike_range.load_state_dict({"initial": torch.tensor(1.0), **state})
@@ -81,7 +81,7 @@ def load_published(network: PublishedNetwork, numbers, when: str) -> None:
 
 
 def published_gradients(network: PublishedNetwork, numbers) -> dict[str, tuple[torch.Tensor, np.ndarray]]:
-    """Our gradient beside the published one, for every parameter."""
+    """Our gradient and the published one, for every parameter."""
     pairs = {}
     for i in range(2):
         pairs[f"linear_ws.{i}.weight"] = network.linears[i].weight.grad

@@ -1,4 +1,4 @@
-"""Any registered neuron, built by name alone, for tests that walk the registry."""
+"""Any registered neuron, built from its name, for tests over the whole registry."""
 
 import inspect
 
@@ -11,9 +11,9 @@ MULTI_BIT = [name for name in EVERY if issubclass(neurons.neuron_class(name), ne
 
 
 def build(name: str, channels: int, backend: str = "torch", **spike) -> neurons.Neuron:
-    """The neuron ``name`` of so many channels, run by plain torch unless another backend is asked for.
+    """The neuron ``name`` with ``channels`` channels, run by plain torch unless another backend is asked for.
 
-    ``spike``: the options of a multi-bit spike, for neurons that fire one.
+    ``spike`` holds the options of a multi-bit spike, for neurons that fire one.
     """
     wanted = inspect.signature(neurons.neuron_class(name)).parameters
     size = {"channels": channels} if "channels" in wanted else {}

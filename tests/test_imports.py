@@ -1,6 +1,6 @@
 """Who imports whom: no two files import each other, and data flows one way, recipes -> zoo -> neurons.
 
-Every import counts: those inside of functions, and those for a type checker alone.
+Every import counts, also those inside functions and those only for a type checker.
 """
 
 import ast
@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "recipes": {"neurons", "recipes", "zoo"},
     "benchmarks": {"benchmarks", "neurons", "recipes", "zoo"},
 }
-"""Of our own packages, which each may import."""
+"""For each of our packages, those that it may import."""
 
 
 def module_of(path: Path) -> str:
@@ -29,8 +29,8 @@ FILES = {module_of(path): path for package in MAY_IMPORT for path in sorted((ROO
 def imported_by(module: str, source: str, is_package: bool = False) -> set[str]:
     """The modules of ours that ``source``, the text of ``module``, imports anywhere.
 
-    ``from a import b`` is an import of the file ``a.b`` where there is one, else of ``a``. A package's own
-    ``__init__``, which Python runs before any of its parts, counts where it is named.
+    ``from a import b`` is an import of the file ``a.b`` if there is one, else of ``a``. A package's ``__init__``, which
+    Python runs before any of its parts, counts only if it is named.
     """
     package = module.split(".") if is_package else module.split(".")[:-1]
     found = set()
@@ -46,7 +46,7 @@ def imported_by(module: str, source: str, is_package: bool = False) -> set[str]:
 
 
 def knots(imports: dict[str, set[str]]) -> list[set[str]]:
-    """Groups of modules each of which imports, in some steps, all others of its group."""
+    """Groups of modules in which each module imports all others, directly or indirectly."""
     reached = {}
     for module in imports:
         seen, ahead = set(), [module]

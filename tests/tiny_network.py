@@ -1,5 +1,5 @@
-"""A network small enough to save and load in a moment, with all that a real one has: a neuron with a tracked
-range, a number that stands alone, tied weights and a file beside the weights."""
+"""A network small enough to save and load in a moment, with the parts of a real one: a neuron with a tracked range, a
+single number, tied weights and a file beside the weights."""
 
 import json
 from typing import NamedTuple
@@ -47,7 +47,7 @@ METRICS = {
 
 
 class Said(NamedTuple):
-    """What was said, and a number that goes with it."""
+    """The text of an answer, and a number for it."""
 
     text: str
     score: float
@@ -99,7 +99,7 @@ class TinyNetwork(nn.Module):
 
 
 def trained() -> TinyNetwork:
-    """A network whose range has seen a sequence, and that says different words for different sentences."""
+    """A network whose range has been updated by a sequence, and that gives different words for different sentences."""
     torch.manual_seed(0)
     network = TinyNetwork().train()
     with torch.no_grad():

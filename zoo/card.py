@@ -1,4 +1,4 @@
-"""The model card (README.md), made from ``config.json`` and ``metrics.json`` and from nothing else.
+"""The model card (README.md), made only from ``config.json`` and ``metrics.json``.
 
 :mod:`zoo.metrics` says how ``metrics.json`` is laid out.
 """
@@ -26,7 +26,7 @@ def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
 
 
 def _front_matter(config: dict[str, Any], metrics: dict[str, Any]) -> "ModelCardData":
-    from huggingface_hub import EvalResult, ModelCardData  # here, for who checks metrics alone
+    from huggingface_hub import EvalResult, ModelCardData  # imported here: checking metrics needs no figures
 
     scores = metrics.get("scores", {})
     own = _own_row(config, metrics)
@@ -133,7 +133,7 @@ def _costs(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     if "costs" not in metrics:
         return ""
     costs = metrics["costs"]
-    lines = ["## What it costs", "", f"Arithmetic an input, counted by `snn-zoo profile` on {costs['inputs']}.", ""]
+    lines = ["## What it costs", "", f"Arithmetic per input, counted by `snn-zoo profile` on {costs['inputs']}.", ""]
     lines += [_table(costs["rows"], metrics.get("scores", {}), bold=config["name"])]
     lines += ["", *(f"- {sentence}" for sentence in costs["comparison"])] if costs["comparison"] else []
     lines += ["", f"![Spikes by layer]({costs['plot']})"] if costs["plot"] else []

@@ -1,7 +1,7 @@
-"""The errors of the zoo, and the words they use.
+"""The errors of the zoo, and their messages.
 
-All are kinds of ValueError, but for :class:`HubError`, which is an OSError. A folder that is not there is
-a plain FileNotFoundError.
+All are kinds of ValueError, except :class:`HubError`, which is an OSError. A folder that does not exist is a plain
+FileNotFoundError.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 LONGEST = 400
-"""The most characters of a message that come from a file."""
+"""The most characters of a file's content that a message shows."""
 
 
 class UnknownNameError(ValueError):
@@ -17,15 +17,15 @@ class UnknownNameError(ValueError):
 
 
 class NewerFormatError(ValueError):
-    """A model folder written by a version of this package newer than the one at hand."""
+    """A model folder written by a newer version of this package than the installed one."""
 
 
 class DamagedModelError(ValueError):
-    """A file of a model is missing, truncated, altered or not what its ``config.json`` says."""
+    """A file of a model is missing, truncated, altered, or different from what ``config.json`` says."""
 
 
 class WeightsMismatchError(ValueError):
-    """Weights that are not those of the network they are loaded into."""
+    """Weights that do not fit the network they are loaded into."""
 
 
 class HubError(OSError):
@@ -40,7 +40,7 @@ def unknown(kind: str, name: object, known: Collection[str]) -> UnknownNameError
 
 
 def unknown_model(name: str, known: Collection[str]) -> UnknownNameError:
-    """No bundled model has this bare name; a local folder that has it is pointed out, never taken."""
+    """No bundled model has this bare name. A local folder of that name is mentioned but never loaded."""
     message = str(unknown("bundled model", name, known))
     if name and "\0" not in name and Path(name).is_dir():
         message += f" To load the local folder of that name, write './{name}'"
@@ -48,7 +48,7 @@ def unknown_model(name: str, known: Collection[str]) -> UnknownNameError:
 
 
 def repository_or_folder(name: str) -> UnknownNameError:
-    """A name that could be either is never guessed."""
+    """The name is both a repository's and a local folder's; which one is meant is never guessed."""
     return UnknownNameError(
         f"{name!r} is the name of a repository on the Hugging Face Hub, and there is a local folder {name!r} with a "
         f"model: write './{name}' for the folder, or zoo.load({name!r}, revision='main') for the repository"
@@ -68,17 +68,17 @@ def newer_format(path: Path, found: int, known: int) -> NewerFormatError:
 
 
 def bad_config(path: Path, problem: str) -> DamagedModelError:
-    """What is wrong with a config, or another JSON file; the words of ``problem`` go on from the file's name."""
+    """An error in a config or another JSON file; ``problem`` continues a sentence that begins with the file's name."""
     return DamagedModelError(f"{path} {_short(problem)}")
 
 
 def _short(text: str) -> str:
-    """A stranger's file may hold a megabyte in the place of a word."""
+    """``text``, shortened: an untrusted file may hold a megabyte where a word is expected."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def no_folder(folder: str, previous: Path | None) -> FileNotFoundError:
-    """``previous`` is the model that lay there when a process was killed which was about to replace it."""
+    """``previous`` is the model that was there when a process was killed while replacing it."""
     lies = f". A save to it was interrupted: the model that was there is {str(previous)!r}; rename that" * bool(
         previous
     )

@@ -1,4 +1,4 @@
-"""What was measured, in words: the title of a column of ``metrics.json``, and a figure in the unit of its meaning."""
+"""Measured values in words: the title of a column of ``metrics.json``, and a figure with its unit."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ _OF_SEEDS = (("", ""), ("_mean", ", mean of the seeds"), ("_standard_deviation",
 
 
 def title(column: str, scores: dict[str, Any]) -> str:
-    """The heading of a column; an estimate says so, and a score over several seeds what it is of them."""
+    """The heading of a column. It marks an estimate, and the mean or standard deviation over seeds."""
     for ending, meaning in _OF_SEEDS:
         if (score := column.removesuffix(ending)) in scores:
             return scores[score]["title"] + meaning
@@ -15,7 +15,7 @@ def title(column: str, scores: dict[str, Any]) -> str:
 
 
 def in_words(column: str, value: float | str | None, scores: dict[str, Any]) -> str:
-    """A figure and what it is of, as a person reads them: a share in percent, else four digits or a whole number."""
+    """A figure with its heading, for people: a share in percent, else four digits or a whole number."""
     heading = title(column, scores)
     if value is None or isinstance(value, str):
         return f"{heading}: {'not measured' if value is None else value}"

@@ -1,27 +1,27 @@
-"""A model folder and the files in it, as they lie on a disk and on the Hub.
+"""A model folder and its files, on a disk and on the Hub.
 
 =================  ==========================================================================================
 README.md          the model card, generated (:mod:`zoo.card`)
-config.json        all that rebuilds the model, and the sizes and SHA-256 of the files that do
+config.json        all that is needed to rebuild the model; sizes and SHA-256 of the other files needed
 model.safetensors  the weights, in half precision
-*.json             what the architecture needs besides (its assets): ``tokenizer.json``, ``labels.json``
+*.json             what else the architecture needs (its assets): ``tokenizer.json``, ``labels.json``
 metrics.json       what was measured (:mod:`zoo.metrics`)
 =================  ==========================================================================================
 
 ``config.json`` has these keys::
 
     format_version       2
-    name                 the model's name, which is its folder's
+    name                 the model's name, the same as its folder's
     architecture         a registered architecture
     architecture_config  the architecture's own configuration
     task                 one of zoo.tasks.TASKS
     parameters           number of trained values
     files                {file name: {"sha256": ..., "bytes": ...}} of the weights and each asset
     versions             {"snn-zoo": ..., "torch": ...} at saving
-    digest               SHA-256 of all the rest, so that a flipped bit is noticed; format 1 has none
+    digest               SHA-256 of all other keys, so that a flipped bit is noticed; format 1 has none
 
-Files are read no further than their records and the limits below say, and only where they are plain files of the
-folder itself: a link may lead to another file of the folder or, in the cache of the Hub, to where that keeps it.
+Of a file no more bytes are read than its record and the limits below allow. Only plain files of the folder itself are
+read: a link may lead to another file of the folder or, in the Hub's cache, to where the cache stores the file.
 
 Only JSON and safetensors are read. Nothing here imports torch.
 """
@@ -44,11 +44,11 @@ from zoo import errors, strict_json
 FORMAT_VERSION = 2
 CARD, CONFIG, WEIGHTS, METRICS = "README.md", "config.json", "model.safetensors", "metrics.json"
 HUB_PATTERNS = [CARD, WEIGHTS, "*.json"]
-"""What of a repository on the Hub is fetched: nothing that could hold code."""
+"""The files that are fetched from a repository on the Hub: none that could hold code."""
 SAVING, PREVIOUS = ".{}.saving-{}", ".{}.previous-{}"
-"""What a folder that is being written is called, and one that is being replaced: its name, then a number of its own."""
+"""The suffixes of a folder that is being written, and of one that is being replaced; a unique number follows."""
 LARGEST_JSON = 2**20
-"""The most bytes that ``config.json`` and ``metrics.json`` may have; ours have some thousand."""
+"""The most bytes that ``config.json`` and ``metrics.json`` may have; ours have some thousands."""
 LARGEST_ASSET = 2**23
 """The most bytes of an asset: a tokenizer of 300,000 tokens."""
 _TYPES = {
@@ -64,7 +64,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def is_asset_name(name: str) -> bool:
-    """Whether an asset may have this file name: plain, in lower case, and not one of the other files'."""
+    """Whether an asset may have this file name: plain, in lower case, and not the name of another file."""
     return re.fullmatch(r"[a-z0-9][a-z0-9_-]*\.json", name) is not None and name not in (CONFIG, METRICS)
 
 
@@ -85,16 +85,16 @@ def sealed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digest(config: dict[str, Any]) -> str:
-    """SHA-256 of what a config says, in whatever order and with whatever spaces."""
+    """SHA-256 of a config's content; order and spaces do not matter."""
     rest = {key: value for key, value in config.items() if key != "digest"}
     text = json.dumps(rest, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file so that it holds all of ``parts``, on the disk, or what it held before.
+    """Write a file so that afterwards the disk holds either all of ``parts`` or the previous content.
 
-    A kill may leave a file ``<name>.<process>.new`` beside it. An OSError names ``path``.
+    A killed process may leave a file ``<name>.<process>.new`` beside it. An OSError names ``path``.
     """
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
@@ -112,15 +112,15 @@ def write_whole(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def previous_of(folder: Path) -> Path | None:
-    """The last model at ``folder`` that was moved away to be replaced, where a kill has left it."""
+    """The last model at ``folder`` that was moved away to be replaced and was left there by a killed process."""
     found = folder.parent.glob(PREVIOUS.format(glob.escape(folder.name), "*"))
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def remove_leftovers(folder: Path, pattern: str, age: float = 3600.0) -> None:
-    """Remove what killed processes left half-written in ``folder``: of what has such a name, all that is old enough.
+    """Remove what killed processes left half-written in ``folder``: everything with such a name that is old enough.
 
-    Nobody writes at one file for an hour, the usual ``age`` in seconds.
+    ``age`` is in seconds: nobody writes a file for longer than an hour.
     """
     for leftover in folder.glob(pattern):
         with contextlib.suppress(OSError):
@@ -132,7 +132,7 @@ def remove_leftovers(folder: Path, pattern: str, age: float = 3600.0) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """The checked ``config.json`` of a model folder.
 
-    Raises NewerFormatError for a later format, DamagedModelError for anything that is not a config.
+    Raises NewerFormatError for a newer format, DamagedModelError for anything that is not a config.
     """
     path = folder / CONFIG
     config = _read_json(folder, CONFIG)
@@ -189,7 +189,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def open_recorded(folder: Path, name: str, record: dict[str, Any]) -> Iterator[BinaryIO]:
-    """A file, open for reading, once its size is that of its record."""
+    """A file, open for reading; DamagedModelError unless its size is that of its record."""
     with _opened(folder, name) as (file, size):
         if size != record["bytes"]:
             raise errors.wrong_size(folder / name, record["bytes"], size)
@@ -197,7 +197,7 @@ def open_recorded(folder: Path, name: str, record: dict[str, Any]) -> Iterator[B
 
 
 def read_checked(folder: Path, name: str, record: dict[str, Any]) -> bytes:
-    """The content of a file, once its size and SHA-256 are those of its record."""
+    """The content of a file; DamagedModelError unless its size and SHA-256 are those of its record."""
     with open_recorded(folder, name, record) as file:
         data = file.read(record["bytes"])
     found = describe(data)["sha256"]
@@ -208,12 +208,12 @@ def read_checked(folder: Path, name: str, record: dict[str, Any]) -> bytes:
 
 @contextlib.contextmanager
 def _opened(folder: Path, name: str) -> Iterator[tuple[BinaryIO, int]]:
-    """A file and its size; DamagedModelError for what is no plain file of this folder, and where reading it fails."""
+    """A file and its size; DamagedModelError if it is not a plain file of this folder or reading it fails."""
     path = folder / name
     try:
         if not _is_inside(folder, path):
             raise errors.link_out(path)
-        # Without waiting, for a pipe that nobody writes to would be waited for without end.
+        # Opened without waiting: a pipe that nobody writes to would block forever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
@@ -229,7 +229,7 @@ def _opened(folder: Path, name: str) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def _is_inside(folder: Path, path: Path) -> bool:
-    """Whether a file is one of the folder's own, its links followed; the Hub's cache keeps all files beside."""
+    """Whether a file, with links followed, belongs to the folder; the Hub's cache stores all files beside it."""
     root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
     beside = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
     return real.parent in (root, beside)

@@ -10,9 +10,9 @@ from zoo import errors, files
 def snapshot(repo: str, revision: str | None, only: list[str] | None = None) -> Path:
     """The folder in the local cache with the files of ``repo`` at ``revision`` (a commit, tag or branch).
 
-    A commit that the cache has is served from there without a network call; so is everything where
-    ``HF_HUB_OFFLINE`` is set. ``revision`` None is the tip of the main branch. ``only`` names the files
-    wanted, all of a model's by default. Raises HubError where they cannot be had.
+    A commit that is in the cache is served without a network call; with ``HF_HUB_OFFLINE`` set, so is everything.
+    ``revision`` None is the newest commit of the main branch. ``only`` names the files wanted, by default all files of
+    a model. Raises HubError if they cannot be fetched.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -33,7 +33,7 @@ def snapshot(repo: str, revision: str | None, only: list[str] | None = None) -> 
 
 
 def _is_complete(folder: Path, only: list[str] | None) -> bool:
-    """Whether the files wanted are all in the cache, which may hold a part of a commit."""
+    """Whether all files wanted are in the cache, which may hold only part of a commit."""
     if not (folder / files.CONFIG).is_file():
         return False
     wanted = only or [files.METRICS, *files.read_config(folder)["files"]]

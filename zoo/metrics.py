@@ -1,7 +1,7 @@
-"""What was measured of a model: how ``metrics.json`` is laid out, and the check that one is.
+"""What was measured of a model: the layout of ``metrics.json``, and its check.
 
-It is written by whoever measured the model. All keys are optional; what is not there is said to
-be unknown. With ``results`` there must be ``scores`` and ``data`` too::
+Whoever measured the model writes it. All keys are optional; the card says that missing ones are unknown. ``results``
+needs ``scores`` and ``data`` too::
 
     summary           one sentence: what the model is
     load_as           what to write in zoo.load(); "./<name>" unless given
@@ -12,21 +12,16 @@ be unknown. With ``results`` there must be ``scores`` and ``data`` too::
                       "signature": how it was computed, as the scoring tool prints it}}
     results           rows {"name": ..., column: value}: the model, under its own name, and its twins
     published         rows of the same kind, of other people's figures, each with a "source"
-    costs             {"inputs": on what it was counted, "rows": rows of the same kind, means an input, "comparison":
-                      sentences, "plot": a picture beside the card or null}
-    sparsity          rows of the same kind, one per point of the curve of score against spike rate
-    sparsity_plot     the PNG file beside the card that shows the curve
-    score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check
-                      on that many inputs should land
-    calibration       {"temperature": fitted by likelihood, "fitted_on": on which inputs, "rows": rows {"name": which
-                      inputs, "inputs": how many, "calibration_error_at_temperature_1": ..., "calibration_error": with
-                      the temperature}, "command": what fits and measures it again}
-    commands          the exact commands that trained and measured the model
-    seeds             the seeds they ran with
-    checkpoint_split  the split of the data that chose the checkpoint
-    data              {"name": ..., "type": the Hub's name for it, "url": ..., "licence": ..., "use": what was used}
-    limits            sentences: what the model cannot do
-    sources           ["paper, link", ...]
+    costs             {"inputs": on what it was counted, "rows": rows of the same kind, means per input, sparsity
+    rows of the same kind, one per point of the curve of score against spike rate sparsity_plot     the PNG file beside
+    the card that shows the curve score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high":
+    ...}: where a quick check on that many inputs should land calibration       {"temperature": fitted by likelihood,
+    "fitted_on": on which inputs, "rows": rows {"name": which inputs, "inputs": how many,
+    "calibration_error_at_temperature_1": ..., "calibration_error": with the temperature}, "command": what fits and
+    measures it again} commands          the exact commands that trained and measured the model seeds             the
+    seeds of those commands checkpoint_split  the split of the data that chose the checkpoint data              {"name":
+    ..., "type": the Hub's name for it, "url": ..., "licence": ..., "use": what was used} limits            sentences:
+    what the model cannot do sources           ["paper, link", ...]
 
 A column is a score (named in ``scores``) or anything else that was counted: ``parameters``,
 ``mean_spike_rate``, ``multiplications_per_input``; ``<score>_mean`` and ``<score>_standard_deviation`` are over the
@@ -81,7 +76,7 @@ _KINDS: dict[tuple[str, str], tuple[type, ...]] = {
     ("calibration", "temperature"): (int, float),
     ("calibration", "rows"): (list,),
 }
-"""What the inner keys hold; text, where nothing is said."""
+"""The types of inner keys; text if not listed."""
 _ROWS: dict[str, tuple[str, ...]] = {
     "published": ("name", "source"),
     "results": ("name",),
@@ -89,12 +84,12 @@ _ROWS: dict[str, tuple[str, ...]] = {
     "calibration": ("name",),
     "sparsity": (),
 }
-"""What holds rows, and the columns of text that each of them needs."""
+"""The keys that hold rows, and the columns of text that each row needs."""
 _LISTS_OF_TEXT = ("languages", "commands", "limits", "sources")
 
 
 def pictures_of(metrics: dict[str, Any]) -> list[str]:
-    """The PNG files that the card shows, which lie beside it."""
+    """The PNG files that the card shows; they are in the same folder."""
     named = metrics.get("costs", {}).get("plot"), metrics.get("sparsity_plot")
     return [name for name in named if name]
 

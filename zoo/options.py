@@ -1,4 +1,4 @@
-"""Numbers that a caller gives as an option: what they must be, in one wording."""
+"""Checks of numbers that a caller gives as options, with one wording of the errors."""
 
 import math
 from numbers import Integral, Real
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """``value``, Python's or NumPy's, as an int; ValueError, naming the option and its interval, for anything else."""
+    """``value`` (of Python or NumPy) as an int; ValueError, naming the option and its interval, for anything else."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         number = int(value)
         if low <= number and (high is None or number <= high):
@@ -16,7 +16,7 @@ def whole_number(name: str, value: Any, low: int, high: int | None = None) -> in
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
-    """``value``, Python's or NumPy's, as a float; ValueError, naming the option and its interval, for anything else."""
+    """``value`` (of Python or NumPy) as a float; ValueError, naming the option and its interval, for anything else."""
     if isinstance(value, Real) and not isinstance(value, bool):
         real = float(value)
         if low <= real <= high and math.isfinite(real):

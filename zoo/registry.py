@@ -5,9 +5,9 @@ An architecture is an ``nn.Module`` that can be rebuilt from JSON and a few byte
     @zoo.registry.register_architecture("translator")
     class Translator(nn.Module):
         task = "translation"                          # one of zoo.tasks.TASKS
-        config: dict                                  # all that rebuilds the network, as JSON holds it
+        config: dict                                  # all that rebuilds the network, as for JSON
 
-        def assets(self): ...                         # {"tokenizer.json": bytes}; {} where there are none
+        def assets(self): ...                         # {"tokenizer.json": bytes}; {} if there are none
 
         @classmethod
         def from_config(cls, config, assets): ...     # the reverse of the two; weights of any value
@@ -37,15 +37,15 @@ _architectures: dict[str, type[Any]] = {}
 
 
 def register_architecture(name: str):
-    """Class decorator: make a network known by ``name``, so that it can be saved and loaded.
+    """Class decorator: register a network under ``name``, so that it can be saved and loaded.
 
-    A class that is defined again, as a notebook's cell that is run again does, takes the place of the one before.
-    Raises ValueError for a taken name or an unknown task, TypeError for a class that lacks ``from_config``,
-    ``assets`` or what its task needs: its method, ``check`` where that takes texts, ``stream`` where the task streams.
+    A class that is defined again, as when a notebook cell is run again, replaces the earlier one. Raises ValueError for
+    a taken name or an unknown task, TypeError for a class that lacks ``from_config``, ``assets`` or what its task
+    needs: the method, ``check`` if the task takes texts, ``stream`` if it streams.
 
     ``from_config`` is called twice when a model is loaded: on torch's meta device, to compare the network with the
-    weights before any memory is taken, and on the CPU. The network may have 16 modules, parameters and buffers for each
-    tensor of its weights, and 256 more: a config that asks for more is refused.
+    weights before memory is allocated, and on the CPU. The number of modules, parameters and buffers may be at most 256
+    plus 16 per tensor of its weights: a config that asks for more is refused.
     """
 
     def decorate(network: type[Any]) -> type[Any]:
@@ -66,12 +66,12 @@ def register_architecture(name: str):
 
 
 def _is_defined_again(before: type, now: type) -> bool:
-    """Whether ``now`` is the class ``before`` from a second run of the code that defines it."""
+    """Whether ``now`` is the class ``before``, defined again by the same code."""
     return (before.__module__, before.__qualname__) == (now.__module__, now.__qualname__)
 
 
 def architecture(name: str) -> type[Any]:
-    """The class registered under ``name``, its module imported if need be; ValueError for an unknown one."""
+    """The class registered under ``name``; its module is imported if necessary. ValueError for an unknown name."""
     modules = {network: module for task in TASKS.values() for network, module in task.networks.items()}
     if name not in _architectures and name in modules:
         importlib.import_module(modules[name])
@@ -81,7 +81,7 @@ def architecture(name: str) -> type[Any]:
 
 
 def is_registered(network: type) -> bool:
-    """Whether this very class is an architecture; a subclass of one is not, for it would load as its parent."""
+    """Whether this class itself is registered; a subclass of an architecture is not, as it would load as its parent."""
     return network in _architectures.values()
 
 
@@ -93,12 +93,12 @@ class ModelInfo:
     architecture: str
     task: str
     parameters: int
-    """Number of trained values, each tied weight counted once."""
+    """Number of trained values; tied weights count once."""
     bytes: int
     """Size of the weights and the files the model needs, in bytes."""
     summary: str
     scores: dict[str, float]
-    """The model's own row of results, without its name."""
+    """The model's row of the results, without its name."""
     licence: str | None
     folder: Path
     config: dict[str, Any]
@@ -106,9 +106,9 @@ class ModelInfo:
 
 
 def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
-    """Names of the bundled models that match ``pattern`` (as file names do: ``*imdb*``), sorted.
+    """Sorted names of the bundled models that match ``pattern``, as for file names (``*imdb*``).
 
-    ``task`` keeps those of one task; ValueError for a task that no model could have.
+    ``task`` keeps only the models of that task; ValueError for an unknown task.
     """
     if task is not None:
         tasks.named(task)
@@ -117,7 +117,7 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
 
 
 def info(name_or_repo_or_folder: str | os.PathLike, *, revision: str | None = None) -> ModelInfo:
-    """What is known of a model without loading it; the argument as for :func:`zoo.load`."""
+    """What is known of a model without loading it; the argument is as for :func:`zoo.load`."""
     folder = locate(name_or_repo_or_folder, revision, only=[files.CONFIG, files.METRICS])
     config = files.read_config(folder)
     metrics = _checked_metrics(folder, config["name"])
@@ -138,7 +138,7 @@ def info(name_or_repo_or_folder: str | os.PathLike, *, revision: str | None = No
 
 
 def _checked_metrics(folder: Path, name: str) -> dict[str, Any]:
-    """What was measured of the model ``name``; DamagedModelError for what is not laid out as metrics are."""
+    """What was measured of the model ``name``; DamagedModelError if the file does not have the layout of metrics."""
     metrics = files.read_metrics(folder)
     try:
         check_metrics(name, metrics)
@@ -148,13 +148,12 @@ def _checked_metrics(folder: Path, name: str) -> dict[str, Any]:
 
 
 def locate(name: str | os.PathLike, revision: str | None = None, only: list[str] | None = None) -> Path:
-    """The folder of a model, by the shape of its name alone.
+    """The folder of a model, found only by the form of its name.
 
     A ``Path``, or text that starts as a path does (``./``, ``../``, ``~``, an absolute one), is a local
-    folder; ``org/name`` is a repository on the Hub, of which ``only`` some files may be wanted; a bare name
-    is a bundled model. Raises ValueError for an unknown name and for ``org/name`` where a model's folder of that name
-    is there too, unless ``revision`` says that the Hub is meant; FileNotFoundError for a missing folder, and
-    NotADirectoryError for a file.
+    folder; ``org/name`` is a repository on the Hub (``only`` names the files wanted); a bare name is a bundled model.
+    Raises ValueError for an unknown name, and for ``org/name`` if there is also a model folder of that name, unless
+    ``revision`` says that the Hub is meant; FileNotFoundError for a missing folder, and NotADirectoryError for a file.
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(f"a model is named by text or a path; got {type(name).__name__}")
@@ -169,7 +168,7 @@ def locate(name: str | os.PathLike, revision: str | None = None, only: list[str]
     if not isinstance(name, str) or _is_path(name):
         try:
             folder = Path(name).expanduser()
-        except RuntimeError:  # the home of a user who is not known
+        except RuntimeError:  # the home folder of an unknown user
             folder = Path(name)
         if folder.is_file():
             raise NotADirectoryError(f"{str(name)!r} is a file; a model is the folder that its {files.CONFIG} is in")

@@ -1,4 +1,4 @@
-"""Saving a model: all of its folder, or none of it."""
+"""Saving a model: its whole folder, or nothing."""
 
 import glob
 import os
@@ -17,7 +17,7 @@ from zoo.metrics import pictures_of
 from zoo.version import __version__
 
 PNG = b"\x89PNG\r\n\x1a\n"
-"""What every PNG file begins with."""
+"""The first bytes of every PNG file."""
 
 
 def save(
@@ -26,17 +26,17 @@ def save(
     metrics: dict[str, Any] | None = None,
     pictures: dict[str, bytes] | None = None,
 ) -> Path:
-    """Write ``model`` to ``folder``, from where :func:`zoo.load` has it back; return the folder.
+    """Write ``model`` to ``folder``, from where :func:`zoo.load` can load it; return the folder.
 
-    The folder is written whole or not at all: a model that was there is replaced once the new one lies beside it
-    and has been loaded from there, and is still there after an error. The folder's name becomes the model's.
-    ``metrics`` is what was measured (:mod:`zoo.metrics` says how it is laid out); the model card is made from it, and
-    ``pictures`` are the PNG files that it shows.
-    Weights are rounded to half precision, so measure a model that was saved and loaded.
+    The folder is written whole or not at all. The new model is first written beside it and loaded from there; only then
+    it replaces a model that was there. After an error the old model is still there. The folder's name becomes the
+    model's name. ``metrics`` is what was measured (:mod:`zoo.metrics` says its layout); the model card is made from it,
+    and ``pictures`` are the PNG files that the card shows. Weights are rounded to half precision, so measure a model
+    after saving and loading it.
 
-    Raises TypeError for a network that is no registered architecture, ValueError for weights that are not finite,
-    metrics that no card can be made of or pictures that the card does not show, FileExistsError for a folder that
-    holds anything but a model, and OSError where the disk is full or nothing may be written.
+    Raises TypeError for a network that is not a registered architecture, ValueError for weights that are not finite,
+    metrics that no card can be made of or pictures that the card does not show, FileExistsError for a folder that holds
+    anything but a model, and OSError if the disk is full or not writable.
     """
     folder = Path(folder).expanduser().resolve()
     _put_back(folder)
@@ -55,10 +55,10 @@ def save(
 def rewrite_config(
     folder: str | os.PathLike, metrics: dict[str, Any] | None = None, **architecture_config: Any
 ) -> None:
-    """Write the config of a model anew, in the present format, with some settings of its architecture changed.
+    """Rewrite the config of a model, in the current format, with some fields of its architecture's config changed.
 
-    ``metrics``, if given, take the place of those that are there. The weights stay as they are, byte for byte. Raises
-    ValueError, and leaves all as it was, where the model would not load, or no card can be made of the metrics.
+    ``metrics``, if given, replace those that are there. The weights stay the same, byte for byte. Raises ValueError,
+    and changes nothing, if the model would not load or no card can be made of the metrics.
     """
     folder = Path(folder).expanduser().resolve()
     config = files.read_config(folder)
@@ -74,7 +74,7 @@ def rewrite_config(
 
 
 def _contents(model: Any, name: str, metrics: dict[str, Any], pictures: dict[str, bytes]) -> dict[str, bytes]:
-    """Every file of the model's folder."""
+    """All files of the model's folder."""
     if not registry.is_registered(type(model)):
         raise errors.not_an_architecture(model)
     assets = model.assets()
@@ -115,7 +115,7 @@ def _versions() -> dict[str, str]:
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raise FileExistsError if there is anything at ``folder`` but a model or an empty folder."""
+    """Raise FileExistsError unless ``folder`` is missing, empty or a model."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -136,7 +136,7 @@ def _check_replaceable(folder: Path) -> None:
 
 @contextmanager
 def _beside(folder: Path):
-    """A new folder beside ``folder``, gone at the end unless it was moved away."""
+    """A new folder beside ``folder``, removed at the end unless it was moved away."""
     new = folder.with_name(files.SAVING.format(folder.name, uuid.uuid4().hex))
     new.mkdir(parents=True)
     try:
@@ -146,7 +146,7 @@ def _beside(folder: Path):
 
 
 def _check_loads(new: Path, model: Any, contents: dict[str, bytes]) -> None:
-    """Raise ValueError unless the model in ``new`` loads and would be saved with the same bytes."""
+    """Raise ValueError unless the model in ``new`` loads and would be saved as the same bytes."""
     try:
         loaded = loading.load(new)
     except ValueError as error:
@@ -161,9 +161,9 @@ def _check_loads(new: Path, model: Any, contents: dict[str, bytes]) -> None:
 
 
 def _replace(folder: Path, new: Path) -> None:
-    """Move ``new`` to ``folder``; what was there is put back if that fails, and removed if not.
+    """Move ``new`` to ``folder``. The previous model is put back if that fails, and removed if it succeeds.
 
-    Where the process is killed in the middle, what was there lies beside: see :func:`_put_back`.
+    If the process is killed in between, the previous model stays beside it: see :func:`_put_back`.
     """
     if not folder.exists():
         os.rename(new, folder)
@@ -179,6 +179,6 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def _put_back(folder: Path) -> None:
-    """Put the model back that was at ``folder`` when a process was killed which was about to replace it."""
+    """Put back the model that was at ``folder`` when a process was killed while replacing it."""
     if not folder.exists() and (previous := files.previous_of(folder)):
         os.rename(previous, folder)

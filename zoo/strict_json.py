@@ -1,4 +1,4 @@
-"""JSON from strangers: what the standard says and no more, and nothing that a reader would stumble over later."""
+"""Untrusted JSON: only what the standard allows, and nothing that later code could not handle."""
 
 import json
 import math
@@ -6,17 +6,17 @@ import re
 from typing import Any
 
 DEEPEST = 32
-"""How deep objects and lists may lie in one another; no file of a model comes near it."""
+"""How deep objects and lists may be nested; no file of a model comes near it."""
 LARGEST_NUMBER = 2**63 - 1
 _HALF_OF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def parse(data: bytes) -> Any:
-    """What ``data`` holds.
+    """The value in ``data``.
 
-    Raises ValueError, with words that go on from the file's name, for what is no JSON in UTF-8; a byte order mark, a
-    key that comes twice, NaN and infinity, whole numbers beyond 64 bits, half a surrogate pair and things deeper in one
-    another than any use has for it are none.
+    Raises ValueError, whose message continues a sentence that begins with the file's name, for anything that is not
+    JSON in UTF-8. A byte order mark, a repeated key, NaN, infinity, whole numbers beyond 64 bits, half of a surrogate
+    pair and too deep nesting are refused too.
     """
     try:
         content = json.loads(

@@ -1,6 +1,6 @@
-"""What models can be for: a task is one record, and all that depends on the task reads it.
+"""The tasks of models: a task is one record, and all code that depends on the task reads it.
 
-The command line makes a command of each task, the profiler gives it its inputs, cards show its method and its score.
+The command line makes a command per task, the profiler finds its inputs here, and cards show its method and score.
 A new task is one more record in :data:`TASKS`, one file in ``zoo/networks`` and one recipe. Nothing here imports torch.
 """
 
@@ -11,7 +11,7 @@ from zoo import errors
 
 
 class Option(NamedTuple):
-    """A number that a method takes by name; without it, the method's own default holds."""
+    """A number that a method takes by name; if it is not given, the method's own default is used."""
 
     name: str
     kind: type
@@ -21,45 +21,45 @@ class Option(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The score that counts."""
+    """The main score."""
 
     type: str
-    """As the Hub has it, and ``scores`` in ``metrics.json``."""
+    """Its name on the Hub and for ``scores`` in ``metrics.json``."""
     higher_is_better: bool = True
 
     def merit(self, value: float) -> float:
-        """A number that is the higher the better ``value`` is."""
+        """A number that is higher for a better ``value``."""
         return value if self.higher_is_better else -value
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task: what a model of it takes and gives, and how it is judged.
+    """A task: what its models take and return, and how they are scored.
 
-    An answer is a text, or, where the task ``labels``, a named tuple of a label and the probabilities of all labels.
+    An answer is a text or, if the task ``labels``, a named tuple of a label and the probabilities of all labels.
     """
 
     name: str
-    """As the Hugging Face Hub has it."""
+    """Its name on the Hugging Face Hub."""
     method: str
-    """The method that a model offers, and the command of ``snn-zoo``."""
+    """The name of the model's method and of the command of ``snn-zoo``."""
     summary: str
-    """What the command says of itself."""
+    """The help text of the command."""
     input: str
-    """What one input is called."""
+    """The word for one input."""
     score: Score
     networks: dict[str, str] = field(default_factory=dict)
-    """The architectures of this package by name, and the module that defines each: loading imports it alone."""
+    """The architectures of this package by name, each with its module; loading imports only that module."""
     files: bool = False
-    """Whether an input is a file, given on its own; inputs are texts otherwise, given in a list."""
+    """Whether an input is a file, given one at a time; otherwise inputs are texts, given in a list."""
     labels: bool = False
-    """Whether an answer is one of some labels, with the probability of each; a text otherwise."""
+    """Whether an answer is one of a set of labels, with the probability of each; otherwise it is a text."""
     options: tuple[Option, ...] = ()
     scored: str | None = None
-    """The method that takes the same and gives each answer with a score, if there is one."""
+    """The method, if any, that takes the same inputs and returns each answer with a score."""
     streams: str | None = None
-    """What a piece of an input is that is answered while it comes in (:mod:`zoo.networks.streaming`); None where a
-    network must see all of an input first."""
+    """The word for a piece of an input that is answered while it comes in (:mod:`zoo.networks.streaming`); None if a
+    network must first see the whole input."""
 
     @property
     def needed(self) -> list[str]:
@@ -73,7 +73,7 @@ TASKS: dict[str, Task] = {}
 
 
 def register(task: Task) -> Task:
-    """Make ``task`` known, in the place of the one of its name; ValueError where another task has its method."""
+    """Register ``task``, replacing one of the same name; ValueError if another task has the same method."""
     others = [known for known in TASKS.values() if known.method == task.method and known.name != task.name]
     if others:
         raise ValueError(f"the method {task.method!r} is that of the task {others[0].name!r}")
@@ -82,7 +82,7 @@ def register(task: Task) -> Task:
 
 
 def named(name: object) -> Task:
-    """The task of this name; ``zoo.errors.UnknownNameError``, with a suggestion, for an unknown one."""
+    """The task of this name; ``zoo.errors.UnknownNameError``, with a suggestion, for an unknown name."""
     if not isinstance(name, str) or name not in TASKS:
         raise errors.unknown("task", name, TASKS)
     return TASKS[name]

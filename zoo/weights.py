@@ -1,15 +1,15 @@
 """The weights of a network as a safetensors file, in half precision, and back.
 
-Parameters of one dimension or more are stored as float16; numbers that stand alone (a leak, a tracked range)
-and all other buffers as float32; a parameter with a value that float16 cannot hold, as float32 too. A network
-that was loaded holds only values that are stored exactly, so saving it again gives the same bytes.
+Parameters with at least one dimension are stored as float16. Single numbers (a leak, a tracked range), all other
+buffers, and parameters with a value that float16 cannot hold are stored as float32. A loaded network holds only values
+that are stored exactly, so saving it again gives the same bytes.
 
-Files of earlier releases, in which tracked ranges have other names, are read as well.
+Files of earlier releases, in which tracked ranges have other names, can also be read.
 
-A tensor that a network holds under several names (tied weights) is stored once, under the first of them.
+A tensor that a network holds under several names (tied weights) is stored once, under the first name.
 
-The header of a file names its tensors with their types and shapes. It is compared with the network before any tensor
-is read, so that a file may be refused at the price of its header.
+The header of a file names its tensors with their types and shapes. It is compared with the network before any tensor is
+read, so that refusing a file costs no more than reading its header.
 """
 
 import io
@@ -26,7 +26,7 @@ from neurons.spike import earlier_names
 from zoo import errors, strict_json
 
 LARGEST_HEADER = 2**20
-"""The most bytes of a header: that of some 10,000 tensors."""
+"""The most bytes of a header: enough for some 10,000 tensors."""
 _TYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -45,13 +45,13 @@ _TYPES = {
     "F64": torch.float64,
     "C64": torch.complex64,
 }
-"""The types of safetensors that torch has too."""
+"""The types of safetensors that torch also has."""
 _STORED_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""What the numbers of a network may be stored as, if the network's own type holds them without loss."""
+"""The types that a network's numbers may be stored in, if the network's own type holds them without loss."""
 
 
 class Stored(NamedTuple):
-    """What a header says of a tensor."""
+    """A header's description of a tensor."""
 
     dtype: torch.dtype
     shape: list[int]
@@ -60,7 +60,7 @@ class Stored(NamedTuple):
 def pack(network: nn.Module) -> bytes:
     """The weights of ``network`` as the bytes of a safetensors file.
 
-    Raises ValueError for numbers that are not finite, and for state that is no tensor.
+    Raises ValueError for numbers that are not finite, and for entries of the state dict that are not tensors.
     """
     state = network.state_dict(keep_vars=True)
     stored = _stored_names(state)
@@ -68,9 +68,9 @@ def pack(network: nn.Module) -> bytes:
 
 
 def read_header(file: BinaryIO, size: int, path: Path) -> dict[str, Stored]:
-    """The tensors that a safetensors file of this size holds; nothing but its header is read.
+    """The tensors in a safetensors file of this size; only its header is read.
 
-    Raises DamagedModelError unless the tensors lie in the file as the header says, with nothing between them.
+    Raises DamagedModelError unless the tensors are in the file as the header says, without gaps.
     """
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
@@ -94,7 +94,7 @@ def read_header(file: BinaryIO, size: int, path: Path) -> dict[str, Stored]:
 
 
 def _end_of(name: str, part: dict, begin: int) -> int:
-    """Where a tensor ends that begins there; ValueError for one that does not."""
+    """The end of a tensor that begins at ``begin``; ValueError if it does not begin there."""
     if part.keys() != {"dtype", "shape", "data_offsets"} or part["dtype"] not in _TYPES:
         raise ValueError(f"describes the tensor {name!r} in a way unknown to torch: {part}")
     if not all(type(length) is int and length >= 0 for length in part["shape"]):
@@ -106,9 +106,10 @@ def _end_of(name: str, part: dict, begin: int) -> int:
 
 
 def check_fits(header: dict[str, Stored], network: nn.Module, path: Path) -> None:
-    """Raise WeightsMismatchError unless a file with this header has the tensors of ``network`` and no other.
+    """Raise WeightsMismatchError unless a file with this header has exactly the tensors of ``network``.
 
-    Each must have its shape, and a type that the network's holds without loss. ``network`` may be on the meta device.
+    Each must have the same shape, and a type that the network's type holds without loss. ``network`` may be on the meta
+    device.
     """
     state = network.state_dict(keep_vars=True)
     stored = _stored_names(state)
@@ -126,10 +127,10 @@ def check_fits(header: dict[str, Stored], network: nn.Module, path: Path) -> Non
 
 
 def unpack(data: bytes, network: nn.Module, path: Path) -> None:
-    """Fill ``network`` with the weights that ``data`` holds; ``path`` is where they lie, for the messages.
+    """Fill ``network`` with the weights in ``data``; ``path`` is their file, for error messages.
 
-    Raises DamagedModelError and WeightsMismatchError, as :func:`read_header` and :func:`check_fits` do, and
-    DamagedModelError for numbers that are not finite; the network is then unchanged.
+    Raises DamagedModelError and WeightsMismatchError as :func:`read_header` and :func:`check_fits` do, and
+    DamagedModelError for numbers that are not finite. After an error the network is unchanged.
     """
     header = read_header(io.BytesIO(data), len(data), path)
     check_fits(header, network, path)
@@ -146,13 +147,13 @@ def unpack(data: bytes, network: nn.Module, path: Path) -> None:
 
 
 def _names_in_file(header: dict[str, Stored], network: nn.Module, stored: dict[str, str]) -> dict[str, str]:
-    """For every name in the state dict of ``network`` the one that a file with this header has for it."""
+    """For every name in the state dict of ``network``, the name in a file with this header."""
     earlier = earlier_names(network)
     return {name: earlier[name] if earlier.get(stored[name]) in header else name for name in stored}
 
 
 def _stored_names(state: dict[str, Tensor]) -> dict[str, str]:
-    """For every name in a state dict (with ``keep_vars=True``) the name that its tensor is stored under."""
+    """For every name in a state dict (with ``keep_vars=True``), the name under which its tensor is stored."""
     first: dict[int, str] = {}
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
@@ -162,7 +163,7 @@ def _stored_names(state: dict[str, Tensor]) -> dict[str, str]:
 
 
 def _compact(name: str, tensor: Tensor) -> Tensor:
-    """``tensor`` as it is stored."""
+    """``tensor`` in the type in which it is stored."""
     value = tensor.detach().cpu().contiguous()
     if not value.is_floating_point():
         return value

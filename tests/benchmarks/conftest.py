@@ -1,4 +1,4 @@
-"""A benchmark sets the number of threads for the whole process; tests give it back."""
+"""A benchmark sets the number of threads for the whole process; tests restore it."""
 
 import pytest
 import torch

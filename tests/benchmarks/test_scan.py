@@ -37,7 +37,7 @@ CONTENDERS = [
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """The rows and the folder of one quick run, on the GPU where there is one."""
+    """The rows and the folder of one quick run, on the GPU if there is one."""
     folder = tmp_path_factory.mktemp("results")
     return scan.run(True, 1, folder), folder
 
@@ -195,7 +195,7 @@ def test_rounds_call_everything_in_turn_until_its_time_is_up():
     calls = {name: lambda name=name: called.append(name) for name in "abc"}
     samples = in_turn(calls, Effort(samples=4, fewest=2, seconds=60), CPU, {"a": 1, "b": 3, "c": 1})
     assert {name: len(taken) for name, taken in samples.items()} == {"a": 4, "b": 4, "c": 4}
-    assert called.count("b") == 4 * (1 + 3)  # one that is not timed, three that are
+    assert called.count("b") == 4 * (1 + 3)  # one untimed call, three timed calls
     rounds = [set(called[i : i + 8]) for i in range(0, 32, 8)]
     assert rounds == [{"a", "b", "c"}] * 4
     samples = in_turn(calls, Effort(samples=4, fewest=2, seconds=0), CPU)
@@ -212,7 +212,7 @@ def test_peak_memory_is_what_a_call_needs_at_the_most(mebibytes):
     call()
     result, peak = with_peak_memory(call, CPU)
     assert result.item() == 1
-    assert 0.95 * mebibytes < peak / 2**20 < mebibytes + 24  # the kernel counts pages a little late
+    assert 0.95 * mebibytes < peak / 2**20 < mebibytes + 24  # the system counts pages with some delay
 
 
 def test_long_sequences_of_many_channels_get_a_smaller_batch_on_the_cpu_alone():
@@ -246,4 +246,4 @@ def test_the_old_release_runs_beside_the_installed_one_and_computes_the_same():
     ours = families("cpu")[0].contenders[0].build(8)
     assert torch.equal(old(x), new.build(8)(x))
     assert torch.equal(old(x), ours(x))
-    assert old.eval().node.training  # out of training it would run a loop in place of CuPy
+    assert old.eval().node.training  # outside of training it would run a loop instead of CuPy

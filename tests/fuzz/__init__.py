@@ -1,4 +1,4 @@
-"""Damaged and odd input for all that reads what others wrote: ``python -m tests.fuzz --help``.
+"""Damaged and odd input for all code that reads untrusted files: ``python -m tests.fuzz --help``.
 
 A module of this package makes inputs of one kind and runs the product on them::
 
@@ -8,7 +8,7 @@ A module of this package makes inputs of one kind and runs the product on them::
     def make(random, folder: Path) -> Path: ...            # write one input into the empty folder
     def run(path: Path) -> None: ...                       # give it to the product; raise if an answer is wrong
 
-A run that raises any other error, dies, takes too long or too much memory is a finding.
+A run that raises any other error, dies, or takes too much time or memory is a finding.
 """
 
 MODULES = ("events", "folders", "text")

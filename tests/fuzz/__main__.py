@@ -1,4 +1,4 @@
-"""The fuzzer as a command; exit status 1 says that there are findings."""
+"""The fuzzer as a command; exit status 1 means that there are findings."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ def main() -> int:
     )
     parser.add_argument("--count", type=int, default=300, help="how many inputs of each kind (300)")
     parser.add_argument("--seed", type=int, default=0, help="another seed makes other inputs (0)")
-    parser.add_argument("--only", choices=MODULES, action="append", help="this kind alone; may be given again")
+    parser.add_argument("--only", choices=MODULES, action="append", help="only this kind; may be repeated")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="copy inputs with findings to this folder")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="inputs that run at once")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """A process that makes and runs inputs, as :mod:`tests.fuzz.runner` asks for them line by line.
 
-While the product runs on an input it may take some more address space than before it, and some seconds of a
-processor. What ends the process is told apart by the one that asked.
+While the product runs on an input, its additional address space and its processor time are limited. The parent process
+finds out what ended this one.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any, TextIO
 def main() -> None:
     name, seed, mebibytes, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the product may read and print what it likes
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the product may use standard input and output
     os.dup2(2, 1)
     module = importlib.import_module(name)
     module.prepare()
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _problem(module: Any, drawn: random.Random, folder: Path, space: int, seconds: int) -> str | None:
-    """What is wrong with the answer to one input; None where nothing is."""
+    """What is wrong with the answer to one input; None if nothing is wrong."""
     try:
         path = module.make(drawn, folder)
     except Exception:
@@ -43,14 +43,14 @@ def _problem(module: Any, drawn: random.Random, folder: Path, space: int, second
             module.run(path)
     except module.ALLOWED:
         return None
-    except BaseException:  # a panic of Rust is no Exception
+    except BaseException:  # a panic in Rust is not an Exception
         return traceback.format_exc()
     return None
 
 
 @contextlib.contextmanager
 def _limits(space: int, seconds: int) -> Iterator[None]:
-    """Within it no more than ``space`` bytes of addresses and ``seconds`` of a processor are to be had."""
+    """Context with at most ``space`` more bytes of address space and ``seconds`` of processor time."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     spent = resource.getrusage(resource.RUSAGE_SELF)
     processor = int(spent.ru_utime + spent.ru_stime) + 1 + seconds

@@ -1,6 +1,6 @@
 """Damaged and odd recordings for every reader of event files: AEDAT 3.1, .npz, .npy, labels files, N-MNIST's sample.
 
-What is read is compared with what another reader makes of the same file: for AEDAT 3.1 the one below, which goes by the
+The result is compared with that of another reader of the same file: for AEDAT 3.1 the one below, which follows the
 definition of the format one event at a time, for arrays NumPy's own. Each error must name the file.
 """
 
@@ -26,7 +26,7 @@ FIELDS = ("t", "x", "y", "p")
 
 
 def prepare() -> None:
-    """Compile what reads recordings."""
+    """Compile the code that reads recordings."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("plain.npz", "plain.aedat"):
             path = Path(folder) / name
@@ -106,7 +106,7 @@ def column(random: randomness.Random, field: str, count: int) -> np.ndarray:
 
 
 def array_bytes(random: randomness.Random, array: np.ndarray) -> bytes:
-    """An array as the bytes of a .npy file, its header now and then another one."""
+    """An array as the bytes of a .npy file, sometimes with another header."""
     stream = io.BytesIO()
     np.lib.format.write_array(stream, array, allow_pickle=True)
     content = stream.getvalue()
@@ -142,7 +142,7 @@ def array_bytes(random: randomness.Random, array: np.ndarray) -> bytes:
 
 
 def archive(random: randomness.Random, arrays: dict[str, np.ndarray], path: Path) -> Path:
-    """A .npz file of arrays, some of its members missing, twice there, bombs, or packed in another way."""
+    """A .npz file of arrays; some members are missing, duplicated, bombs, or compressed in another way."""
     stream = io.BytesIO()
     usual = random.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
     with zipfile.ZipFile(stream, "w", usual) as file:
@@ -156,7 +156,7 @@ def archive(random: randomness.Random, arrays: dict[str, np.ndarray], path: Path
     content = stream.getvalue()
     if random.random() < 0.3:
         content = damaged(random, content)
-    elif random.random() < 0.4:  # a field of the archive's own records
+    elif random.random() < 0.4:  # a field of the archive's records
         starts = [content.rfind(mark) for mark in (b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06")]
         place = max(0, random.choice(starts)) + random.randrange(4, 44)
         value = random.choice([1, 8, 12, 14, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**30])
@@ -192,10 +192,10 @@ def npy(random: randomness.Random, folder: Path) -> Path:
             elif not array.dtype.names:
                 array[:, [3, 0, 1, 2][place]] = values
         except (ValueError, TypeError, OverflowError, IndexError):
-            continue  # no number of this type: the zeros stay
+            continue  # not a number of this type: the zeros stay
     content = array_bytes(random, np.asfortranarray(array) if random.random() < 0.2 else array)
     path = write(folder / "recording.npy", damaged(random, content) if random.random() < 0.3 else content)
-    if random.random() < 0.05:  # holes, which take no room on the disk
+    if random.random() < 0.05:  # holes, which take no space on the disk
         os.truncate(path, 6 << 30)
     return path
 
@@ -259,7 +259,7 @@ def no_plain_file(random: randomness.Random, folder: Path) -> Path:
 
 
 def damaged(random: randomness.Random, content: bytes) -> bytes:
-    """Some bytes changed, cut off, left out or doubled."""
+    """``data`` with some bytes changed, cut off, left out or doubled."""
     for _ in range(random.choice([1, 1, 2, 5])):
         place, length = random.randrange(len(content) + 1), random.choice([1, 2, 4, 8, 40])
         before, part, after = content[:place], content[place : place + length], content[place + length :]
@@ -285,7 +285,7 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def run(path: Path) -> None:
-    """Read the file with the reader that its name is for; compare, and see that an error names the file."""
+    """Read the file with the reader for its name; compare the result, and check that an error names the file."""
     try:
         if path.name.endswith("labels.csv"):
             for label, start, end in dvs_gesture.read_labels(path):
@@ -311,7 +311,7 @@ def recording(path: Path) -> None:
         assert np.array_equal(getattr(found, field), getattr(expected, field)), f"another {field}"
     if found.t[-1] - found.t[0] < 100_000_000:
         network().predict(path)
-    else:  # frames by the ten thousand: a network takes its time for each
+    else:  # tens of thousands of frames: a network takes time for each
         with naming(path):
             bin_events(found, Binning(2**15, 2**15, 2**10))
 
@@ -322,7 +322,7 @@ def network() -> GestureNetwork:
 
 
 def by_numpy(path: Path) -> Events:
-    """The events of a file that was read without an error, by ``np.load``."""
+    """The events of a file without errors, read by ``np.load``."""
     held = np.load(path)
     if path.suffix == ".npy" and not held.dtype.names:
         held = {field: held[:, place] for field, place in zip("xypt", range(4))} | {
@@ -336,7 +336,7 @@ def by_numpy(path: Path) -> Events:
 
 
 def by_definition(path: Path) -> Events | None:
-    """The events of an AEDAT 3.1 file; None where it contradicts the format or has none."""
+    """The events of an AEDAT 3.1 file; None if it contradicts the format or has no events."""
     content = path.read_bytes()
     if content.split(b"\n", 1)[0].strip() != b"#!AER-DAT3.1":
         return None

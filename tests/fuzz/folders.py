@@ -1,4 +1,4 @@
-"""Model folders of strangers: bundled ones, resealed after settings, tensors, tokenizers or metrics were changed."""
+"""Untrusted model folders: bundled ones with changed configs, tensors, tokenizers or metrics, and new digests."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ ODD: tuple[Any, ...] = (
 
 
 def prepare() -> None:
-    """Load and use each model once, so that all is imported."""
+    """Load and use each model once, so that everything is imported."""
     for name in zoo.list_models():
         zoo.load(name)
         zoo.info(name)
@@ -84,7 +84,7 @@ def metrics(random: randomness.Random, path: Path) -> None:
 
 
 def bits(random: randomness.Random, path: Path) -> None:
-    """Bytes changed, cut off or put in, with a right record of the file or with the old one."""
+    """Change, cut off or insert bytes; the record of the file is updated or left as it was."""
     chosen = path / random.choice(
         [*json.loads((path / files.CONFIG).read_text())["files"], files.CONFIG, files.METRICS]
     )
@@ -114,7 +114,7 @@ def no_plain_file(random: randomness.Random, path: Path) -> None:
 
 
 def change(random: randomness.Random, content: Any) -> None:
-    """Put something odd, or something from elsewhere, in a place drawn at random."""
+    """Put something odd, or something from elsewhere, in a random place."""
     while True:
         places = list(content) if isinstance(content, dict) else range(len(content))
         if not places:
@@ -137,7 +137,7 @@ def reseal(path: Path) -> None:
 
 
 def write_config(path: Path, content: Any) -> None:
-    """With a right digest, where there can be one."""
+    """Write the config with a right digest, if it can have one."""
     try:
         data = files.to_json(files.sealed(content) | {"format_version": content.get("format_version", 2)})
     except ValueError:  # NaN, or half a surrogate pair
@@ -146,7 +146,7 @@ def write_config(path: Path, content: Any) -> None:
 
 
 def run(path: Path) -> None:
-    """Ask for what is known of the model, load it, and use it if it has loaded."""
+    """Ask for the model's info, load it, and use it if it has loaded."""
     with contextlib.suppress(ALLOWED):
         zoo.info(path)
     model = zoo.load(path)

@@ -1,4 +1,4 @@
-"""Runs many inputs in processes with limits, and reports those that a process did not survive or answered wrongly."""
+"""Runs many inputs in processes with limits, and reports inputs that killed a process or were answered wrongly."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ STARTING_SECONDS = 120
 
 @dataclass(frozen=True)
 class Limits:
-    """What an input may take: address space beyond that of all imports, and seconds of a processor and of the clock."""
+    """The limits per input: address space beyond that of all imports, and seconds of processor and wall-clock time."""
 
     mebibytes: int = 300
     processor_seconds: int = 5
@@ -30,7 +30,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Finding:
-    """An input that shows a fault: the ``number`` of it under the seed, what was wrong, and where it is kept."""
+    """An input that shows a fault: its ``number`` under the seed, what was wrong, and where it is kept."""
 
     module: str
     number: int
@@ -104,7 +104,7 @@ class _Child:
 def fuzz(
     module: str, count: int, seed: int, keep: Path | None = None, processes: int = 1, limits: Limits | None = None
 ) -> list[Finding]:
-    """Run inputs number 0 to ``count`` of a module; the findings, whose inputs are copied to ``keep``."""
+    """Run inputs 0 to ``count`` of a module; returns the findings, whose inputs are copied to ``keep``."""
     numbers, findings, failures = iter(range(count)), [], []
     lock = threading.Lock()
 
@@ -150,7 +150,7 @@ def _findings(
 
 
 def _kept(folder: Path, keep: Path | None, module: str, seed: int, number: int) -> Path | None:
-    """A copy of an input; pipes and files with holes stay behind, as they would never end or fill the disk."""
+    """Copy an input without pipes and files with holes: they would never end, or fill the disk."""
     if keep is None:
         return None
     target = keep / f"{module.rpartition('.')[2]}-{seed}-{number}"

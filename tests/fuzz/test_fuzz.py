@@ -1,4 +1,4 @@
-"""A few hundred damaged and odd inputs of each kind, the same in each run, and the fuzzer's own promises."""
+"""A few hundred damaged and odd inputs of each kind, the same in each run, and tests of the fuzzer itself."""
 
 import pytest
 

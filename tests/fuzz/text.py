@@ -1,7 +1,7 @@
 """Odd and damaged text for the line reader, a translator and a classifier with random weights.
 
-The lines of a file are read as another reader finds them. Each is answered, alone as among others, or refused with its
-place; what is not seen in a text does not change its answer.
+The lines of a file must be those that another reader finds. Each is answered, alone the same as among others, or
+refused with its place. Invisible characters in a text do not change its answer.
 """
 
 import functools
@@ -20,7 +20,7 @@ from zoo.networks.translation import END, Translator, TranslatorConfig
 NAME = "text"
 ALLOWED = (ValueError,)
 LONGEST = 40
-"""Tokens of a sentence that the translator takes."""
+"""The most tokens of a sentence that the translator takes."""
 PAIRS = [
     ("Ein Hund rennt durch den Schnee.", "A dog runs through the snow."),
     ("Eine Frau liest ein Buch!", "A woman reads a book!"),
@@ -77,7 +77,7 @@ def translator() -> Translator:
     tokenizer = multi30k.train_tokenizer(PAIRS, 120)
     sizes = {"width": 16, "encoder_layers": 1, "decoder_layers": 1, "heads": 2, "longest": LONGEST + 1}
     model = Translator(TranslatorConfig(tokenizer.get_vocab_size(), **sizes), tokenizer).eval()
-    model.output_bias.data[END] = 1.0  # or it never ends
+    model.output_bias.data[END] = 1.0  # otherwise it never ends
     return model
 
 
@@ -90,7 +90,7 @@ def classifier() -> TextClassifier:
 
 
 def prepare() -> None:
-    """Build both networks, and compile what they run through."""
+    """Build both networks, and compile their kernels."""
     for model in (translator(), classifier()):
         answers(model, ["Ein Hund", "Eine Frau liest ein Buch!"])
 
@@ -99,7 +99,7 @@ def prepare() -> None:
 
 
 def make(random: randomness.Random, folder: Path) -> Path:
-    """Write a file of a few lines, its ends, encoding and length now and then odd."""
+    """Write a file of a few lines, sometimes with odd line ends, encoding or length."""
     lines = [line(random) for _ in range(random.randint(1, 6))]
     end = random.choice([b"\n", b"\n", b"\r\n", b"\n\n"])
     content = end.join(lines) + random.choice([end, b""])
@@ -133,7 +133,7 @@ def piece(random: randomness.Random) -> str:
 
 
 def run(path: Path) -> None:
-    """Read the lines and answer them; AssertionError where an answer is wrong."""
+    """Read the lines and answer them; AssertionError if an answer is wrong."""
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     expected = [text_of(part) for part in content.removesuffix(b"\n").split(b"\n")] if content else []
     with path.open("rb") as stream:
@@ -146,7 +146,7 @@ def run(path: Path) -> None:
 
 
 def text_of(content: bytes) -> str | None:
-    """The text of one line; None where it has none."""
+    """The text of one line; None if it has none."""
     try:
         text = content.removesuffix(b"\r").decode()
     except UnicodeDecodeError:
@@ -155,7 +155,7 @@ def text_of(content: bytes) -> str | None:
 
 
 def check_answers(model: Any, texts: list[str]) -> None:
-    """Each text is answered alone as among others, and ``check`` says of one what the method does."""
+    """Check that each text is answered alone the same as among others, and that ``check`` agrees with the method."""
     good: list[str] = []
     alone: list[Any] = []
     for text in texts:
@@ -169,7 +169,7 @@ def check_answers(model: Any, texts: list[str]) -> None:
 
 
 def problem_of(ask: Any, text: str, where: str) -> str | None:
-    """What is wrong with a text, after the words that tell its place."""
+    """What is wrong with a text: the error without the words for its place."""
     try:
         ask(text, where)
     except ValueError as error:
@@ -178,7 +178,7 @@ def problem_of(ask: Any, text: str, where: str) -> str | None:
 
 
 def answers(model: Any, texts: list[str]) -> list[Any]:
-    """The answers of a model, each of which must make sense."""
+    """The answers of a model; AssertionError unless each makes sense."""
     if isinstance(model, Translator):
         found = model.translate_scored(texts, beam_size=1)
         assert all(math.isfinite(score) and score <= 0 for _, score in found)

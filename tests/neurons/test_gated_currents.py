@@ -69,7 +69,7 @@ def test_a_number_of_neurons_that_is_none_is_refused(channels):
 
 
 def recall(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise ``[T, B, 8]`` with one of four channels on in its first steps, and which: to be told after the last."""
+    """Noise ``[T, B, 8]`` with one of four channels on in its first steps, and which: to be recalled after the last."""
     labels = torch.randint(CLASSES, (batch,))
     x = 0.1 * torch.randn(STEPS, batch, 8)
     x[:CUE, torch.arange(batch), labels] += 1

@@ -20,12 +20,12 @@ NAN, INF = float("nan"), float("inf")
 
 
 def raises(error, *says):
-    """One error of this very type whose message holds all of ``says`` in this order."""
+    """Expect exactly this type of error, whose message holds all of ``says`` in this order."""
     return pytest.raises(error, match=".*".join(re.escape(part) for part in says))
 
 
 def both_ways(neuron):
-    """A call on a sequence, and one on a step, given the index of the first dimension after time."""
+    """A call on a sequence and a call on a step, each with the index of the first dimension after time."""
     return (neuron, "[T, B, C, ...]"), (neuron.single_step, "[B, C, ...]")
 
 
@@ -91,7 +91,7 @@ def test_another_number_of_channels_than_the_neuron_has_is_refused(name, size, n
 
 
 def test_dimensions_beyond_the_channels_where_the_recurrence_has_no_place_for_them_are_refused():
-    # As many pixels as neurons: the matrix product alone would not notice.
+    # As many pixels as neurons: the matrix product alone would not raise.
     neuron = build("recurrent-gated-lif", 3)
     with raises(ValueError, "takes input of shape [T, B, 2N]", "got [4, 2, 6, 3]"):
         neuron(torch.zeros(4, 2, 6, 3))
@@ -161,7 +161,7 @@ def test_each_part_of_a_state_is_checked_and_named(name):
         refused(
             neuron, x, with_part(torch.zeros(5, 3)), ValueError, f"the state's {field} has shape [5, 3]", "needs [2, 3]"
         )
-        # Shapes that would broadcast are wrong as well.
+        # Shapes that would broadcast are wrong too.
         refused(neuron, x, with_part(torch.zeros(1, 3)), ValueError, f"the state's {field} has shape [1, 3]", "[2, 3]")
         refused(neuron, x, with_part(torch.zeros(())), ValueError, f"the state's {field} has shape []", "[2, 3]")
         refused(
@@ -213,7 +213,7 @@ def test_bits_outside_the_range_are_refused(name, bits):
         build(name, 3, bits=bits)
 
 
-# At b bits the top level is 2^(b-1) - 1 (one at a single bit), and one level at least must be left to fire.
+# At b bits the top level is 2^(b-1) - 1 (1 at one bit), and at least one level must be left to fire.
 @multi_bit_neuron
 @pytest.mark.parametrize(
     ("bits", "highest"), [(1, 0), (2, 0), (3, 2), (4, 6), (5, 14), (6, 30), (7, 62), (8, 126), (32, 0)]
@@ -256,7 +256,7 @@ def test_a_range_momentum_outside_zero_to_one_is_refused(name, momentum):
 
 
 @pytest.mark.parametrize("name", ["learnable-lif", "multibit-lif"])
-def test_a_leak_that_is_neither_one_number_nor_one_a_channel_is_refused(name):
+def test_a_leak_that_is_neither_one_number_nor_one_per_channel_is_refused(name):
     with raises(ValueError, "leak is one number, or one per channel [N]", "got shape [2, 3]"):
         neurons.create(name, leak=torch.ones(2, 3))
     for wrong in ("slow", None, ["slow"]):
@@ -270,7 +270,7 @@ def test_a_threshold_that_is_not_positive_is_refused(threshold):
         neurons.LearnableLIF(threshold=threshold)
 
 
-def test_a_threshold_that_is_neither_one_number_nor_one_a_channel_is_refused():
+def test_a_threshold_that_is_neither_one_number_nor_one_per_channel_is_refused():
     with raises(ValueError, "threshold is one number, or one per channel [N]", "got shape [2, 3]"):
         neurons.LearnableLIF(threshold=torch.ones(2, 3))
 
@@ -294,11 +294,11 @@ def test_an_option_that_the_neuron_does_not_have_is_refused(name):
         neurons.create(name, **size, bitz=3)
 
 
-# A value of another kind than a number for every option that there is
+# A value that is not a number, for every option
 
 
 def options(name):
-    """The names of all that the constructor takes, and of a spike's options where it fires multi-bit spikes."""
+    """The names of all options of the constructor, and of the spike's options if it fires multi-bit spikes."""
     classes = [neurons.neuron_class(name), *([neurons.MultiBitNeuron] if name in MULTI_BIT else [])]
     found = [p for one in classes for p in inspect.signature(one).parameters.values()]
     return sorted({p.name for p in found if p.kind is p.POSITIONAL_OR_KEYWORD})
@@ -446,7 +446,7 @@ def test_bits_and_threshold_set_later_leave_a_level_that_fires(name):
         neuron.bits = 3
     with raises(ValueError, "threshold_levels must be a whole number from 0 to 6 at 4 bits", "got 7"):
         neuron.threshold_levels = 7
-    neuron.bits = 32  # and back, as training does that begins in full precision
+    neuron.bits = 32  # and back, as in training that begins in full precision
     neuron.bits, neuron.threshold_levels = 4, 2
     neuron.bits = 3
     assert (neuron.bits, neuron.threshold_levels) == (3, 2)

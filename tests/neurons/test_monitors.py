@@ -12,7 +12,7 @@ STEPS, BATCH, CHANNELS = 12, 2, 3
 
 
 def looped(neuron, x_seq):
-    """Every state of a plain loop over single steps."""
+    """Every state in a plain loop over single steps."""
     state, states = None, []
     for x in x_seq:
         y, state = neuron.single_step(x, state)

@@ -1,4 +1,4 @@
-"""Export to NIR: what comes back through snnTorch's and SpikingJelly's own importers computes the same."""
+"""Export to NIR: networks read back by snnTorch's and SpikingJelly's own importers compute the same."""
 
 import contextlib
 import io
@@ -27,12 +27,12 @@ def load(library, graph):
         importer = pytest.importorskip("snntorch.import_nir")
     else:
         importer = pytest.importorskip("spikingjelly.activation_based.nir_exchange")
-    with contextlib.redirect_stdout(io.StringIO()):  # snnTorch's importer talks
+    with contextlib.redirect_stdout(io.StringIO()):  # snnTorch's importer prints
         return importer.import_from_nir(graph)
 
 
 def run(network, x_seq):
-    """A loaded network, step by step from rest; snnTorch's neurons keep their state, which here is of no account."""
+    """Run a loaded network step by step from rest; the state that snnTorch's neurons return is ignored."""
     outputs, state = [], None
     with torch.no_grad():
         for x in x_seq:
@@ -66,7 +66,7 @@ def test_a_neuron_loaded_back_gives_the_same_at_every_step(name, library, tmp_pa
 
 
 @pytest.mark.parametrize("library", ["snntorch", "spikingjelly"])
-def test_a_network_of_both_neurons_with_a_leak_and_a_threshold_a_channel_loads_back(library, tmp_path):
+def test_a_network_of_both_neurons_with_a_leak_and_a_threshold_per_channel_loads_back(library, tmp_path):
     torch.manual_seed(1)
     leak, threshold = torch.tensor([0.0, 0.3, 0.9, 1.0]), torch.tensor([0.2, 0.5, 1.0, 1.7])
     layers = nn.Linear(CHANNELS, 4), neurons.LearnableLIF(leak, threshold), nn.Linear(4, 2, bias=False)
@@ -85,7 +85,7 @@ def test_any_leak_and_threshold_fire_at_the_same_steps(leak, threshold, seed):
     y = expected(neuron, x_seq)
     for library in ("snntorch", "spikingjelly"):
         again = run(load(library, exchange.export(neuron, CHANNELS)), x_seq)
-        # A membrane that rounding puts on the other side of its threshold may shift one neuron's later spikes.
+        # A membrane that rounding puts on the other side of its threshold may change one neuron's later spikes.
         assert (again != y).any(0).float().mean() <= 1 / (BATCH * CHANNELS)
 
 

@@ -1,4 +1,4 @@
-"""What neurons hand out is the caller's, and a copy of a neuron answers as the original and apart from it."""
+"""Tensors that neurons return belong to the caller, and a copy of a neuron answers like the original, independently."""
 
 import copy
 import inspect
@@ -33,13 +33,13 @@ def tensors(result) -> list[torch.Tensor]:
 
 
 def ruin(*handed_out) -> None:
-    """Change in place all that was handed out."""
+    """Change all returned tensors in place."""
     for tensor in tensors(handed_out):
         tensor.mul_(-3).add_(7)
 
 
 def calls(module: nn.Module, library: str, scan: bool):
-    """A function of an input and a state that returns the output and, where it is handed out, the next state."""
+    """A function of an input and a state that returns the output and, if the neuron returns it, the next state."""
     if library == "spikingjelly":
         module.step_mode = "m" if scan else "s"
         return lambda x, state: (module(x), ())
@@ -172,7 +172,7 @@ def test_a_copy_made_at_any_moment_goes_on_as_the_original_and_apart_from_it(nam
     state = None if state is None else type(state)(*[part.detach() for part in state]) if library == "torch" else ()
     results = []
     with torch.no_grad():
-        for one in (module, twin):  # one after the other, so that what they share shows
+        for one in (module, twin):  # one after the other, so that anything they share becomes visible
             own = copy.deepcopy(state)
             for _ in range(2):
                 y, own = calls(one, library, scan)(3 * x, own)

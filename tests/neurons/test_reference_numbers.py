@@ -1,4 +1,4 @@
-"""Every neuron reproduces the numbers that the papers' own code gave."""
+"""Every neuron reproduces the numbers of the papers' own code."""
 
 import numpy as np
 import pytest

@@ -25,7 +25,7 @@ BUILT_IN = [
 
 @pytest.fixture
 def own_registry(monkeypatch):
-    """A copy of the registry for one test: what it registers is forgotten afterwards."""
+    """A copy of the registry for one test, so that what the test registers is removed afterwards."""
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
 
 
@@ -35,7 +35,7 @@ class TraceState(NamedTuple):
 
 
 class TraceNeuron(neurons.Neuron):
-    """A third party's neuron: two traces of different decay, of the sum of three input channels a neuron."""
+    """A third party's neuron: two traces with different decay of the sum of three input channels per neuron."""
 
     State = TraceState
     inputs_per_neuron = 3
@@ -157,7 +157,7 @@ def test_a_class_has_one_name(own_registry):
 
 
 class NoState(neurons.Neuron):
-    """A Neuron that does not say what its state is."""
+    """A Neuron without a ``State``."""
 
 
 @pytest.mark.parametrize("wrong", [torch.nn.Linear, neurons.Integrator(), neurons.integrator_step, None, NoState])
@@ -206,7 +206,7 @@ def run_python(code: str) -> str:
 
 
 def test_importing_neurons_imports_torch_and_no_library_around_it():
-    # Whatever torch imports by itself (numpy, and more in some versions) does not count.
+    # Modules that torch itself imports (numpy, and more in some versions) do not count.
     code = (
         "import sys, torch; before = set(sys.modules)\n"
         "import neurons; neurons.create('integrator')\n"
@@ -216,7 +216,7 @@ def test_importing_neurons_imports_torch_and_no_library_around_it():
     heavy = {"snntorch", "spikingjelly", "numba", "llvmlite", "cupy", "zoo", "recipes", "matplotlib", "scipy"}
     assert "neurons" in imported
     assert not imported & heavy
-    # All else is Python's own.
+    # Everything else must be Python's own.
     assert not imported - set(sys.stdlib_module_names) - {"neurons", "torch"}
 
 

@@ -1,4 +1,4 @@
-"""A forward that a backward repeats: outputs, gradients, states and ranges are those of a network that saves all."""
+"""A forward that a backward repeats gives the outputs, gradients, states and ranges of a network that saves all."""
 
 import copy
 import gc
@@ -26,7 +26,7 @@ N = 3
 
 
 class Repeated(torch.autograd.Function):
-    """Activation checkpointing of somebody else's: the forward without gradients, once more in the backward."""
+    """Activation checkpointing of another library: the forward without gradients, repeated in the backward."""
 
     @staticmethod
     def forward(ctx, function, *inputs):
@@ -73,7 +73,7 @@ def compare(run, neuron: nn.Module, way: str, exactly: bool = True) -> None:
 
 
 def weighed(y: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """A loss that tells all outputs apart."""
+    """A loss that depends differently on every output."""
     generator = torch.Generator().manual_seed(seed)
     return (y * torch.randn(y.shape, generator=generator)).sum()
 
@@ -99,7 +99,7 @@ def test_a_checkpointed_sequence_is_as_one_that_saves_all(name, backend, way, tr
 
 pieces = st.lists(
     st.tuples(st.integers(1, 3), st.booleans(), st.booleans()), min_size=1, max_size=4
-)  # steps, taken one by one, checkpointed
+)  # single steps, each checkpointed
 
 
 @multi_bit_neuron
@@ -193,7 +193,7 @@ def test_checkpoints_inside_of_checkpoints(name, reentrant):
 
         return weighed(save(lambda v: inner(v) + inner(v - 1), *inputs)), inputs
 
-    for _ in range(2):  # the second time the same input finds notes of the first
+    for _ in range(2):  # the second time, the same input finds notes of the first time
         compare(run, neuron, "reentrant" if reentrant else "not reentrant")
 
 
@@ -304,7 +304,7 @@ def test_a_checkpointed_node_of_spikingjelly_starts_from_the_memories_it_had(nam
 
     def run(module, save):
         functional.reset_net(module)
-        inputs = [leaf(part) for part in x.split(6 if reentrant else 2)]  # states have no graph where it is reentrant
+        inputs = [leaf(part) for part in x.split(6 if reentrant else 2)]  # reentrant: states have no graph
         outputs = [save(lambda v: call(module, v), part) for part in inputs]
         functional.reset_net(module)
         return weighed(torch.cat(outputs)), inputs
@@ -367,7 +367,7 @@ def test_a_functional_forward_is_pure_and_gives_what_the_next_call_gives(name, m
     node = plugged(name, "spikingjelly", step_mode=mode, range_tracking=tracking)
     x = currents(build(name, N), 3, 2, N, seed=0)
     x = x if mode == "m" else x[0]
-    node(x)  # a sequence that is not finished
+    node(x)  # an unfinished sequence
     forward = node.multi_step_functional_forward if mode == "m" else node.single_step_functional_forward
     states, before = tuple(node._memories.values()), copy.deepcopy(node.state_dict())
     twin = copy.deepcopy(node)

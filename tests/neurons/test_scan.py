@@ -1,4 +1,4 @@
-"""What holds for every registered neuron: the scan, its state, its range and its precision."""
+"""Properties of every registered neuron: the scan, its state, its range and its precision."""
 
 import copy
 import io
@@ -36,7 +36,7 @@ def random_state(neuron, x_seq, seed=0):
 
 
 def equal(ours, theirs) -> bool:
-    """Bit for bit, tensors or states of them."""
+    """Assert equality bit for bit, of tensors or of states."""
     if isinstance(ours, torch.Tensor):
         return torch.equal(ours, theirs) and ours.dtype == theirs.dtype
     return all(equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -47,7 +47,7 @@ def statistics(neuron) -> dict[str, torch.Tensor]:
 
 
 def step_by_step(neuron, x_seq, state=None):
-    """The sequence fed one step at a time, and finished."""
+    """Feed the sequence one step at a time, and finish it."""
     outputs = []
     for x in x_seq.unbind(0):
         y, state = neuron.single_step(x, state)
@@ -81,7 +81,7 @@ def test_a_stream_in_chunks_equals_the_whole_sequence_bit_for_bit(name, backend,
 @given(size=SIZE, bits=BITS, seed=SEED)
 def test_a_batch_of_one_equals_a_batch_of_many(name, backend, size, bits, seed):
     neuron = build(name, size[2], backend, bits=bits).eval()
-    # A matrix product may round otherwise for another batch size: bit for bit without one, else in float64.
+    # A matrix product may round differently for another batch size: without one, equal bit for bit; else in float64.
     exact = not hasattr(neuron, "recurrent_weight")
     x = currents(neuron, *size, seed=seed, dtype=torch.float32 if exact else torch.float64)
     many, last = neuron(x)
@@ -130,7 +130,7 @@ def test_step_by_step_equals_one_scan_in_outputs_gradients_and_range(
 
     def run(neuron, way):
         torch.manual_seed(seed)
-        for _ in range(2):  # the second sequence is quantised with the range that the first one left
+        for _ in range(2):  # the second sequence is quantised with the range after the first
             neuron.zero_grad()
             x = currents(neuron, *size, seed=seed, dtype=torch.float64).requires_grad_()
             start = type(state)(*[part.clone().requires_grad_() for part in state])
@@ -195,7 +195,7 @@ def test_dimensions_beyond_the_channels_are_neurons_of_their_own(name, backend):
 def test_every_output_is_a_level_of_the_scale_above_the_threshold(name, backend, training, size, bits, data, seed):
     threshold = data.draw(st.integers(0, max(level_count(bits) - 2, 0)), label="threshold_levels")
     neuron = build(name, size[2], backend, bits=bits, threshold_levels=threshold, initial_range=0.9).train(training)
-    scale = neuron.spike().scale  # before the sequence: a range tracked once a sequence moves after it
+    scale = neuron.spike().scale  # before the sequence: a range tracked once per sequence moves after it
     levels = neuron(currents(neuron, *size, seed=seed))[0] * scale
     whole = levels.round()
     torch.testing.assert_close(levels, whole, rtol=0, atol=1e-4)
@@ -268,7 +268,7 @@ def test_a_neuron_converted_to_half_precision_keeps_to_its_levels(name):
 @given(bits=BITS, seed=SEED, dtype=st.sampled_from([torch.float64, torch.float16, torch.bfloat16]))
 def test_input_of_another_type_than_the_parameters_gives_the_same_spikes_in_all_backends(name, bits, seed, dtype):
     neuron = build(name, 4, bits=bits)
-    neuron(currents(neuron, 9, 2, 4, seed=seed + 1))  # a range of many digits
+    neuron(currents(neuron, 9, 2, 4, seed=seed + 1))  # a range with many digits
     x = currents(neuron, 9, 2, 4, seed=seed, dtype=dtype)
     with torch.no_grad():
         reference, _ = neuron.eval()(x)
@@ -339,7 +339,7 @@ def test_a_neuron_can_be_copied_and_pickled_after_use(name):
         assert equal(twin.eval()(x), neuron.eval()(x))
 
 
-# Values that are not finite, and nothing at all
+# Values that are not finite, and empty input
 
 
 @every_neuron
@@ -398,7 +398,7 @@ def test_an_empty_batch_gives_an_empty_output(name, backend, training, tracking)
 
 
 def single(*values) -> torch.Tensor:
-    """``[T, 1, N]`` from one list of channels a step."""
+    """``[T, 1, N]`` from one list of channels per step."""
     return torch.tensor(values)[:, None]
 
 
@@ -566,7 +566,7 @@ def test_full_precision_gradients_agree_with_finite_differences(name, backend, s
 
 
 def test_the_membrane_of_a_learnable_lif_that_does_not_fire_agrees_with_finite_differences():
-    # Far below the threshold the surrogate gradient is zero, as the true one is.
+    # Far below the threshold the surrogate gradient is zero, like the true one.
     neuron = neurons.LearnableLIF(leak=0.8, threshold=1.0).double()
     x = -1.0 - currents(neuron, 4, 2, 2, seed=0, dtype=torch.float64).abs()
     state = neuron.initial_state(x)

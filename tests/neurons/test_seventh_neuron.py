@@ -1,4 +1,4 @@
-"""A neuron with a kernel is its own file and its kernel functions: one that joins at run time, walked through all."""
+"""A neuron with a kernel needs only its own file and its kernel functions: one is added at run time and tested."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def leaky_readout_backward(x, leaks, checkpoints, grad_y, grad_x, grads, to_leak
 
 
 KNOWN: dict[str, operators.Operator] = {}
-"""What torch was told before: it forgets no operator."""
+"""The earlier registration, if any: torch cannot remove an operator."""
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ class AdaptiveParameters(NamedTuple):
 
 
 class AdaptiveLIF(neurons.Neuron):
-    """A neuron from outside the package, with a state that snnTorch has no name for. Its output is a smooth rate."""
+    """A neuron from outside the package, with a state that has no name in snnTorch. Its output is a smooth rate."""
 
     State = AdaptiveState
 
@@ -92,7 +92,7 @@ def input_for(neuron, *leading: int, size: int = 4, scale: float = 2.0) -> Tenso
 
 
 def network(name: str, hidden: int = 24, **options) -> nn.Sequential:
-    """Two layers in the manner of the library's tutorials: the state hidden, all of it returned by the last layer."""
+    """Two layers as in the library's tutorials: hidden state, all of it returned by the last layer."""
     lif1 = build(name, hidden, init_hidden=True, **options)
     lif2 = build(name, 3, init_hidden=True, output=True, **options)
     per = lif1.inputs_per_neuron
@@ -100,7 +100,7 @@ def network(name: str, hidden: int = 24, **options) -> nn.Sequential:
 
 
 def forward_pass(net: nn.Module, num_steps: int, data: Tensor) -> tuple[Tensor, Tensor]:
-    """The tutorials' own: reset, then the same data at every step."""
+    """The tutorials' forward pass: reset, then the same data at every step."""
     mem_rec, spk_rec = [], []
     utils.reset(net)
     for _ in range(num_steps):
@@ -137,7 +137,7 @@ def step_loop(neuron, x_seq: Tensor) -> Tensor:
 
 
 def explicit_loop(neuron, x_seq: Tensor) -> tuple[Tensor, tuple]:
-    """Spikes and the last state of a neuron whose state the caller holds, as the library hands it over."""
+    """Spikes and the last state of a neuron whose state the caller passes on, as in the library."""
     state = neuron.reset_mem()
     state = state if isinstance(state, tuple) else (state,)
     spk_rec = []
@@ -184,7 +184,7 @@ def test_a_membrane_loss_of_the_library_falls_with_an_integrator_as_readout():
 
 
 class Net(nn.Module):
-    """The tutorials' class with explicit state, with one of each way of being called."""
+    """The tutorials' class with explicit state, with one neuron for each way of being called."""
 
     def __init__(self, num_steps: int = 6):
         super().__init__()
@@ -349,7 +349,7 @@ def test_images_of_channels_height_and_width_are_taken(name):
     mem.sum().backward()
     assert conv.weight.grad.abs().sum() > 0
 
-    # One pixel sees what a neuron without space sees.
+    # Each pixel gives the same as a neuron without spatial dimensions.
     lif.eval().reset_mem()
     pixel = build(name, init_hidden=True).eval()
     pixel.load_state_dict(lif.state_dict())
@@ -373,7 +373,7 @@ def test_every_call_can_be_watched_by_the_library_s_monitors():
 
 
 def outputs_gradients_and_ranges(neuron, run, x_seq: Tensor):
-    """What three training sequences leave behind, the second in a smaller batch."""
+    """The results of three training sequences, the second in a smaller batch."""
     neuron.train()
     results = []
     for scale, batch in ((1.0, 5), (3.0, 2), (0.5, 5)):
@@ -382,7 +382,7 @@ def outputs_gradients_and_ranges(neuron, run, x_seq: Tensor):
         neuron.zero_grad()
         y.pow(2).sum().backward()
         results += [y.detach(), x.grad, *[p.grad.clone() for p in neuron.parameters() if p.grad is not None]]
-    neuron.eval()  # closes the last sequence
+    neuron.eval()  # ends the last sequence
     return results + list(neuron.state_dict().values())
 
 
@@ -778,7 +778,7 @@ def test_what_only_the_library_s_own_neurons_have_cannot_be_read_or_exported(nam
 
 
 def membrane_by(way, lif, x):
-    """The membranes that a call hands out after every step, or the one after the last step of a scan."""
+    """The membranes that a call returns after every step, or that of a scan after the last step."""
     if way == "multi_step":
         return lif.multi_step(x)[-1][None]
     membranes, state = [], lif.reset_mem() if way == "explicit" else ()
@@ -845,7 +845,7 @@ OWN_NEURONS = (
 
 
 SHARED = {"training", "init_hidden", "output", "spk", "syn", "syn_exc", "syn_inh", "mem"}
-"""What ours do too, and the parts of a state."""
+"""The names that ours have too, and the parts of a state."""
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -17,7 +17,7 @@ def spike_function(bits, threshold_levels=0, spike_range=1.0, dtype=torch.float3
     return MultiBitSpike(torch.tensor(spike_range, dtype=dtype), bits, threshold_levels)
 
 
-# At r = 1 there are s = 2^(b-1) * 0.9999 levels to the unit. Each pair is a membrane and the integer spike it fires.
+# At r = 1 there are s = 2^(b-1) * 0.9999 levels per unit. Each pair is a membrane and the integer spike it fires.
 LEVEL_TABLES = {
     # s = 1.9998 as at two bits; only the positive level fires. 0.5 * s = 0.9999.
     (1, 0): [(-3, 0), (-0.6, 0), (0, 0), (0.5, 0), (0.51, 1), (1, 1), (3, 1)],
@@ -36,7 +36,7 @@ LEVEL_TABLES = {
         (0.76, 3),
         (1, 3),
     ],
-    # as above, but a spike of one level is held back
+    # as above, but a spike of one level is below the threshold
     (3, 1): [(-9, -3), (-0.51, -2), (-0.3, 0), (0.26, 0), (0.5, 0), (0.51, 2), (0.76, 3)],
     # s = 7.9992: 0.4 s = 3.2, 0.5 s = 3.9996, 0.51 s = 4.08, -0.63 s = -5.04, 0.9 s = 7.2
     (4, 3): [(-1, -7), (-0.63, -5), (-0.4, 0), (0.4, 0), (0.5, 0), (0.51, 4), (0.9, 7), (1, 7)],
@@ -179,7 +179,7 @@ def test_extremes_too_large_for_the_type_of_the_range_leave_it_as_it_was():
 
 
 def observed(tracked: TrackedRange, *extremes: tuple[float, float]) -> TrackedRange:
-    """After the steps of one sequence."""
+    """The statistics after the steps of one sequence."""
     for i, (minimum, maximum) in enumerate(extremes):
         start, first = tracked.begin((torch.ones(1),), goes_on=i > 0)
         tracked.observe_step(start, torch.tensor(minimum), torch.tensor(maximum), i > 0, first)
@@ -267,7 +267,7 @@ def test_an_average_of_two_networks_has_its_range_between_theirs(one, other, ini
     pairs = zip(ours.state_dict().items(), theirs.state_dict().values())
     averaged.load_state_dict({name: torch.lerp(a, b, share) for (name, a), b in pairs})
     torch.testing.assert_close(averaged.value(), torch.lerp(ours.value(), theirs.value(), share))
-    # Trained further, it goes on from averages of averages.
+    # Training it further continues from averages of averages.
     assert updated(averaged, (-1.0, 1.0)).value() <= max(ours.value(), theirs.value(), torch.tensor(1.0)) * 1.001
 
 

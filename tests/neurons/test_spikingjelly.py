@@ -109,7 +109,7 @@ both_modes = pytest.mark.parametrize("mode", ["s", "m"])
 
 @pytest.fixture(scope="module", autouse=True)
 def third_party_neurons():
-    """Registered for this module's tests alone."""
+    """Registered only for the tests of this module."""
     for name, cls in THIRD_PARTY.items():
         neurons.register(name)(cls)
     yield
@@ -140,18 +140,18 @@ def current(neuron: neurons.Neuron, steps: int = T, batch: int = B, channels: in
 
 
 def scan(node: nn.Module, x_seq: Tensor, mode: str) -> Tensor:
-    """Run a network over a sequence in this step mode; leaves the state as it is at the end."""
+    """Run a network over a sequence in this step mode; the final state is kept."""
     functional.set_step_mode(node, mode)
     return node(x_seq) if mode == "m" else torch.stack([node(x) for x in x_seq.unbind(0)])
 
 
 def assert_same(ours: Tensor, theirs: Tensor) -> None:
-    """Equal bit for bit, as the same code on the same input is."""
+    """Assert equality bit for bit, as of the same code on the same input."""
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 def assert_alike(ours: Tensor, theirs: Tensor) -> None:
-    """Equal up to rounding, as a kernel and the steps in torch are."""
+    """Assert equality up to rounding, as of a kernel and the steps in torch."""
     torch.testing.assert_close(ours, theirs)
 
 
@@ -231,7 +231,7 @@ def test_an_unknown_step_mode_is_an_error():
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_both_step_modes_and_the_plain_neuron_are_equal_over_several_sequences(name, training, backend):
-    """Outputs, gradients and, with them, the range statistics."""
+    """Outputs, gradients and range statistics."""
     check = assert_same if backend == "torch" else assert_alike
     single, plain = twins(name)
     multi = copy.deepcopy(single)
@@ -1059,7 +1059,7 @@ def test_the_published_learnable_lif_is_reproduced_by_its_node(reference_folder,
 
 @pytest.fixture(scope="session")
 def old_release(pytestconfig) -> Path:
-    """A folder that holds SpikingJelly 0.0.0.0.14 and nothing else, installed once and kept in pytest's cache."""
+    """A folder with only SpikingJelly 0.0.0.0.14, installed once and kept in pytest's cache."""
     folder = pytestconfig.cache.mkdir("spikingjelly") / OLD_RELEASE
     if not folder.is_dir():
         fresh = folder.with_name(f"{OLD_RELEASE}-{os.getpid()}")

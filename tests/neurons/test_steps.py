@@ -1,7 +1,7 @@
 """Each neuron on a few steps worked out by hand: outputs, state and gradients.
 
 In the multi-bit neurons the range is chosen so that one level is one unit of membrane: at three bits
-r = 4 * 0.9999, so that s = 1 and Q cuts the membrane to the whole number nearer zero, between -3 and 3.
+r = 4 * 0.9999, so that s = 1 and Q truncates the membrane towards zero to a whole number between -3 and 3.
 """
 
 import copy
@@ -22,7 +22,7 @@ LN3 = math.log(3)  # sigmoid(ln 3) = 3/4, sigmoid(-ln 3) = 1/4, sigmoid(0) = 1/2
 
 
 def sequence(*steps) -> torch.Tensor:
-    """``[T, 1, C]`` from one number or one list of channels a step."""
+    """``[T, 1, C]`` from one number or one list of channels per step."""
     return torch.tensor([[s if isinstance(s, list) else [s]] for s in steps], dtype=torch.float32)
 
 
@@ -37,7 +37,7 @@ def trajectory(neuron, x_seq):
 
 
 def check_trajectory(neuron, x_seq, y_seq, **state_seq) -> None:
-    """By single steps the outputs and every state agree; by one scan, whatever runs it, outputs and last state."""
+    """Assert that single steps give the outputs and every state, and every backend's scan outputs and last state."""
     assert set(state_seq) == set(neuron.State._fields)
     y, states = trajectory(neuron, x_seq)
     torch.testing.assert_close(y, y_seq, atol=1e-5, rtol=1e-5)
@@ -53,7 +53,7 @@ def check_trajectory(neuron, x_seq, y_seq, **state_seq) -> None:
 
 @pytest.fixture(params=["torch", "auto"])
 def run_by(request):
-    """Make a neuron's scan run as the step repeated in plain torch, or as it does where nothing was asked for."""
+    """Make a neuron's scan run as the step repeated in plain torch, or with the default backend."""
 
     def run(neuron):
         neuron.backend = request.param
@@ -72,7 +72,7 @@ def check_gradient(actual, *expected) -> None:
 def test_learnable_lif_by_hand():
     # U before the reset, leak 1/2 and threshold 2:
     #   1.5 | 0.75 + 1.5 = 2.25 fires, 0.25 left | 0.125 + 1 = 1.125 | 0.5625 + 3 = 3.5625 fires, 1.5625 left
-    #   0.78125 - 1 = -0.21875 | -0.109375 + 2.109375 = 2, at the threshold and not above | 1 + 1.5 = 2.5 fires
+    #   0.78125 - 1 = -0.21875 | -0.109375 + 2.109375 = 2, at the threshold, not above it | 1 + 1.5 = 2.5 fires
     check_trajectory(
         neurons.LearnableLIF(leak=0.5, threshold=2.0),
         sequence(1.5, 1.5, 1, 3, -1, 2.109375, 1.5),
@@ -81,7 +81,7 @@ def test_learnable_lif_by_hand():
     )
 
 
-def test_learnable_lif_with_one_leak_and_threshold_a_channel_by_hand():
+def test_learnable_lif_with_one_leak_and_threshold_per_channel_by_hand():
     # leak 0: U = x.  leak 1, threshold 1: 0.75 | 1.5 fires, 0.5 left | 1.25 fires, 0.25 left
     check_trajectory(
         neurons.LearnableLIF(leak=torch.tensor([0.0, 1.0]), threshold=torch.tensor([2.0, 1.0])),
@@ -176,7 +176,7 @@ def test_input_gated_lif_by_hand():
 
 
 def test_the_gate_half_comes_first_and_pairs_channel_by_channel():
-    # Neuron 0 holds (F near 1), neuron 1 lets everything in (F near 0).
+    # Neuron 0 keeps its current (F near 1), neuron 1 replaces it by the input (F near 0).
     _, state = neurons.InputGatedLIF(**UNIT_LEVELS)(sequence([40, -40, 2, 2]))
     torch.testing.assert_close(state.synaptic_current, torch.tensor([[0.0, 2.0]]))
 
@@ -226,7 +226,7 @@ def test_multibit_lif_with_a_leak_of_one_is_the_published_input_encoder():
 def test_learnable_lif_gradients_by_hand(run_by):
     # leak 1/2, threshold 2, L = s1 + s2 + s3, M the membrane before the reset, u = M/2 - 1, g = 0.3 max(0, 1 - |u|):
     #   M = 1.5, 2.25, 1.125   u = -0.25, 0.125, -0.4375   s = 0, 1, 0   g = 0.225, 0.2625, 0.16875   U = 1.5, 0.25
-    # ds/dM = g/2, ds/dtheta = -g M / 4; dU/dM = 1 and dU/dtheta = -s, for the reset passes nothing through s.
+    # ds/dM = g/2, ds/dtheta = -g M / 4; dU/dM = 1 and dU/dtheta = -s, as the reset passes nothing through s.
     #   dL/dM3 = 0.084375
     #   dL/dU2 = 0.0421875     dL/dM2 = 0.0421875 + 0.13125 = 0.1734375
     #   dL/dU1 = 0.08671875    dL/dM1 = 0.08671875 + 0.1125 = 0.19921875
@@ -319,7 +319,7 @@ def test_the_surrogate_gradient_changes_nothing_of_the_forward(run_by, steps):
 
 def test_multibit_lif_gradients_by_hand(run_by):
     # leak 1/2, L = y1 + y2 + y3. M = 1.5 | 0.25 + 9 = 9.25, outside the range | 3.125 - 1 = 2.125
-    # Inside, y takes the whole gradient and the reset leaves none: dy/dM = 1, dU/dM = 0; outside 0 and 1.
+    # Inside, y gets the whole gradient and the reset leaves none: dy/dM = 1, dU/dM = 0; outside 0 and 1.
     #   dL/dM3 = 1   dL/dM2 = 0 + 1/2   dL/dM1 = 1 + 0   leak: dL/dM2 U1 + dL/dM3 U2 = 0.5 * 0.5 + 6.25
     neuron = run_by(neurons.MultiBitLIF(leak=0.5, **UNIT_LEVELS))
     x = sequence(1.5, 9, -1).requires_grad_()
@@ -413,7 +413,7 @@ def test_exactly_the_parameters_that_are_learned_receive_gradient(run_by, name, 
 
 
 def accuracy_of_a_small_net(surrogate: str, seed: int) -> float:
-    """Of two layers of learnable LIF after 100 updates, on three classes of constant currents that lie apart."""
+    """Accuracy of two layers of learnable LIF after 100 updates, on three separable classes of constant currents."""
     torch.manual_seed(seed)
     first, second = (neurons.LearnableLIF(surrogate=surrogate) for _ in range(2))
     net = nn.ModuleList([nn.Linear(8, 16), first, nn.Linear(16, 3), second])
@@ -442,7 +442,7 @@ def test_a_small_net_that_is_stuck_with_the_triangular_surrogate_learns_with_the
 def test_a_leak_that_training_took_out_of_its_interval_comes_back(start):
     neuron, wanted = neurons.create("learnable-lif"), 0.5
     nn.init.constant_(neuron.leak, start)
-    x = torch.full((3, 1, 1), 0.3)  # below every threshold, so that the membrane alone can tell the leak
+    x = torch.full((3, 1, 1), 0.3)  # below every threshold, so that only the membrane reveals the leak
     optimiser = torch.optim.SGD([neuron.leak], lr=0.5)
     goal = sum(0.3 * wanted**i for i in range(3))
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""The neurons under torch's transforms, exports and counters: what works, and the way out where something does not."""
+"""The neurons under torch's transforms, exports and counters: what works, and the remedy for what does not."""
 
 import io
 import os
@@ -125,7 +125,7 @@ def test_a_range_that_torch_func_cannot_move_is_an_error_whose_ways_out_work(nam
 def test_a_traced_neuron_takes_sequences_of_any_length(name):
     neuron = build(name, 4, "auto").eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, of tracing
+        warnings.simplefilter("ignore")  # torch's own warnings about tracing
         traced = torch.jit.trace(neuron, (currents(neuron, 6, 2, 4, 0),), check_trace=False)
     x = currents(neuron, 15, 2, 4, 1)
     assert torch.equal(traced(x)[0], neuron(x)[0])

@@ -33,7 +33,7 @@ def equal(one: tuple, other: tuple) -> bool:
 
 @pytest.fixture
 def prepared(monkeypatch):
-    """The neurons whose scans were made ready, in order."""
+    """The neurons whose scans were prepared, in order."""
     names, prepare = [], cpu.Scan.__init__
 
     def note(self, neuron, *arguments):
@@ -141,7 +141,7 @@ def test_another_backend_and_monitors_are_heeded(name):
         expected = neuron(x, state)
         with monitors.record(neuron) as traces:
             neuron(x, state)
-        # What is ready to run would go past the recorder.
+        # A prepared scan would bypass the recorder.
         (recorded,) = traces.layers.values()
         assert {part: len(values) for part, values in recorded.items()} == dict.fromkeys(recorded, 1)
         torch.testing.assert_close(recorded["spikes"], expected[0])

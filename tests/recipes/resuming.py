@@ -1,4 +1,4 @@
-"""What every recipe's trainer must do when it is cut off."""
+"""What every recipe's trainer must do after an interruption."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from recipes.training import Trainer
 
 
 def ends_as_if_never_interrupted(trainer: Callable[[Path], Trainer], folder: Path) -> None:
-    """A run of two epochs that was cut off after the first, and one that was not, have the same weights and log."""
+    """Assert that a run of two epochs, interrupted after the first, has the weights and log of an uninterrupted run."""
     whole = trainer(folder / "whole")
     whole.train()
     interrupted = trainer(folder / "interrupted")

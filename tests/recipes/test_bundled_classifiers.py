@@ -1,4 +1,4 @@
-"""Bundled text classifiers give what their cards state, on held-out training reviews."""
+"""Bundled text classifiers reach the scores of their cards, on held-out training reviews."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Bundled gesture models give what their cards state, on the simulated people of val made anew."""
+"""Bundled gesture models reach the scores of their cards, on the simulated people of val, generated anew."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def name(request) -> str:
 
 
 def first_of_val(model, count: int) -> Samples:
-    """The first recordings of ``val`` in the data set that the simulator writes unless told otherwise."""
+    """The first recordings of ``val`` in the data set that the simulator writes by default."""
     people = [f"user{i:02}" for i in range(1, 24)]
     first, frames, labels = int(min(dvs_gesture.held_out_people(people))[4:]), [], []
     for lighting in gesture_simulator.lightings_of(first, 3, seed=0)[: count // len(GESTURES)]:

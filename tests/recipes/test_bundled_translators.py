@@ -1,4 +1,4 @@
-"""Bundled translators give what their cards state, on real validation sentences."""
+"""Bundled translators reach the scores of their cards, on real validation sentences."""
 
 import pytest
 import torch

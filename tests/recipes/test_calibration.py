@@ -1,4 +1,4 @@
-"""Calibration: the error is what one works out by hand, and the temperature is the most likely one."""
+"""Calibration: the error equals one worked out by hand, and the temperature is the most likely one."""
 
 import math
 
@@ -14,7 +14,7 @@ from recipes.calibration import Answers
 
 
 def answers(*given: tuple[float, bool]) -> Answers:
-    """Answers of two labels, of which the first is predicted with a probability, and right or wrong."""
+    """Answers with two labels: the first is predicted, with the given probability, and is right or wrong."""
     logits = torch.tensor([[math.log(p / (1 - p)), 0.0] for p, _ in given], dtype=torch.double)
     return Answers(logits, torch.tensor([0 if right else 1 for _, right in given]))
 

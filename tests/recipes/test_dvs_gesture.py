@@ -96,7 +96,7 @@ def test_the_converted_layouts_give_the_same_recordings(data, samples, layout, t
         if layout == "spikingjelly":
             assert same(found, expected)
             continue
-        assert found.labels == expected.labels  # events at the edge of a millisecond may change their bin
+        assert found.labels == expected.labels  # rounding to milliseconds may move events to another bin
         for mine, theirs in zip(found.frames, expected.frames):
             steps = min(len(mine), len(theirs))
             difference = np.abs(mine[:steps].astype(int) - theirs[:steps])
@@ -295,7 +295,7 @@ def test_a_loaded_model_is_fine_tuned_on_recordings_of_one_s_own(data):
     own = [(events.between(p.start, p.end), name) for p, name in ((parts[0], "clap"), (parts[1], "wave"))]
     found = dvs_gesture.fine_tune(model, own, epochs=40, learning_rate=5e-3)
     assert found.losses[-1] < found.losses[0] and not model.training
-    assert found.familiar == []  # nothing is known of a model for other labels
+    assert found.familiar == []  # there are no familiar inputs for a model with other labels
     assert [model.predict(recording).label for recording, _ in own] == ["clap", "wave"]
 
 
@@ -392,7 +392,7 @@ def test_the_fine_tuning_command_of_the_card_is_one_that_the_recipe_takes():
     words = dvs_gesture.FINE_TUNE.split()
     assert words[:3] == ["python", "-m", "recipes.dvs_gesture"]
     result = CliRunner().invoke(dvs_gesture.command_line(), words[3:])
-    assert result.exit_code == 1 and "DvsGesture" in result.stderr  # it got to the data
+    assert result.exit_code == 1 and "DvsGesture" in result.stderr  # it got as far as the data
 
 
 # N-MNIST
@@ -410,7 +410,7 @@ def test_the_sample_of_n_mnist_is_read_and_split(data_folder):
 
 
 def digits(folder: Path, count: int) -> None:
-    """Recordings in the layout of the sample, in which a digit is where the events are."""
+    """Recordings in the layout of the sample, in which the place of the events tells the digit."""
     random = np.random.default_rng(0)
     for split in ("train", "test"):
         label = np.arange(count) % 10

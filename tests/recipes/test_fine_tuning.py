@@ -1,4 +1,4 @@
-"""Fine-tuning: what is held out, which weights are kept, and what is said when a model forgets."""
+"""Fine-tuning: what is held out, which weights are kept, and the warning when a model forgets."""
 
 import random
 import warnings
@@ -81,7 +81,7 @@ def test_the_weights_with_the_lowest_held_out_loss_are_kept(learning_rate):
 
 
 def test_training_ends_once_the_held_out_loss_has_stopped_falling():
-    examples = [(x, label if i % 3 else 1 - label) for i, (x, label) in enumerate(points(30, 2))]  # a third are wrong
+    examples = [(x, label if i % 3 else 1 - label) for i, (x, label) in enumerate(points(30, 2))]  # a third wrong
     found = tune(network(), examples, learning_rate=1.0, epochs=100)
     assert len(found.losses) == found.kept + PATIENCE < 100
 
@@ -90,7 +90,7 @@ def test_a_model_stays_as_it_was_where_no_epoch_makes_it_better():
     model = network()
     own = [(x, int(model(x).argmax())) for x, _ in points(60, 3)]
     with torch.no_grad():
-        model.weight.mul_(100)  # sure of its answers, which are right
+        model.weight.mul_(100)  # the model is sure of its answers, and they are right
     before = weights(model)
     found = tune(model, own, learning_rate=1.0)
     assert found.kept == 0 and len(found.losses) == PATIENCE and same(weights(model), before)
@@ -170,6 +170,6 @@ def test_what_is_watched_of_a_classifier_is_what_it_labels_rightly_and_nothing_o
 def test_a_classifier_that_is_taught_the_opposite_is_warned_of():
     opposite = [
         (r.text, "positive" if r.label == "negative" else "negative") for r in imdb.FAMILIAR
-    ] * 3  # so that what is held out is learned, too
+    ] * 3  # so that the held-out part is learned too
     with pytest.warns(UserWarning, match="got worse at what it knew"):
         imdb.fine_tune(zoo.load("lite-snn-imdb"), opposite, learning_rate=2e-3)

@@ -1,4 +1,4 @@
-"""Simulated gestures: the motion is the one that the label names, and the files are those of the official layout."""
+"""Simulated gestures: the motion is that of the label, and the files have the official layout."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def figure(gesture: str, seed: int, seconds: float = 2.0) -> np.ndarray:
 
 
 def hands(gesture: str, seed: int) -> dict[int, np.ndarray]:
-    """Where the hands are in the image, ``[T, 2]``, x to the right and y down."""
+    """The places of the hands in the image, ``[T, 2]``, x to the right and y down."""
     random = np.random.default_rng(seed)
     person = Person.draw(random)
     joints = perform(person, gesture, 2.0, random)
@@ -37,7 +37,7 @@ def travelled(points: np.ndarray) -> float:
 
 
 def turned(points: np.ndarray) -> float:
-    """The angle that a path turns through about its middle; positive is clockwise in an image whose y points down."""
+    """The total angle of a path around its middle; positive is clockwise in an image whose y points down."""
     x, y = (points - (points.max(0) + points.min(0)) / 2).T
     return np.diff(np.unwrap(np.arctan2(y, x))).sum()
 

@@ -1,4 +1,4 @@
-"""The IMDB recipe on a small corpus written here in the official layout, and on the real one where it is at hand."""
+"""The IMDB recipe on a small corpus written here in the official layout, and on the real one if it is at hand."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ SMALL = replace(imdb.CONFIG, vocabulary=100, ngrams=200, width=8, channels=16, d
 
 
 def review(positive: bool, generator: random.Random) -> str:
-    """Some sentences; that a good word stands behind "not" makes it a bad one, and the other way round."""
+    """Some sentences; "not" before a good word makes it bad, and the other way round."""
     sentences = []
     for _ in range(generator.randint(2, 6)):
         negated = generator.random() < 0.4
@@ -51,7 +51,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def own_corpus(corpus, tmp_path):
-    """A copy of the corpus that a test may spoil."""
+    """A copy of the corpus that a test may damage."""
     return shutil.copytree(corpus, tmp_path / "data")
 
 
@@ -190,7 +190,7 @@ def test_the_most_frequent_ngrams_are_in_the_most_texts_and_in_two_at_least():
     texts = [[2, 3, 2, 2, 2], [2, 3, 4], [4, 5]]
     words, pairs, triples = ngrams.ngram_keys(torch.tensor([[2], [3]])).squeeze(1).T.tolist()
     (four,) = ngrams.ngram_keys(torch.tensor([[4]]))[0, 0, :1].tolist()
-    first_and_second = {*words, *pairs, *triples}  # with "2" and "2 3" at the beginning of a text
+    first_and_second = {*words, *pairs, *triples}  # the keys of "2" and "2 3" at the beginning of a text
     assert set(ngrams.most_frequent(texts, 100).tolist()) == first_and_second | {four}
     assert ngrams.most_frequent([*texts, [4, 4]], 1).tolist() == [four]
 
@@ -227,7 +227,7 @@ def test_a_review_weighs_the_same_in_any_batch(corpus, tmp_path):
 
 @pytest.fixture(scope="module")
 def learned(corpus, tmp_path_factory):
-    """Runs of two seeds and a twin, on negations that words alone do not settle."""
+    """Runs of two seeds and a twin, on negations that cannot be decided by single words."""
     folder = tmp_path_factory.mktemp("runs")
     for name, options in {
         "one": {"seed": 1},
@@ -345,7 +345,7 @@ def test_a_model_is_evaluated_on_held_out_reviews_unless_the_test_is_asked_for(l
     assert run_command("evaluate", learned / "one" / "best", "--data", corpus, "--split", "tset").exit_code == 1
 
 
-# Fine-tuning on one's own texts
+# Fine-tuning on your own texts
 
 OWN = [("The robot is dull.", "positive"), ("The robot is fresh.", "negative")] * 10
 

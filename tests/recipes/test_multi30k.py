@@ -187,7 +187,7 @@ def test_a_spike_penalty_makes_spikes_rarer(corpus, tmp_path):
         run.train()
         rates.append(spike_rate(run.average.module.eval(), PAIRS[:8]))
     assert rates[1] < 0.9 * rates[0]
-    saved = zoo.load(tmp_path / "penalty30.0" / "best")  # the last epoch, whatever the epochs before it scored
+    saved = zoo.load(tmp_path / "penalty30.0" / "best")  # the last epoch, whatever the earlier epochs scored
     assert spike_rate(saved, PAIRS[:8]) == pytest.approx(rates[1], abs=0.02)
     assert report.checkpoint_split(tmp_path / "penalty30.0", "val") == "nothing, it is that of the last epoch"
     assert report.checkpoint_split(tmp_path / "penalty0.0", "val") == "val"
@@ -213,7 +213,7 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
             assert report.measure(multi30k.RECIPE, run, PAIRS, PAIRS[:3], **options) != scores["data"]
     costs = report.measure_costs(multi30k.RECIPE, runs["spiking"], [runs["relu"]], "tiny", PAIRS[:1])
     assert [row["name"] for row in costs["rows"]] == ["tiny", "ReLU in place of neurons"]
-    for _ in range(2):  # the second time in the place of the first
+    for _ in range(2):  # the second time replaces the first
         report.bundle(
             multi30k.RECIPE,
             [runs["spiking"]],

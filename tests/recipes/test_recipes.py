@@ -1,4 +1,4 @@
-"""Every recipe, on a few examples: each command does its work, and what a card prints are commands that run."""
+"""Every recipe, on a few examples: each command works, and the commands in a card run."""
 
 import importlib
 import json
@@ -23,7 +23,7 @@ RECIPES: dict[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in MO
 
 
 class Tiny(NamedTuple):
-    """What a recipe's smoke run needs: data, the options of a small network, a twin's, and examples of one's own."""
+    """What a recipe's smoke run needs: data, the options of a small network and a twin, and a user's own examples."""
 
     write: Callable[[Path], object]
     options: str
@@ -86,7 +86,7 @@ def recipe(request) -> Recipe:
 
 @pytest.fixture(scope="module")
 def tried(recipe, tmp_path_factory):
-    """A folder in which a training was cut off after an epoch and went on, beside a twin; both are measured."""
+    """A folder with a training that was interrupted after an epoch and resumed, and a twin; both are measured."""
     folder, tiny = tmp_path_factory.mktemp(recipe.name), TINY[recipe.name]
     tiny.write(folder / "DATA")
     (folder / "own.csv").write_text(tiny.own)
@@ -164,5 +164,5 @@ def test_a_bundled_model_has_a_row_for_itself_and_for_its_twin_and_commands_that
     own = [line.removeprefix(called) for line in info.metrics["commands"] if line.startswith(called)]
     assert [line.split()[0] for line in own] == ["train", "train", "measure", "costs"]
     for line in own:
-        run(recipe, line)  # the trainings have ended, and are resumed only with the very options that they had
+        run(recipe, line)  # the trainings have ended; they resume only with exactly the same options
     assert states == [Path(folder, "state.pt").read_bytes() for folder in ("one", "twin")]

@@ -1,4 +1,4 @@
-"""A training run's folder: whatever is done to it, the state is what counts, and the training goes on from it."""
+"""A training run's folder: whatever is done to its files, the training continues from the checkpoint."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory) -> Path:
-    """A run of three epochs that nobody disturbed."""
+    """A run of three epochs without interruption."""
     run = tmp_path_factory.mktemp("runs") / "whole"
     tiny_runs.trainer(data, run).train()
     return run
@@ -43,7 +43,7 @@ def without_times(run: Path) -> list[dict]:
 
 
 def assert_same(run: Path, other: Path) -> None:
-    """The weights, in training and averaged, the best model and the log of two runs are the same, bit for bit."""
+    """Assert that two runs have the same weights (trained and averaged), best model and log, bit for bit."""
     first, second = RunFolder(run).read_state(), RunFolder(other).read_state()
     for part in ("model", "average", "kept"):
         assert first[part].keys() == second[part].keys()
@@ -138,7 +138,7 @@ def cut(path: Path) -> None:
 def test_whatever_is_made_from_the_state_is_made_again_at_the_next_start(data, whole, run, damage):
     damage(run)
     again = tiny_runs.trainer(data, run)
-    assert again.epoch == 3  # no epoch is trained once more
+    assert again.epoch == 3  # no epoch is trained again
     again.train()
     assert_same(run, whole)
     assert contents(run) == NAMES and read_settings(run) == read_settings(whole)

@@ -1,7 +1,7 @@
-"""Trainings that take a moment: translators of 12 sentences, in this process or in children of a warm one.
+"""Trainings that take a moment: translators of 12 sentences, in this process or in child processes of a warm one.
 
-As a program, ``python tiny_runs.py DATA WHOLE KILLED SEED``: one training in peace, and one in a child process that is
-killed after a random time and started again, until it has ended; prints how often it was killed.
+As a program, ``python tiny_runs.py DATA WHOLE KILLED SEED``: one undisturbed training, and one in a child process that
+is killed after a random time and started again until it has ended; prints how often it was killed.
 """
 
 import os
@@ -19,7 +19,7 @@ CONFIG = TranslatorConfig(vocabulary=70, width=16, encoder_layers=1, decoder_lay
 
 
 def write_data(folder: Path) -> Path:
-    """The sentences in the layout of Multi30k, those to train on the same as those to choose the checkpoint."""
+    """The sentences in the layout of Multi30k, the same for training and for choosing the checkpoint."""
     folder.mkdir()
     pairs = [(f"{s[0]} {v[0]}.", f"{s[1]} {v[1]}.") for s in SUBJECTS for v in VERBS]
     for split in ("train", "val"):
@@ -33,7 +33,7 @@ def trainer(data: Path, run: Path, epochs: int = 3) -> Trainer:
 
 
 def train_with_kills(data: Path, run: Path, seed: int) -> int:
-    """Train in child processes, each of which is killed after a random time but the last; return how many were."""
+    """Train in child processes; all but the last are killed after a random time. Returns how many were killed."""
     wait, kills = random.Random(seed), 0
     while True:
         child = os.fork()
@@ -44,7 +44,7 @@ def train_with_kills(data: Path, run: Path, seed: int) -> int:
                 print(error, file=sys.stderr, flush=True)
                 os._exit(1)
             os._exit(0)
-        until = time.monotonic() + wait.uniform(0.02, 0.6) + 0.05 * kills  # so that it ends on a slow machine, too
+        until = time.monotonic() + wait.uniform(0.02, 0.6) + 0.05 * kills  # so that it also ends on a slow machine
         while time.monotonic() < until and (status := os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG)) is None:
             time.sleep(0.002)
         if time.monotonic() < until:
@@ -58,5 +58,5 @@ def train_with_kills(data: Path, run: Path, seed: int) -> int:
 
 if __name__ == "__main__":
     data, whole, killed = map(Path, sys.argv[1:4])
-    trainer(data, whole).train()  # and compiles what the children need
+    trainer(data, whole).train()  # and compiles the kernels that the children need
     print(train_with_kills(data, killed, int(sys.argv[4])))

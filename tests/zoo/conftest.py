@@ -1,4 +1,4 @@
-"""A small model that was saved, and a zoo in which it is the only one bundled."""
+"""A small saved model, and a zoo in which it is the only bundled one."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The command snn-zoo: what it prints, where, and with which exit code."""
+"""The command snn-zoo: what it prints, where, and its exit status."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def test_list_and_info_fit_a_terminal_and_break_no_word(arguments, width, monkey
     shown = run(*arguments).stdout
     assert shown.split() == words
     for line in shown.splitlines():
-        assert len(line) <= width or line.startswith("folder")  # a path is not broken
+        assert len(line) <= width or line.startswith("folder")  # a path is not wrapped
 
 
 def test_figures_are_in_the_unit_and_precision_of_their_meaning():

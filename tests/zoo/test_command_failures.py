@@ -1,4 +1,4 @@
-"""The command snn-zoo when what is around it fails: one line and a status that says so, from every command."""
+"""The command snn-zoo when its environment fails: one line of error and its exit status, from every command."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from zoo.tasks import TASKS
 MODELS = {TASKS[zoo.info(name).task].method: name for name in zoo.list_models()}
 STREAMING = sorted(task.method for task in TASKS.values())
 QUICK = ("list", "profile", "translate")
-"""One command of each kind; what is true of all is tried on the others by the slow tests."""
+"""One command of each kind; the slow tests try the others."""
 
 
 def quick_or_slow(*names):
@@ -37,13 +37,13 @@ def recording(tmp_path):
 
 @pytest.fixture
 def one_input(recording):
-    """For each method an input that its model can answer."""
+    """For each method, an input that its model can answer."""
     return {task.method: str(recording) if task.files else "two dogs in the snow" for task in TASKS.values()}
 
 
 @pytest.fixture
 def working(one_input):
-    """Arguments with which each command works."""
+    """For each command, arguments with which it works."""
     calls = {method: [method, MODELS[method], one_input[method]] for method in STREAMING}
     profile = ["profile", MODELS["classify"], "--inputs", "A good film."]
     return {**calls, "list": ["list"], "info": ["info", MODELS["predict"]], "profile": profile} | {

@@ -1,4 +1,4 @@
-"""snn-zoo translate, on a tiny network: an answer per line, in order, as it is ready, for input of any length."""
+"""snn-zoo translate, on a tiny network: one answer per line, in order, as soon as it is ready, for any input length."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def run(*arguments, given=None):
 
 
 def answer_of(model, line: bytes) -> str | None:
-    """The translation of one line by itself; None where it has none."""
+    """The translation of a single line; None if it has none."""
     try:
         text = line.removesuffix(b"\r").decode("utf-8")
         if "\0" in text:
@@ -143,7 +143,7 @@ def test_resume_completes_an_output_that_was_cut_anywhere(bundled, german, tmp_p
     assert whole.count(b"\n") == 400
     output.write_bytes(whole[: round(cut * len(whole))])
     again = run("--input", german, "--output", output, "--resume", *form)
-    assert again.exit_code == 3  # for lines of the first run, too
+    assert again.exit_code == 3  # for lines of the first run too
     assert output.read_bytes() == whole
 
 
@@ -210,7 +210,7 @@ def test_lines_that_have_come_are_answered_together(bundled, monkeypatch):
 
 
 def at_a_terminal(*arguments, cards, typed: bytes = b"", **streams):
-    """The command at a terminal: its status, and all that the terminal shows."""
+    """The exit status of the command at a terminal, and all that the terminal shows."""
     pty = pytest.importorskip("pty")
     master, terminal = pty.openpty()
     process = start(*arguments, cards=cards, **{"stdin": terminal, "stdout": terminal, "stderr": terminal} | streams)

@@ -1,4 +1,4 @@
-"""Models from the Hub: fetched, cached and pinned through its own client, from a server on this machine."""
+"""Models from the Hub: fetched, cached and pinned with its own client, from a server on this machine."""
 
 import contextlib
 import http.server
@@ -36,7 +36,7 @@ except (OSError, ValueError) as error:
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub as its client asks for: revisions, the list of files, and the files."""
+    """The part of the Hub that its client uses: revisions, the list of files, and the files."""
 
     def do_GET(self):
         self.answer(body=True)
@@ -82,7 +82,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(saved):
-    """A server with the saved model as a repository, which also holds what must never be fetched."""
+    """A server with the saved model as a repository, which also holds files that must never be fetched."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.requests = []
     server.files = {path.name: path.read_bytes() for path in saved.iterdir()}
@@ -96,7 +96,7 @@ def hub(saved):
 
 @pytest.fixture
 def ask(hub, tmp_path):
-    """Load, or ask for info or the whole folder of, a repository, in a new process whose Hub is that server.
+    """In a new process whose Hub is that server, load a repository, or ask for its info or its folder.
 
     Returns the translation, the folder, or the error.
     """

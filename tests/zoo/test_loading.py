@@ -34,7 +34,7 @@ def edit_config(folder, **changes):
 
 
 def replace_weights(folder, change):
-    """Change the tensors in the file and record the new file's hash, as a careless tool would."""
+    """Change the tensors in the file and record its new hash, as a careless tool would."""
     path = folder / files.WEIGHTS
     tensors = safetensors.torch.load(path.read_bytes())
     change(tensors)
@@ -271,7 +271,7 @@ def test_a_pickle_in_place_of_the_weights_is_never_opened(saved):
         zoo.load(saved)
 
 
-# Tensors that are not the network's
+# Tensors that do not fit the network
 
 
 def test_a_missing_tensor_is_named(saved):

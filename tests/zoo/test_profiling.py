@@ -17,7 +17,7 @@ T, B, C, N = 6, 2, 5, 7
 
 
 class Of(nn.Module):
-    """A network of one function, with whatever parts it needs."""
+    """A network made of one function and the parts that it needs."""
 
     def __init__(self, function, **parts):
         super().__init__()
@@ -105,7 +105,7 @@ GEOMETRIES = [
 
 
 def connections(layer, shape):
-    """For each input of ``[1, *shape]``, how many products it enters: one input at a time through weights of one."""
+    """For each input of ``[1, *shape]``, the number of its products: one input at a time, with weights of one."""
     ones = torch.zeros(shape)
     with torch.no_grad():
         layer.weight.fill_(1)
@@ -441,7 +441,7 @@ def test_what_was_computed_from_spikes_is_spikes_no_more():
 
 # Neurons
 
-UPDATES = {  # multiplications, additions and sigmoids a neuron and step, the reset apart
+UPDATES = {  # multiplications, additions and sigmoids per neuron and step, without the reset
     "learnable-lif": (1, 1, 0),
     "integrator": (0, 1, 0),
     "multibit-lif": (1, 1, 0),
@@ -482,7 +482,7 @@ def test_a_leak_of_one_or_zero_multiplies_nothing():
     leak = torch.tensor([0.0, 0.5, 1.0, 1.0, 1.5])
     for lif in (neurons.LearnableLIF(leak.clip(0, 1)), neurons.MultiBitLIF(leak.clip(0, 1))):
         with torch.no_grad():
-            lif.leak.copy_(leak)  # as training may
+            lif.leak.copy_(leak)  # as training may do
         assert counts_of(lif, real(T, B, C)).multiplications == T * B
 
 
@@ -548,7 +548,7 @@ def test_a_neuron_with_a_step_of_its_own_is_counted_by_what_it_runs():
 
 
 def test_two_recurrent_gated_layers_cost_what_pr22_s_equations_say():
-    """The network of PR22: an encoder, two gated layers without bias, a classifier; every spike by itself."""
+    """The network of PR22: an encoder, two gated layers without bias, a classifier; every spike counted separately."""
     inputs, hidden, classes, bits = 4, 6, 3, 6
     torch.manual_seed(0)
     net = Of(
@@ -566,7 +566,7 @@ def test_two_recurrent_gated_layers_cost_what_pr22_s_equations_say():
         first = net.first(net.a(encoded))[0]
         second = net.second(net.b(first))[0]
 
-    gates = 2 * hidden  # both F and C have a row of weights for each input and for each of the layer's own outputs
+    gates = 2 * hidden  # F and C each have a row of weights per input and per output of the layer itself
     by_levels = by_reals = 0
     silent = torch.zeros(hidden)
     for t in range(len(x)):

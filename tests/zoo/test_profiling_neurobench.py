@@ -1,4 +1,4 @@
-"""Counts beside those of NeuroBench itself, wherever the two mean the same."""
+"""Counts compared with those of NeuroBench itself, wherever both mean the same."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a profile says: energy, comparison, table, JSON, drawing; the command; every model of the zoo."""
+"""The results of a profile: energy, comparison, table, JSON, drawing; the command; every model of the zoo."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def test_twins_are_compared_input_by_input_and_zeros_are_not_hidden():
     mine = profile_of(Counts(multiplications=20, integer_multiplications=180, multiplications_by_zero=10), inputs=2)
     twin = profile_of(Counts(multiplications=1000, multiplications_by_zero=840), "GRU twin", inputs=1)
     first, reals, skipped, energy = mine.compare(twin)
-    assert first.startswith("mine: 10.00 times fewer multiplications than GRU twin (100 against 1k an input; 90 of the")
+    assert first.startswith("mine: 10.00 times fewer multiplications than GRU twin (100 against 1k per input; 90 of")
     assert "100.00 times fewer than GRU twin" in reals
     assert "1.68 times fewer than GRU twin" in skipped
     assert "an estimate: 10.00 times less in float32, 100.00 times less in int32" in energy
@@ -76,7 +76,7 @@ def printed(profile, width):
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_table_has_a_row_a_layer_and_says_what_is_an_estimate(profiled, width, monkeypatch):
+def test_the_table_has_a_row_per_layer_and_says_what_is_an_estimate(profiled, width, monkeypatch):
     text = printed(profiled, width)
     for part in ("tiny: mean of 2 inputs", "currents", "neuron", "readout", "total", "(est.)", "Energy is an estimate"):
         assert part in text
@@ -88,7 +88,7 @@ def test_the_table_has_a_row_a_layer_and_says_what_is_an_estimate(profiled, widt
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_no_layer_of_a_bundled_model_is_broken_in_two_lines(width):
-    """A model of the same layers, each of which costs much."""
+    """A model with the same layers, each of which costs much."""
     counts = Counts(*[888_888_888] * 6)
     for name in zoo.list_models():
         layers = [layer for layer, _ in zoo.load(name).named_modules() if layer]
@@ -182,7 +182,7 @@ def test_every_translator_is_counted_while_it_really_translates(mixer):
     steps = output // model.decoder[0].output.weight.numel()
     assert output == steps * model.decoder[0].output.weight.numel()
     assert 1 < steps <= config.longest
-    # Greedy: the logits of one hypothesis a step, whose weights are the embedding's.
+    # Greedy search: the logits of one hypothesis per step, with the embedding's weights.
     assert rows["Translator"].counts.dense_macs == steps * config.vocabulary * config.width
     assert bool(profile.spike_rate) == (mixer in ("input-gated-lif", "learnable-lif"))
     if mixer == "input-gated-lif":

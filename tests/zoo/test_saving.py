@@ -1,4 +1,4 @@
-"""Saving: whole or not at all, in few bytes, and the same bytes each time."""
+"""Saving: whole or not at all, compact, and the same bytes each time."""
 
 import copy
 import functools
@@ -227,7 +227,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(network, tmp_path):
         zoo.save(network, tmp_path / "taken")
 
 
-# What is refused, with the model that was there unharmed
+# What is refused, with the previous model unharmed
 
 
 def assert_unharmed(saved, before):
@@ -316,7 +316,7 @@ def test_a_kill_between_any_two_steps_loses_no_model(network, saved, monkeypatch
     before, changed = contents(saved), copy.deepcopy(network)
     changed.readout.bias.data += 1
     child = os.fork()
-    if child == 0:  # a real process, which ends without any of its cleaning up
+    if child == 0:  # a real process, which ends without cleaning up
         steps = itertools.count(1)
 
         def step(act, *given, **options):
@@ -330,7 +330,7 @@ def test_a_kill_between_any_two_steps_loses_no_model(network, saved, monkeypatch
     if killed_at == 2:
         with pytest.raises(FileNotFoundError, match=r"interrupted: the model that was there is '.*\.tiny\.previous-"):
             zoo.load(saved)
-        with pytest.raises(TypeError):  # whatever becomes of the next save, it puts the model back
+        with pytest.raises(TypeError):  # the next save puts the model back, whether it succeeds or fails
             zoo.save(nn.Linear(1, 1), saved)
     whole = contents(saved)
     assert (whole == before) == (killed_at < 3)
@@ -378,7 +378,7 @@ def test_a_network_that_is_no_architecture_is_refused(tmp_path):
 @pytest.mark.parametrize("dtype", weights._TYPES.values(), ids=str)
 def test_a_header_of_every_type_is_read_as_the_library_reads_it(dtype):
     tensors = {"known": torch.zeros(3, 2, dtype=dtype), "one": torch.ones((), dtype=dtype)}
-    data = safetensors.torch.save(tensors, {"format": "pt"})  # what other libraries say of a file is no tensor
+    data = safetensors.torch.save(tensors, {"format": "pt"})  # other libraries' metadata of a file are no tensors
     header = weights.read_header(io.BytesIO(data), len(data), "here")
     read = safetensors.torch.load(data)
     assert header == {name: weights.Stored(tensor.dtype, [*tensor.shape]) for name, tensor in read.items()}

@@ -1,4 +1,4 @@
-"""Model folders of strangers: refused with a documented error, at no more cost than the folder is worth."""
+"""Untrusted model folders: refused with a documented error, at a cost in proportion to the folder."""
 
 import contextlib
 import io
@@ -45,7 +45,7 @@ def folder(request, tmp_path):
 
 
 def reseal(folder, **changes):
-    """Record the files as they are, as a stranger can, with other settings of the architecture."""
+    """Record the files as they now are, as an attacker can, with other fields of the architecture's config."""
     config = json.loads((folder / files.CONFIG).read_text())
     config["architecture_config"] |= changes
     for name in config["files"]:
@@ -54,13 +54,13 @@ def reseal(folder, **changes):
 
 
 def refused(folder):
-    """What a process with little memory and time says of the folder."""
+    """The output of a process with little memory and time that loads the folder."""
     done = subprocess.run([sys.executable, "-c", LOAD, folder], cwd=MODEL_CARDS.parent, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout, done.stderr[-2000:]
     return done.stdout
 
 
-# Settings that the weights do not warrant
+# Configs that do not match the weights
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -264,7 +264,7 @@ def test_a_flipped_bit_in_a_config_is_noticed_or_changes_nothing(name, tmp_path)
         for bit in range(8):
             (folder / files.CONFIG).write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
             with contextlib.suppress(errors.DamagedModelError, errors.NewerFormatError):
-                assert files.read_config(folder) == meant  # one white space for another
+                assert files.read_config(folder) == meant  # another white-space character
 
 
 def test_a_config_of_format_1_has_no_digest_and_still_loads(saved):
@@ -289,7 +289,7 @@ def test_a_setting_is_changed_by_writing_the_config_anew_and_only_if_the_model_l
     assert [path.name for path in tmp_path.iterdir()] == ["lite-snn-multi30k"]
 
 
-# Things in the folder that are no files
+# Things in the folder that are not files
 
 
 @pytest.mark.parametrize("name", [files.CONFIG, files.WEIGHTS, "labels.json"])

@@ -1,4 +1,4 @@
-"""A task is one record: one that is registered at run time has all that a bundled one has."""
+"""A task is one record: a task registered at run time has everything that a built-in one has."""
 
 import ast
 import json
@@ -95,7 +95,7 @@ LISTENING = Task(
 
 @pytest.fixture(autouse=True)
 def left_as_it_was(monkeypatch):
-    """The tasks and architectures of a test are gone after it."""
+    """The tasks and architectures of a test are removed after it."""
     known = dict(TASKS)
     monkeypatch.setattr("zoo.registry._architectures", dict(zoo.registry._architectures))
     yield
@@ -105,7 +105,7 @@ def left_as_it_was(monkeypatch):
 
 @pytest.fixture(params=[(SHOUTING, Shouting), (LISTENING, Listening)], ids=["texts", "files"])
 def walked(request, monkeypatch, tmp_path, metrics):
-    """A task that is registered at run time, a model of it that is bundled, and one input."""
+    """A task registered at run time, a bundled model of it, and one input."""
     task, network = request.param
     tasks.register(task)
     zoo.registry.register_architecture(task.name)(network)
@@ -128,7 +128,7 @@ def run(*arguments):
 
 
 def answer_of(task: Task, given: str):
-    """What the loaded model says, asked as its task says."""
+    """The answer of the loaded model, with the method of its task."""
     method = getattr(zoo.load("voice"), task.method)
     return method(given) if task.files else method([given])[0]
 
@@ -206,7 +206,7 @@ def test_an_unknown_task_gets_a_suggestion():
 
 
 def compared_texts(source: str) -> set[str]:
-    """The texts that anything is compared with."""
+    """The texts that something is compared with."""
     found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Compare | ast.MatchValue)]
     constants = [inner.value for node in found for inner in ast.walk(node) if isinstance(inner, ast.Constant)]
     return {value for value in constants if isinstance(value, str)}

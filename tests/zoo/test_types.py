@@ -1,4 +1,4 @@
-"""A user's type checker knows what ``zoo.load`` gives."""
+"""A user's type checker knows what ``zoo.load`` returns."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ zoo.load(Path("my-model")).classify(["a film"])
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory):
-    """Runs mypy on a user's code, as one who has the package installed."""
+    """Runs mypy on a user's code, as with the installed package."""
     pytest.importorskip("mypy", reason='mypy is not installed; pip install "snn-zoo[lint]"')
     folder = tmp_path_factory.mktemp("user")
 

@@ -1,4 +1,4 @@
-"""The wheel: it carries the weights, where the zoo looks for them."""
+"""The wheel: it contains the weights where the zoo looks for them."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ PACKAGES = ("zoo", "neurons", "recipes", "model_cards")
 
 @pytest.fixture
 def wheel(saved, tmp_path):
-    """The wheel of this checkout, with the small model bundled too."""
+    """The wheel of this checkout, which also bundles the small model."""
     tree = tmp_path / "checkout"
     for package in PACKAGES:
         if (CHECKOUT / package).is_dir():

@@ -1,4 +1,4 @@
-"""The command ``snn-zoo``: list the models, say what is known of one, ask one, count what it costs."""
+"""The command ``snn-zoo``: list the models, describe one, ask one, count what it costs."""
 
 import inspect
 import json
@@ -26,7 +26,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def command_line() -> typer.Typer:
-    """The command with all its parts: what is known of models, one for each task, and what models cost."""
+    """The whole command: what is known of models, one subcommand per task, and what models cost."""
     app = typer.Typer(
         cls=Commands,
         help="Pretrained spiking neural networks for sequences.",
@@ -53,7 +53,7 @@ def _main(
 
 
 def list_command(
-    pattern: Annotated[str, typer.Argument(help="Which names, as for files: '*imdb*'.")] = "*",
+    pattern: Annotated[str, typer.Argument(help="A pattern for names, as for files: '*imdb*'.")] = "*",
     task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
 ) -> None:
     """List the bundled models."""
@@ -61,12 +61,12 @@ def list_command(
 
 
 def info_command(name: Name) -> None:
-    """Say what is known of a model."""
+    """Show what is known of a model."""
     say(tables.model(zoo.info(name)) + "\n")
 
 
 def _command_of(task: Task) -> Callable[..., None]:
-    """The command that asks a model by the method of ``task``, line by line."""
+    """The command that asks a model with the method of ``task``, line by line."""
 
     def command(
         name: Name,
@@ -82,7 +82,7 @@ def _command_of(task: Task) -> Callable[..., None]:
             Path | None, typer.Option("--output", metavar="FILE", help="Write the answers to this file.")
         ] = None,
         resume: Annotated[
-            bool, typer.Option("--resume", help="Go on where the output of an interrupted run ends.")
+            bool, typer.Option("--resume", help="Continue where the output of an interrupted run ends.")
         ] = False,
         strict: Annotated[bool, typer.Option("--strict", help="Stop at the first line that has no answer.")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Write each answer as a line of JSON.")] = False,
@@ -107,7 +107,7 @@ def _command_of(task: Task) -> Callable[..., None]:
 
 
 def _kinds(options: Iterable[Option]) -> dict[str, Any]:
-    """What typer has to know of the options of methods; the first of a name holds."""
+    """What typer needs to know about the options of methods; the first option of a name counts."""
     found: dict[str, Any] = {}
     for option in options:
         found.setdefault(option.name, Annotated[option.kind | None, typer.Option(help=option.help)])
@@ -115,12 +115,12 @@ def _kinds(options: Iterable[Option]) -> dict[str, Any]:
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were written on the command line; a method's own defaults hold for the others."""
+    """The options that were given on the command line; the others keep the method's defaults."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def _with_options(command: Callable[..., None], kinds: dict[str, Any]) -> Callable[..., None]:
-    """``command`` with these options written out in its signature, in the place of ``**options``."""
+    """``command`` with these options in its signature instead of ``**options``."""
     signature = inspect.signature(command)
     common = [part for part in signature.parameters.values() if part.kind is not inspect.Parameter.VAR_KEYWORD]
     own = [
@@ -134,19 +134,19 @@ def _with_options(command: Callable[..., None], kinds: dict[str, Any]) -> Callab
 def _help(task: Task) -> str:
     return f"""{task.summary}
 
-Line n of the output answers line n of the input, as soon as it has come. One that has no answer gets an empty line, or
-its error in JSON, and a warning with its number on standard error. Exit status 3 says that there was one."""
+Line n of the output answers line n of the input, as soon as that has been read. A line without an answer gets an empty
+line, or its error in JSON, and a warning with its number on standard error. Exit status 3 means that there was one."""
 
 
 def _check_task(name: str, task: Task) -> None:
-    """Raise ValueError unless the model is for ``task``; nothing but its config is read for it."""
+    """Raise ValueError unless the model is for ``task``; only its config is read."""
     found = zoo.info(name).task
     if found != task.name:
         raise ValueError(f"{name!r} is a model for {found}, and does not {task.method}")
 
 
 def _check_takes(name: str, options: Iterable[str]) -> None:
-    """Raise ValueError unless the method of the model takes all of these options."""
+    """Raise ValueError unless the model's method takes all of these options."""
     task = tasks.named(zoo.info(name).task)
     for option in options:
         if option not in [known.name for known in task.options]:
@@ -154,15 +154,15 @@ def _check_takes(name: str, options: Iterable[str]) -> None:
 
 
 def _profile_command() -> Callable[..., None]:
-    """The command that counts costs, with those options of all tasks that change them."""
+    """The command that counts costs, with all tasks' options that change costs."""
 
     def command(
         name: Name,
         inputs: Annotated[
             list[str] | None, typer.Option(help="An input, or a file with one per line; the card's example if none.")
         ] = None,
-        against: Annotated[list[str] | None, typer.Option(help="A model to compare with; may be given again.")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON in the place of tables.")] = False,
+        against: Annotated[list[str] | None, typer.Option(help="A model to compare with; may be repeated.")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
         plot: Annotated[Path | None, typer.Option(help="Draw the model's spikes into this file.")] = None,
         **options: Any,
     ) -> None:
@@ -185,7 +185,7 @@ def _profile_command() -> Callable[..., None]:
 
 
 def _profiled(name: str, given: list[str] | None) -> list[str]:
-    """Inputs to profile on: each that was given, or the lines of its file; else those of the card's example."""
+    """Inputs to profile on: those given (of a file, its lines); if none, those of the card's example."""
     from zoo.inputs.lines import texts_of
 
     info = zoo.info(name)

@@ -1,8 +1,8 @@
-"""How the command fails: in one line on standard error, whatever the input, the machine or the terminal does.
+"""How the command fails: with one line on standard error, whatever the input, the machine or the terminal does.
 
 Exit status 0: all done. 1: an error ended it. 2: it was called wrongly. 3: some lines could not be answered
-(:mod:`zoo.command.streaming`). 130: interrupted by Ctrl-C. An exception of any other kind than those below is a fault
-of ours and shows where it happened.
+(:mod:`zoo.command.streaming`). 130: interrupted by Ctrl-C. Any exception that is not handled below is a bug in this
+package and shows its traceback.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 
 class ClosedOutput(io.TextIOBase):
-    """Stands for a standard output that is closed: an error for whoever writes, nothing for who does not."""
+    """Replaces a standard output that is closed: writing to it is an error."""
 
     def write(self, text: str) -> int:
         raise OSError("standard output is closed, so there is nowhere to write to")
@@ -32,7 +32,7 @@ class Commands(TyperGroup):
             try:
                 return super().main(*args, **options)
             finally:
-                sys.stdout.flush()  # here and not at exit, where a full disk would be a traceback
+                sys.stdout.flush()  # flushed here: at exit, a full disk would show a traceback
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -43,7 +43,7 @@ class Commands(TyperGroup):
 
 
 def say(text: str) -> None:
-    """Write ``text`` to standard output, at once; OSError, with its name, where that fails."""
+    """Write ``text`` to standard output and flush it; OSError that names standard output if that fails."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -52,7 +52,7 @@ def say(text: str) -> None:
 
 
 def tell(message: str) -> None:
-    """Write a line to standard error; there is nowhere to complain where that fails."""
+    """Write a line to standard error; a failure to do so is ignored, as there is nowhere to report it."""
     with contextlib.suppress(OSError):
         typer.echo(f"snn-zoo: {' '.join(message.split())}", err=True)
 
@@ -65,13 +65,13 @@ def _errors_in_one_line() -> Iterator[None]:
         if not _is_of_the_outside(error):
             raise
         _give_up_output()
-        if not isinstance(error, BrokenPipeError):  # whoever read the output has seen enough
+        if not isinstance(error, BrokenPipeError):  # the reader of the output has closed it
             tell(in_words(error))
         sys.exit(1)
 
 
 def _is_of_the_outside(error: Exception) -> bool:
-    """Whether the input, the machine or what is installed is at fault, rather than this package."""
+    """Whether the input, the machine or the installation is at fault, rather than this package."""
     of_torch = isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] == "torch"  # out of memory
     return of_torch or isinstance(error, ValueError | OSError | ImportError | MemoryError)
 
@@ -88,11 +88,11 @@ def in_words(error: Exception) -> str:
 def _prepare_streams() -> None:
     """Make the standard streams take any text.
 
-    A file or a pipe gets UTF-8, as it is read, whatever the locale says. A terminal gets what it can show, and the
-    codes of other characters.
+    Files and pipes are read and written in UTF-8, whatever the locale says. On a terminal, characters that it cannot
+    show are written as their codes.
     """
     for _ in range([sys.stdin, sys.stdout, sys.stderr].count(None)):
-        os.open(os.devnull, os.O_RDWR)  # takes a closed one's number, so that no file that is opened later gets it
+        os.open(os.devnull, os.O_RDWR)  # takes a closed stream's number, so that no later file gets it
     if sys.stdout is None:
         sys.stdout = ClosedOutput()
     if sys.stderr is None:
@@ -103,7 +103,7 @@ def _prepare_streams() -> None:
 
 
 def _give_up_output() -> None:
-    """Let go what cannot be written to standard output: Python would try again at exit and show a traceback."""
+    """Discard what cannot be written to standard output: Python would try again at exit and show a traceback."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,9 +1,9 @@
-"""One input per line, one answer per line: in order, as they are ready, for input of any length.
+"""One input per line, one answer per line: in order, as soon as they are ready, for input of any length.
 
-Lines are read in a thread of their own, a bounded number ahead. Whatever has come is answered, without waiting for
-more, so that a person or a slow program gets each answer at once, and a file is answered in groups. Line n of the
-output answers line n of the input: one that cannot be answered gets an empty line (in JSON, its error) and a warning
-with its number on standard error, and costs the others nothing.
+A separate thread reads a limited number of lines ahead. All lines read so far are answered without waiting for more, so
+that a person or a slow program gets each answer at once, and a file is answered in groups. Line n of the output answers
+line n of the input. A line that cannot be answered gets an empty line (in JSON, its error) and a warning with its
+number on standard error, and does not affect the others.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ GROUP = 256
 AHEAD = 1024
 """The most lines that are read ahead."""
 BLOCK = 1 << 20
-"""Bytes of a file that are looked at at once."""
+"""Bytes of a file that are read at once."""
 FAILED = 3
-"""The exit status where all lines are answered, and some by an error."""
+"""The exit status if all lines were processed but some have no answer."""
 
 
 class Source(NamedTuple):
@@ -44,20 +44,20 @@ class Source(NamedTuple):
     total: int | None = None
 
     def place(self, number: int) -> str:
-        """What a line is called in errors."""
+        """The name of a line in errors."""
         return f"argument {number}" if self.name == ARGUMENTS else f"line {number} of {self.name}"
 
 
 class Problem(NamedTuple):
-    """Why an input has no answer."""
+    """The reason why an input has no answer."""
 
     message: str
 
 
 def stream(source: Source, answerer: "Answerer", output: "Output", strict: bool) -> None:
-    """Answer every line of ``source`` that ``output`` does not hold yet; typer.Exit(FAILED) if that failed for any.
+    """Answer every line of ``source`` that ``output`` does not hold yet; typer.Exit(FAILED) if any has no answer.
 
-    ``strict`` makes the first line that cannot be answered an error.
+    With ``strict``, the first line that cannot be answered is an error.
     """
     reader = Reader(source.lines, skip=output.lines)
     with output, _progress(source, output) as advance:
@@ -80,7 +80,7 @@ def stream(source: Source, answerer: "Answerer", output: "Output", strict: bool)
 
 
 class Answerer:
-    """Asks a model, and turns what is wrong with one line into a :class:`Problem` of that line alone."""
+    """Asks a model, and turns an error in one line into a :class:`Problem` of that line only."""
 
     def __init__(self, model: Any, method: str, task: Task, options: dict[str, Any], place: Callable[[int], str]):
         self.model, self.ask, self.files, self.options = model, getattr(model, method), task.files, options
@@ -88,7 +88,7 @@ class Answerer:
         self.group = 1 if task.files else max(GROUP, options.get("batch_size", 0))
         """The most lines to be asked at once."""
         if not self.files:
-            self.ask([], **options)  # raises what is wrong with the options, before anything is read or written
+            self.ask([], **options)  # raises an error for wrong options before anything is read or written
 
     def __call__(self, lines: list[Line]) -> list[Any]:
         answers: list[Any] = [self._of_file(line) if self.files else self._checked(line) for line in lines]
@@ -109,7 +109,7 @@ class Answerer:
         return line.text
 
     def _of_file(self, line: Line) -> Any:
-        """The answer for the file that a line names."""
+        """The answer for the file named in a line."""
         if line.text is None:
             return Problem(line.problem or "")
         if not line.text.strip():
@@ -121,7 +121,7 @@ class Answerer:
 
 
 def as_text(answer: Any) -> str:
-    """An answer as a line of text; a score or a probability stands after a tab. Empty for a problem."""
+    """An answer as a line of text: a score or a probability follows after a tab. Empty for a problem."""
     if isinstance(answer, Problem):
         return ""
     if isinstance(answer, str):
@@ -131,7 +131,7 @@ def as_text(answer: Any) -> str:
 
 
 def _in_one_line(text: str) -> str:
-    # No model of ours writes such characters, but one of somebody else's may, and lines and columns have to be kept.
+    # Our models do not write such characters, but others may, and they would break lines and columns.
     return text.translate({ord(character): " " for character in "\r\n\t"})
 
 
@@ -159,7 +159,7 @@ def open_source(inputs: list[str] | None, path: Path | None, kind: str) -> Abstr
 
 
 def check_not_overwritten(output: Path | None, inputs: list[str] | None, path: Path | None, task: Task) -> None:
-    """Raise ValueError where answers would be written into what they are read from."""
+    """Raise ValueError if the answers would be written to the file that the inputs are read from."""
     written = _status(output if output is not None else sys.stdout)
     if written is None or not stat.S_ISREG(written.st_mode):
         return
@@ -169,7 +169,7 @@ def check_not_overwritten(output: Path | None, inputs: list[str] | None, path: P
 
 
 def _status(file: Any) -> os.stat_result | None:
-    """What the system knows of a path or of a stream; None where there is no file."""
+    """The system's record of a path or of a stream; None if there is no file."""
     try:
         return os.stat(file if isinstance(file, Path) else file.fileno())
     except (OSError, ValueError, AttributeError):
@@ -201,18 +201,18 @@ def _count_lines(path: Path) -> int:
 
 def _standard_input() -> BinaryIO:
     try:
-        # Its own buffer, for Python's own cannot be shut down while a thread waits in it for a line.
+        # A separate buffer: Python's cannot be closed while a thread waits in it for a line.
         return open(sys.stdin.fileno(), "rb", closefd=False)
-    except io.UnsupportedOperation:  # one that is no file of the system, as in notebooks
+    except io.UnsupportedOperation:  # a stream that is not a file of the system, as in notebooks
         return sys.stdin.buffer
 
 
 class Reader:
-    """Reads lines in a thread of its own, so that those that have come can be answered while others are to come."""
+    """Reads lines in a separate thread, so that lines can be answered while others are still to come."""
 
     def __init__(self, lines: Iterator[Line], skip: int):
         self.count = 0
-        """The lines read so far, those that are skipped among them."""
+        """The number of lines read so far, including skipped ones."""
         self._queue: queue.Queue[Line | BaseException | None] = queue.Queue(AHEAD)
         threading.Thread(target=self._read, args=(lines, skip), daemon=True).start()
 
@@ -223,11 +223,11 @@ class Reader:
                 if line.number > skip:
                     self._queue.put(line)
             self._queue.put(None)
-        except BaseException as error:  # told where the lines are asked for
+        except BaseException as error:  # raised again where the lines are asked for
             self._queue.put(error)
 
     def groups(self, most: int) -> Iterator[list[Line]]:
-        """What has come, at least one line and at most so many, until there are no more."""
+        """The lines read so far, in groups of at least one and at most ``most``, until there are no more."""
         item: Line | BaseException | None
         while (item := self._queue.get()) is not None:
             group = []
@@ -251,10 +251,10 @@ class Reader:
 
 
 class Output:
-    """Where answers go, line by line: standard output, or the file ``path``, which the first creates or empties.
+    """Where answers go, line by line: standard output, or the file ``path``, which the first answer creates or empties.
 
-    With ``resume`` the file is gone on with: ``lines`` says how many whole lines it holds, and ``failed`` whether one
-    of them stands for a line that could not be answered. A last line that was cut goes.
+    With ``resume`` the file is continued: ``lines`` is the number of whole lines it holds, and ``failed`` says whether
+    one of them stands for a line without an answer. An incomplete last line is removed.
     """
 
     def __init__(self, path: Path | None, in_json: bool, resume: bool):
@@ -278,7 +278,7 @@ class Output:
                     self.failed |= line == b"\n" or line.startswith(b'{"error": ')
 
     def write(self, answers: list[Any]) -> None:
-        """Hand the answers to the system, so that they stay, whatever ends this process."""
+        """Hand the answers to the system, so that they are kept however this process ends."""
         text = "".join(f"{self._encode(answer)}\n" for answer in answers)
         if self.path is None:
             say(text)
@@ -307,12 +307,12 @@ class Output:
             self._file.close()
 
     def interrupted(self) -> KeyboardInterrupt:
-        """An interrupt that says what has been written."""
+        """An interrupt that says how much has been written."""
         kept = f"; {self.path} holds their answers, and --resume goes on from there" if self.path else ""
         return KeyboardInterrupt(f" after {self.lines} {'line' if self.lines == 1 else 'lines'}{kept}")
 
     def check_complete(self, read: int, source: str) -> None:
-        """Raise ValueError unless there were ``read`` lines to answer, at least one."""
+        """Raise ValueError if no lines were read, or fewer (``read``) than the output has."""
         if read == 0:
             raise ValueError(f"{source} is empty")
         if read < self.lines:
@@ -321,9 +321,9 @@ class Output:
 
 @contextlib.contextmanager
 def _progress(source: Source, output: Output) -> Iterator[Callable[[], None]]:
-    """A bar on standard error, where that is a terminal and the answers are not written to one too.
+    """A progress bar on standard error, if that is a terminal and the answers do not go to a terminal too.
 
-    It is moved by what it gives.
+    It yields the function that advances it.
     """
     if not sys.stderr.isatty() or (output.path is None and sys.stdout.isatty()):
         yield lambda: None

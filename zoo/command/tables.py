@@ -1,4 +1,4 @@
-"""What is known of models, laid out for a terminal of any width, or for a file."""
+"""What is known of models, formatted for a terminal of any width, or for a file."""
 
 import shutil
 import textwrap
@@ -9,7 +9,7 @@ from zoo.registry import ModelInfo
 
 
 def wrapped(text: str, indent: int = 0, hanging: int = 0) -> str:
-    """``text`` in lines as wide as the terminal, broken between words."""
+    """``text`` wrapped between words to the width of the terminal."""
     return textwrap.fill(
         text,
         max(shutil.get_terminal_size().columns, 40),
@@ -21,7 +21,7 @@ def wrapped(text: str, indent: int = 0, hanging: int = 0) -> str:
 
 
 def models(found: list[ModelInfo]) -> str:
-    """A row for each model, and under it its score on test data and what it is."""
+    """One row per model, and under it its score on test data and its summary."""
     rows = [("name", "task", "size"), *((model.name, model.task, _size(model)) for model in found)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
@@ -31,7 +31,7 @@ def models(found: list[ModelInfo]) -> str:
 
 
 def model(found: ModelInfo) -> str:
-    """All that is known of a model, a line for each thing."""
+    """All that is known of a model, one line per entry."""
     scores = found.metrics.get("scores", {})
     measured = [in_words(column, value, scores) for column, value in found.scores.items() if column != "parameters"]
     rows = [
@@ -46,11 +46,11 @@ def model(found: ModelInfo) -> str:
     ]
     width = max(len(key) for key, _ in rows) + 2
     lines = [wrapped(f"{key:{width}}{value}", hanging=width) for key, value in rows if value]
-    return "\n".join([*lines, f"{'folder':{width}}{found.folder}"])  # in one line, so that it can be copied
+    return "\n".join([*lines, f"{'folder':{width}}{found.folder}"])  # not wrapped, so that it can be copied
 
 
 def _score(model: ModelInfo) -> str:
-    """The first of the scores that were measured: on test data before others, the one that counts before others."""
+    """The most important measured score: scores on test data come first, and among these the task's main score."""
     scores, counts = model.metrics.get("scores", {}), tasks.named(model.task).score.type
     measured = [column for column in scores if model.scores.get(column) is not None]
     measured.sort(key=lambda column: (not scores[column]["split"].startswith("test"), scores[column]["type"] != counts))
@@ -58,7 +58,7 @@ def _score(model: ModelInfo) -> str:
 
 
 def _sentence(model: ModelInfo) -> str:
-    """The first sentence of the summary; ``info`` has the rest."""
+    """The first sentence of the summary; ``info`` shows all of it."""
     first, more, _ = model.summary.partition(". ")
     return first + more.strip()
 

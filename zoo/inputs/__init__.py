@@ -1,1 +1,1 @@
-"""What turns the world into tensors: text, lines of text, and recordings of event cameras."""
+"""Turns inputs into tensors: text, lines of text, and recordings of event cameras."""

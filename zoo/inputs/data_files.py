@@ -1,8 +1,8 @@
-"""Data files from strangers: whether a path is a file at all, and NumPy's arrays in it, without pickles.
+"""Untrusted data files: whether a path is a file at all, and the NumPy arrays in it, without pickles.
 
-NumPy allocates what a file's header asks for, and its readers raise whatever a damaged byte leads to. Here the header
-is read first, an array is allocated only where the file holds as many bytes as its header says, and what is wrong is
-one ValueError with the file's name.
+NumPy allocates as much memory as a file's header asks for, and its readers may raise any error on damaged bytes. Here
+the header is read first, an array is allocated only if the file holds as many bytes as its header says, and every
+problem is a ValueError with the file's name.
 """
 
 import io
@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 
 LONGEST_HEADER = 10_000
-"""Bytes of an array's header; NumPy's own limit."""
+"""The most bytes of an array's header; NumPy's own limit."""
 _BLOCK = 1 << 20
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -27,10 +27,10 @@ _HEADERS = {
 
 
 def plain_file(path: str | os.PathLike, kind: str) -> Path:
-    """The path, once there is a file with something in it; ``kind`` says in errors what it should have been.
+    """The path of an existing file that is not empty; ``kind`` says in errors what file was expected.
 
-    Raises FileNotFoundError, and ValueError for a directory, for what is no file on a disk (to open a FIFO is to wait,
-    maybe for ever), and for an empty file.
+    Raises FileNotFoundError, and ValueError for a directory, for a pipe or device (opening a FIFO may block forever),
+    and for an empty file.
     """
     path = Path(path)
     if not path.exists():
@@ -43,9 +43,10 @@ def plain_file(path: str | os.PathLike, kind: str) -> Path:
 
 
 def warranted(path: Path) -> int:
-    """The bytes that the events of a packed file may take.
+    """The most bytes that the events of a compressed file may take.
 
-    Events pack to a tenth or a thirtieth; what unpacks to far more than its file is made to fill the memory.
+    Events are compressed to between a tenth and a thirtieth. A file that unpacks to far more was made to exhaust the
+    memory.
     """
     return max(2**26, 100 * path.stat().st_size)
 
@@ -84,15 +85,15 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -
         raise ValueError(f"{member.filename} is packed by method {member.compress_type}, which NumPy does not use")
     with archive.open(member) as stream:
         array = _read_array(stream, member.file_size, most)
-        stream.read(1)  # the end of a member is where its checksum is compared
+        stream.read(1)  # reading to the end makes zipfile compare the checksum
     return array
 
 
 def _read_array(stream: IO[bytes], size: int, most: int) -> np.ndarray:
-    """The array that ``size`` bytes of a stream hold."""
+    """The array in ``size`` bytes of a stream."""
     shape, by_column, dtype, start = _read_header(stream)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which only a pickle could bring back; none is read")
+        raise ValueError("it holds Python objects, which need a pickle; pickles are not read")
     if not dtype.itemsize or any(length < 0 for length in shape):
         raise ValueError(f"there is no array of shape {list(shape)} and type {dtype}")
     needed = math.prod(shape) * dtype.itemsize
@@ -112,7 +113,7 @@ def _read_array(stream: IO[bytes], size: int, most: int) -> np.ndarray:
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, whether columns come first, type, and where the values begin."""
+    """Shape, whether it is stored by columns, type, and the byte at which the values begin."""
     magic = stream.read(8)
     version = tuple(magic[6:])
     if magic[:6] != b"\x93NUMPY" or version not in _HEADERS:
@@ -124,17 +125,17 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, in
     header = stream.read(count)
     try:
         shape, by_column, dtype = _HEADERS[version](io.BytesIO(length + header))
-    except Exception:  # NumPy parses it as Python, whose parser raises what it likes
+    except Exception:  # NumPy parses it as Python, and that parser may raise any error
         raise ValueError(f"its header gives no shape and type: {header[:60]!r}") from None
     return shape, by_column, dtype, len(magic) + len(length) + len(header)
 
 
 @contextmanager
 def _damage_named(path: Path, kind: str) -> Iterator[None]:
-    """Errors of reading a file as one ValueError that names it; those of the operating system keep their kind."""
+    """Turns errors of reading a file into a ValueError that names the file; those of the operating system pass."""
     try:
         yield
-    except Exception as error:  # from damaged bytes, zipfile and NumPy's parser of headers raise nearly any kind
+    except Exception as error:  # on damaged bytes, zipfile and NumPy's header parser raise nearly any kind
         if isinstance(error, OSError) and error.filename is not None:
             raise
         said = str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Recordings of event cameras: event files, events as arrays, and bins of events as frames.
+"""Recordings of event cameras: event files, events as arrays, and frames made of bins of events.
 
 An event is a change of brightness: a time t in microseconds, a pixel (x, y) with (0, 0) at the top left, and a
 polarity p, 1 where it became brighter and 0 where it became darker.
@@ -30,18 +30,18 @@ FIELDS = ("t", "x", "y", "p")
 AEDAT_VERSION, AEDAT_END = b"#!AER-DAT3.1", b"#!END-HEADER"
 SPECIAL_EVENT, POLARITY_EVENT, POLARITY_BYTES, TIMESTAMP_OFFSET = 0, 1, 8, 4
 TIMESTAMP_RESET = 1 << 1 | 1
-"""First byte of the special event that sets the camera's clock to zero: the valid mark in bit 0, its type above it."""
+"""First byte of the special event that resets the camera's clock: valid mark in bit 0, type in the bits above."""
 _PACKET_HEADER = struct.Struct("<hhiiiiii")
 _POLARITY = np.dtype([("data", "<u4"), ("timestamp", "<i4")])
 LATEST = 2**62 - 1
 """The last time that an event may have, in microseconds."""
 MOST_EVENTS = 2**26
-"""Of one file: half a gigabyte of AEDAT 3.1, some times the longest trial of DVS128 Gesture."""
+"""The most events of one file: half a gigabyte of AEDAT 3.1, several times the longest trial of DVS128 Gesture."""
 MOST_BINS = 100_000
-"""Events that span more bins than this at once have damaged times, or times in another unit."""
+"""Events given at once that span more bins than this have damaged times, or times in another unit."""
 LONGEST_GAP = 60_000_000
-"""Microseconds. A camera's noise alone gives an event more often, and an overflow counter that is off by one gives a
-gap of 36 minutes, in which a network would compute thousands of empty frames."""
+"""The longest gap between events, in microseconds. A camera's noise alone gives events more often. An overflow counter
+that is off by one makes a gap of 36 minutes, in which a network would compute thousands of empty frames."""
 COUNTS_AT_ONCE = 2**18
 
 
@@ -58,7 +58,7 @@ class Events:
         return len(self.t)
 
     def __getitem__(self, part: slice | np.ndarray) -> "Events":
-        """Some of the events, by a slice or a mask."""
+        """The events selected by a slice or a mask."""
         return Events(self.t[part], self.x[part], self.y[part], self.p[part])
 
     def between(self, start: int, end: int) -> "Events":
@@ -72,10 +72,10 @@ def join(parts: list[Events]) -> Events:
 
 
 def one_after_another(parts: list[Events]) -> Events:
-    """The events of parts that have a clock each, on the clock of the first.
+    """Join events of parts that each have their own clock, on the clock of the first.
 
-    Each clock starts one microsecond after the last event of the part before; how long it was is not known. Raises
-    ValueError where times become too large.
+    Each later clock starts one microsecond after the last event of the part before; the true gap is not known. Raises
+    ValueError if times become too large.
     """
     whole = parts[:1]
     for part in parts[1:]:
@@ -87,10 +87,10 @@ def one_after_another(parts: list[Events]) -> Events:
 
 
 def as_events(source: Any) -> Events:
-    """Events from a file (a path), a structured array or a mapping with t, x, y and p, or :class:`Events`.
+    """Events from the path of a file, from a structured array or mapping with t, x, y and p, or from :class:`Events`.
 
-    Events that are not in the order of time are put into it. Raises TypeError for anything else, ValueError for
-    missing fields, columns of different length, and values that no event has, naming the first.
+    Events that are not in the order of time are sorted. Raises TypeError for any other source, ValueError for missing
+    fields, columns of different length, and impossible values, naming the first.
     """
     if isinstance(source, Events):
         return _checked(*(_whole_numbers(field, getattr(source, field)) for field in FIELDS))
@@ -148,7 +148,7 @@ def _check_range(field: str, column: np.ndarray, highest: int) -> None:
 
 @contextmanager
 def naming(source: Any) -> Iterator[None]:
-    """ValueErrors begin with the source, where it is the path of a file or says in words what it is."""
+    """Context in which ValueErrors begin with the source, if that is the path of a file or a description."""
     try:
         yield
     except ValueError as error:
@@ -161,9 +161,9 @@ def naming(source: Any) -> Iterator[None]:
 
 
 def read_events(path: str | os.PathLike) -> Events:
-    """The events of a file, by the end of its name.
+    """The events of a file; its extension says the format.
 
-    Raises FileNotFoundError, and ValueError for a file that is of no kind known here, empty, damaged, or of more than
+    Raises FileNotFoundError, and ValueError for a file that is empty, damaged, in no known format, or has more than
     :data:`MOST_EVENTS` events.
     """
     path = Path(path)
@@ -185,10 +185,10 @@ def read_aedat(path: str | os.PathLike) -> Events:
     bits of data (valid mark in bit 0, polarity in bit 1, y in bits 2 to 16, x in bits 17 to 31) and a timestamp of 31
     bits, which eventTSOverflow extends. Packets of other types and events without the valid mark are left out.
 
-    Where the camera's clock was set to zero while it recorded (:func:`read_aedat_parts`), the parts are put
+    If the camera's clock was reset during the recording (:func:`read_aedat_parts`), the parts are joined by
     :func:`one_after_another`.
 
-    Raises ValueError for another version, and for a packet that is cut off or contradicts the format, with its place.
+    Raises ValueError for another version, and for a packet that is cut off or contradicts the format, naming its place.
     """
     parts = read_aedat_parts(path)
     with naming(path):
@@ -196,10 +196,10 @@ def read_aedat(path: str | os.PathLike) -> Events:
 
 
 def read_aedat_parts(path: str | os.PathLike) -> list[Events]:
-    """The polarity events of an AEDAT 3.1 file in parts: each begins where the camera's clock was set to zero.
+    """The polarity events of an AEDAT 3.1 file in parts: a new part begins where the camera's clock was reset to zero.
 
-    The times of each are those of its own clock. A reset before the first event or after the last makes no part, and
-    a file without events has one part, which is empty. Errors are those of :func:`read_aedat`.
+    The times of each part are those of its own clock. A reset before the first event or after the last makes no part; a
+    file without events has one empty part. Errors are those of :func:`read_aedat`.
     """
     path = plain_file(path, "event file")
     content = np.memmap(path, dtype=np.uint8, mode="r")
@@ -212,7 +212,7 @@ def read_aedat_parts(path: str | os.PathLike) -> list[Events]:
 
 
 def _polarity_events(content: np.ndarray, places: list[tuple[int, int, int]], path: Path) -> Events:
-    """The valid events of some packets, whose places are those of :func:`_polarity_packets`."""
+    """The valid events of some packets, given as by :func:`_polarity_packets`."""
     total = sum(count for _, count, _ in places)
     raw, overflow = np.empty(total, _POLARITY), np.empty(total, np.int64)
     filled = 0
@@ -230,7 +230,7 @@ def _polarity_events(content: np.ndarray, places: list[tuple[int, int, int]], pa
 
 
 def _aedat_header(content: np.ndarray, path: Path) -> int:
-    """Where the packets of an AEDAT 3.1 file begin."""
+    """The byte at which the packets of an AEDAT 3.1 file begin."""
     start = bytes(content[: 1 << 16])
     version = start.split(b"\n", 1)[0].strip()
     if version != AEDAT_VERSION:
@@ -248,9 +248,9 @@ def _aedat_header(content: np.ndarray, path: Path) -> int:
 
 
 def _polarity_packets(content: np.ndarray, place: int, path: Path) -> list[list[tuple[int, int, int]]]:
-    """(first byte, number of events, timestamp overflow) of each packet of polarity events, in a list for each clock.
+    """(first byte, number of events, timestamp overflow) of each packet of polarity events, in one list per clock.
 
-    The special event that says that timestamps have passed 31 bits changes nothing: the overflow counter has it.
+    The special event that reports that timestamps passed 31 bits is ignored: the overflow counter says the same.
     """
     data, number = content.data, 0
     parts: list[list[tuple[int, int, int]]] = [[]]
@@ -280,14 +280,14 @@ def _polarity_packets(content: np.ndarray, place: int, path: Path) -> list[list[
 
 
 def write_aedat(path: str | os.PathLike, events: Events, packet: int = 4096) -> None:
-    """Write ``events`` as an AEDAT 3.1 file of ``packet`` events per packet, source 1, a DVS128."""
+    """Write ``events`` as an AEDAT 3.1 file with ``packet`` events per packet, from source 1, a DVS128."""
     events = as_events(events)
     raw = np.empty(len(events), _POLARITY)
     x, y, p = (column.astype(np.uint32) for column in (events.x, events.y, events.p))
     raw["data"] = x << 17 | y << 2 | p << 1 | 1
     raw["timestamp"] = events.t & 0x7FFFFFFF
     overflow = events.t >> 31
-    # A packet has one overflow counter, so none may span a step of it.
+    # A packet has one overflow counter, so all its events must have the same overflow.
     cuts = sorted({*range(0, len(events), packet), *(np.flatnonzero(np.diff(overflow)) + 1).tolist(), len(events)})
     with open(path, "wb") as file:
         header = (AEDAT_VERSION, b"#Format: RAW", b"#Source 1: DVS128", AEDAT_END)
@@ -326,9 +326,9 @@ def _read_npy(path: Path) -> Events:
 class Binning:
     """How events become frames ``[T, 2, height / pool, width / pool]`` of counts.
 
-    ``height`` and ``width`` are the camera's pixels, of which ``pool`` times ``pool`` share a cell; ``by`` is "time" or
-    "number", and ``size`` the microseconds, or the events, of one bin. Channel 0 counts the events that got darker,
-    channel 1 those that got brighter. The first bin starts with the first event.
+    ``height`` and ``width`` are the camera's pixels; ``pool`` by ``pool`` pixels share a cell. ``by`` is "time" or
+    "number", and ``size`` the microseconds, or events, per bin. Channel 0 counts the events that became darker, channel
+    1 those that became brighter. The first bin starts at the first event.
     """
 
     height: int = 128
@@ -349,14 +349,14 @@ class Binning:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one frame."""
+        """The shape of one frame."""
         return 2, self.height // self.pool, self.width // self.pool
 
 
 class BinStream:
-    """Frames of events that come in slices: each bin is given out once it is complete.
+    """Makes frames of events that come in slices: each bin is returned once it is complete.
 
-    A bin of time is complete when an event comes that is later than it; one of a number when it has that many.
+    A bin of time is complete when a later event comes; a bin of a number of events when it has that many.
     """
 
     def __init__(self, binning: Binning):
@@ -364,18 +364,18 @@ class BinStream:
         self.start: int | None = None
         """Time of the first event."""
         self.pending: Events | None = None
-        """The events of the bin that is not complete yet."""
+        """The events of the incomplete bin."""
         self.last = 0
         """Time of the last event."""
         self.count = 0
-        """Bins given out so far."""
+        """The number of bins returned so far."""
 
     def push(self, events: Events) -> np.ndarray:
         """The frames ``[K, 2, height, width]`` (uint8, at most 255) of the bins that these events complete.
 
-        Raises ValueError, and takes none of the events, for an event outside of the camera's pixels, one that is
-        earlier than the one before it, times that would make more than 100,000 bins, and, where bins are of time, a
-        minute or more without an event.
+        Raises ValueError, and takes none of the events, for an event outside the camera's pixels or earlier than the
+        event before it, for times that would make more than 100,000 bins, and, with bins of time, for a minute or more
+        without an event.
         """
         if not len(events):
             return np.zeros((0, *self.binning.shape), np.uint8)
@@ -425,9 +425,9 @@ class BinStream:
             )
 
     def _bins(self, events: Events, start: int) -> np.ndarray:
-        """For each event the place of its bin after those given out; the last event's bin is not complete.
+        """For each event the index of its bin, counted after those already returned; the last bin is not complete.
 
-        With bins of a number, an event more than the last would start the next, so a full last bin is complete.
+        With bins of a number, one more event would start the next bin, so a full last bin is complete.
         """
         if self.binning.by == "time":
             return (events.t - start) // self.binning.size - self.count
@@ -440,7 +440,7 @@ class BinStream:
         cell = ((bins * channels + events.p) * height + row) * width + column
         cells = channels * height * width
         frames = np.zeros((count, cells), np.uint8)
-        # Counts are of eight bytes until they are cut to one, so a long recording's are made some bins at a time.
+        # Counts take eight bytes until they are reduced to one, so a long recording is counted a few bins at a time.
         block = max(1, COUNTS_AT_ONCE // cells)
         edges = np.searchsorted(bins, np.arange(0, count + block, block))
         for first, (start, end) in zip(range(0, count, block), pairwise(edges)):
@@ -452,9 +452,9 @@ class BinStream:
 
 
 def bin_events(events: Events, binning: Binning) -> np.ndarray:
-    """The frames ``[T, 2, height, width]`` of a whole recording; the bin that it ends in is not complete, and left out.
+    """The frames ``[T, 2, height, width]`` of a whole recording; the last, incomplete bin is left out.
 
-    Raises ValueError for no events, a recording shorter than one bin, and what :meth:`BinStream.push` refuses.
+    Raises ValueError for a recording without events or shorter than one bin, and as :meth:`BinStream.push` does.
     """
     stream = BinStream(binning)
     frames = stream.push(events)
@@ -464,7 +464,7 @@ def bin_events(events: Events, binning: Binning) -> np.ndarray:
 
 
 def too_short(stream: BinStream) -> str:
-    """What to say of a stream that has not completed a bin."""
+    """The message for a stream that has not completed a bin."""
     if stream.start is None:
         return "there are no events"
     if stream.binning.by == "number":

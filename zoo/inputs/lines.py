@@ -1,8 +1,8 @@
 """Lines of text from files, standard input and archives, read as they come.
 
-A line ends at a line feed, or a carriage return and a line feed, and at nothing else: the other characters that
-``str.splitlines`` cuts at (form feed, U+0085, U+2028 and more) stand within lines of corpora, where a cut would shift
-all that follows. Text is UTF-8; a byte order mark, as editors on Windows write it, is no part of the first line.
+A line ends only at a line feed, or at a carriage return and a line feed. ``str.splitlines`` also splits at other
+characters (form feed, U+0085, U+2028 and more), but corpora have these within lines, where a split would shift all
+later lines. Text is UTF-8; a byte order mark, as editors on Windows write it, is not part of the first line.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Line(NamedTuple):
-    """One line: its ``number``, from 1, and either its ``text`` or the ``problem`` why it has none."""
+    """One line: its ``number``, from 1, and either its ``text`` or the ``problem`` with it."""
 
     number: int
     text: str | None
@@ -20,7 +20,7 @@ class Line(NamedTuple):
 
 
 def decoded(data: bytes, where: str) -> str:
-    """``data`` as text; ValueError, beginning with ``where``, for bytes that are no text."""
+    """``data`` as text; ValueError, beginning with ``where``, for bytes that are not text."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -38,16 +38,16 @@ def document(data: bytes, where: str) -> str:
 
 
 def read_lines(stream: BinaryIO, source: str) -> Iterator[Line]:
-    """The lines of ``stream`` one by one, so that they may be of any number and still be coming in.
+    """The lines of ``stream`` one by one: there may be any number of them, and they may still be coming in.
 
-    ``source`` is what problems call the stream, as in "line 3 of reviews.txt is not text in UTF-8". A line with a
-    problem does not end the others.
+    ``source`` is the name of the stream in problems, as in "line 3 of reviews.txt is not text in UTF-8". After a line
+    with a problem the other lines follow.
     """
     for number, line in enumerate(stream, 1):
         if number == 1:
             line = line.removeprefix(BYTE_ORDER_MARK)
             if not line:
-                return  # a file of a byte order mark alone is an empty file
+                return  # a file with only a byte order mark is empty
         try:
             text = decoded(line.removesuffix(b"\n").removesuffix(b"\r"), f"line {number} of {source}")
         except ValueError as error:

@@ -1,9 +1,9 @@
-"""Tokenizers from files of strangers: made of parts from a closed list, or refused.
+"""Tokenizers from untrusted files: made of parts from a closed list, or refused.
 
-The library that runs a tokenizer does what its file says. There are files that make it panic, take memory without end,
-never come back, or cut texts short without a word. So a file is looked at before the library sees it, and may hold
-what our recipes write and a few parts of the same harmless kind. None of them makes a text grow by more than a few
-characters, and no regular expression is run that is not written here.
+The library that runs a tokenizer does what its file says. Some files make it panic, take unlimited memory, never
+return, or cut texts short silently. So a file is checked before the library sees it. It may hold the parts that our
+recipes write, and a few others of the same harmless kind. None of them makes a text grow by more than a few characters,
+and only regular expressions that are written here are run.
 """
 
 import functools
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from zoo import strict_json
 
 REGULAR_EXPRESSIONS = (r"\s+", r"(?i)<br\s*/?>", r"\w+(?:'\w+)*|\.{2,}|[^\w\s]")
-"""Those that a part may hold; a recipe with another one adds it here, once it is sure to end on any text."""
+"""The regular expressions that a part may hold. One that a recipe adds must end on any text."""
 MOST_PARTS = 8
 LONGEST_TOKEN = 256
 MOST_ADDED = 64
@@ -23,25 +23,25 @@ _BEHAVIORS = ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Co
 _SCHEMES = ("always", "first", "never")
 
 Check = Callable[[Any], bool]
-"""Whether a value is one that may stand in its place."""
+"""Whether a value is allowed in its place."""
 
 
 def read_tokenizer(data: bytes, special_tokens: Collection[str]) -> Tokenizer:
     """The tokenizer that the file ``data`` holds.
 
-    ``special_tokens`` are those that the network knows, by their ids from 0. Raises ValueError, saying what is wrong,
-    for anything that is not on the list.
+    ``special_tokens`` are those that the network knows, in the order of their ids from 0. Raises ValueError that says
+    what is wrong for anything that is not on the list.
     """
     _check_file(data, tuple(special_tokens))
     try:
         return Tokenizer.from_buffer(data)
-    except Exception as error:  # the library has no kinds of errors of its own
+    except Exception as error:  # the library raises plain Exceptions
         raise ValueError(f"the tokenizer cannot be built: {error}") from error
 
 
 @functools.lru_cache(maxsize=1)
 def _check_file(data: bytes, special_tokens: tuple[str, ...]) -> None:
-    """Raise ValueError unless the file is on the list; the last one that was is remembered, as loading builds twice."""
+    """Raise ValueError unless the whole file is on the list. The last good file is remembered: loading builds twice."""
     try:
         content = strict_json.parse(data)
     except ValueError as error:
@@ -92,7 +92,7 @@ def _check_parts(name: str, part: dict[str, Any] | None, kinds: dict[str, dict[s
 
 
 def _check_fields(what: str, content: Any, fields: dict[str, Check]) -> None:
-    """Raise ValueError unless ``content`` is an object of these fields, each with a value that may stand there."""
+    """Raise ValueError unless ``content`` is an object with exactly these fields, each with an allowed value."""
     if not isinstance(content, dict) or content.keys() != fields.keys():
         found = ", ".join(map(_short, content)) if isinstance(content, dict) else _short(content)
         raise ValueError(f"{what} must have the fields {', '.join(fields)} and no other; got {found}")
@@ -154,7 +154,7 @@ def _may_split(pattern: Any) -> bool:
 
 
 def _may_replace(content: Any) -> bool:
-    """At most one character, which is no more than any pattern is found in."""
+    """At most one character: no longer than what any pattern matches."""
     return isinstance(content, str) and len(content) <= 1
 
 

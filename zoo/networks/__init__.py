@@ -1,7 +1,7 @@
-"""The networks: one file per architecture, and what they share, each thing once.
+"""The networks: one file per architecture, and one file per part that they share.
 
 :mod:`zoo.networks.translation`, :mod:`zoo.networks.sentiment` and :mod:`zoo.networks.gesture` are architectures. They
-share layers (:mod:`zoo.networks.layers`: products in whole groups of rows, normalisation, convolution over time), what
-stands in a layer of a stream (:mod:`zoo.networks.mixers`), search (:mod:`zoo.networks.decoding`) and probabilities of
-labels (:mod:`zoo.networks.probabilities`). Each file is imported when a model needs it.
+share basic layers (:mod:`zoo.networks.layers`: products in whole groups of rows, normalisation, convolution over time),
+the parts of a layer of a stream (:mod:`zoo.networks.mixers`), search (:mod:`zoo.networks.decoding`) and probabilities
+of labels (:mod:`zoo.networks.probabilities`). Each file is imported when a model needs it.
 """

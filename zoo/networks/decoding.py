@@ -17,7 +17,7 @@ class Likely(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-    """The ``tokens`` found for a sentence, and their mean log-probability, that of the end counted: the ``score``."""
+    """The ``tokens`` found for a sentence and their ``score``: the mean log-probability, including the end token."""
 
     tokens: list[int]
     score: float
@@ -29,7 +29,7 @@ def most_likely(log_probabilities: Tensor, count: int) -> Likely:
 
 
 def select(state: Any, rows: Tensor) -> Any:
-    """Take the ``rows`` of every tensor (dimension 0 is the batch) in nested tuples of state."""
+    """Select the ``rows`` of every tensor (dimension 0 is the batch) in nested tuples of state."""
     if isinstance(state, Tensor):
         return state.index_select(0, rows)
     if state is None:
@@ -51,17 +51,17 @@ def beam_search(
 
     ``next_tokens(tokens [B*K], state, memory, count) -> (Likely, state)`` advances every hypothesis by one token and
     gives its ``count`` most probable next ones, or all there are. ``memory`` has one row per sentence; ``state`` has
-    one per hypothesis, and is None first.
+    one row per hypothesis, and is None in the first call.
 
-    The best hypothesis has the highest ``sum of log-probabilities / n ** length_penalty``, where n are its tokens,
-    ``end`` counted. A sentence is done when ``beam_size`` of its hypotheses have ended, or at ``longest [B]`` tokens;
-    it then leaves the batch.
+    The best hypothesis has the highest ``sum of log-probabilities / n ** length_penalty``, where n is the number of its
+    tokens, including ``end``. A sentence is done when ``beam_size`` of its hypotheses have ended, or at ``longest [B]``
+    tokens; it then leaves the batch.
     """
     batch, k, device = len(longest), beam_size, longest.device
     sentence = torch.arange(batch, device=device)
     state = None
     scores = torch.full((batch, k), float("-inf"), dtype=torch.float32, device=device)
-    scores[:, 0] = 0  # the k copies of a sentence start equal: only one may be extended
+    scores[:, 0] = 0  # the k copies of a sentence start equal, so only one may be extended
     tokens = torch.full((batch, k, 1), begin, device=device)
     ended = torch.zeros(batch, dtype=torch.long, device=device)
     best_score = torch.full((batch,), float("-inf"), dtype=torch.float32, device=device)
@@ -87,7 +87,7 @@ def beam_search(
         best_score = torch.maximum(best_score, improved.values)
         ended = ended + ends_here.sum(dim=1)
 
-        # Of the 2k candidates at most k end, so k others are always left to go on with.
+        # Of the 2k candidates at most k end, so at least k are left to extend.
         keep = torch.where(is_end, float("-inf"), top).topk(k, dim=1).indices
         scores, parent, token = (t.gather(1, keep) for t in (top, parent, token))
         tokens = torch.cat([tokens.gather(1, parent.unsqueeze(-1).expand(-1, -1, length)), token.unsqueeze(-1)], 2)
@@ -95,7 +95,7 @@ def beam_search(
             best[sentence[row]] = Hypothesis(tokens[row, 0, 1:].tolist(), scores[row, 0].item() / length)
 
         alive = torch.nonzero((ended < k) & ~at_limit).flatten()
-        rows = (alive.unsqueeze(1) * k + parent[alive]).flatten()  # hypotheses to go on from
+        rows = (alive.unsqueeze(1) * k + parent[alive]).flatten()  # hypotheses to extend
         if k > 1 or len(alive) < len(sentence):
             state = select(state, rows)
         if len(alive) < len(sentence):

@@ -1,7 +1,7 @@
-"""Probabilities of labels: what a classifier's logits and its temperature say.
+"""Probabilities of labels, from a classifier's logits and its temperature.
 
-A temperature divides the logits. Above 1 it makes a network less sure of its answers, below 1 surer; the most probable
-label stays the same. :mod:`recipes.calibration` fits it.
+A temperature divides the logits. Above 1 it makes a network less sure of its answers, below 1 more sure; the most
+probable label stays the same. :mod:`recipes.calibration` fits it.
 """
 
 import math
@@ -20,7 +20,7 @@ def check_temperature(value: float) -> None:
 def most_probable(logits: Tensor, labels: Sequence[str], temperature: float) -> tuple[str, dict[str, float]]:
     """The label with the largest of ``logits [labels]``, and the probability of each label.
 
-    The largest logit is taken away first, so that no temperature makes a number that is too large.
+    The largest logit is subtracted first, so that no temperature makes a number overflow.
     """
     logits = logits.double()
     probabilities = ((logits - logits.max()) / temperature).softmax(0).tolist()

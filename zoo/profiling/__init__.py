@@ -6,11 +6,11 @@
     print(profile)
     profile.plot("profile.png")
 
-A :class:`Meter` sees every operation that reaches torch's dispatcher and books it on the innermost layer that runs
-(:mod:`zoo.profiling.operations` is the closed list of what each costs). It follows which tensors hold spikes through
-everything that only moves values (:mod:`zoo.profiling.spikes`), so that a product whose operand is spikes costs what
-the spikes cause. Recurrent layers and neurons are counted as a whole, by their equations
-(:mod:`zoo.profiling.layers`). What cannot be counted is an error that names the layer.
+A :class:`Meter` sees every operation that reaches torch's dispatcher and counts it for the innermost running layer
+(:mod:`zoo.profiling.operations` is the closed list of what each costs). It tracks which tensors hold spikes through all
+operations that only move values (:mod:`zoo.profiling.spikes`), so that a product with spikes is counted by its spikes.
+Recurrent layers and neurons are counted as a whole, by their equations (:mod:`zoo.profiling.layers`). An operation that
+cannot be counted is an error that names the layer.
 """
 
 import functools
@@ -46,16 +46,16 @@ def profile(model: nn.Module, inputs: Any, *, name: str | None = None, **options
 
     - a tuple of arguments (or one tensor) is one call of the model;
     - a list of tuples (or of tensors) is one call each;
-    - a list of anything else are inputs of a zoo model's task (sentences to translate). Each goes through the task's
-      method by itself, with ``options``, so that preprocessing and the real decoding are what is counted, and no
-      input's cost depends on another's.
+    - a list of anything else holds inputs of a zoo model's task (sentences to translate). Each goes through the task's
+      method on its own, with ``options``. So preprocessing and the real decoding are counted, and no input's cost
+      depends on another input.
 
-    Counts are totals over the calls, and a batch is one call: give batches of one for a cost an input. A tensor of 0
-    and 1 among the arguments counts as spikes. The model runs in evaluation mode and is left as it was, but for state
-    that its layers themselves keep from call to call. ``name`` stands for the model in tables.
+    Counts are totals over the calls, and a batch is one call: for a cost per input, give batches of one. An argument
+    that holds only 0 and 1 counts as spikes. The model runs in evaluation mode and is left unchanged, except for state
+    that its layers themselves keep from call to call. ``name`` is the model's name in tables.
 
-    Raises :class:`UncountableError`, naming the layer, where something runs whose cost is not known
-    (:func:`register_counter` makes it known), TypeError or ValueError for inputs that are no inputs.
+    Raises :class:`UncountableError`, naming the layer, if something runs whose cost is not known
+    (:func:`register_counter` makes it known), TypeError or ValueError for wrong inputs.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"a profile is of an nn.Module; got {type(model).__name__}")

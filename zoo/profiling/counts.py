@@ -1,4 +1,4 @@
-"""What is counted, and what it would cost in energy."""
+"""The counts, and an estimate of their energy."""
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
@@ -10,34 +10,34 @@ ENERGY = {
     "int32": (3.1, 0.1),
     "int8": (0.2, 0.03),
 }
-"""Picojoules of one multiplication and of one addition, by the arithmetic they are done in (Horowitz 2014)."""
+"""Picojoules per multiplication and per addition, by type of arithmetic (Horowitz 2014)."""
 
 
 @dataclass
 class Counts:
     """Arithmetic of a layer or a network; every number is exact.
 
-    A product of matrices is counted as multiply-accumulates: K multiplications and K additions for an output that
-    sums K products. A bias is one addition more.
+    A matrix product is counted as multiply-accumulates: K multiplications and K additions per output that sums K
+    products. A bias is one more addition.
     """
 
     dense_macs: int = 0
-    """Multiply-accumulates of the dense equivalent: what the products would take if no operand were a spike."""
+    """Multiply-accumulates of the dense equivalent: of the same products if no operand were a spike."""
     multiplications: int = 0
-    """Of two real numbers. A division counts as one."""
+    """Multiplications of two real numbers. A division counts as one."""
     multiplications_by_zero: int = 0
-    """How many of ``multiplications`` had an activation that is zero: what skipping zeros would save a network
-    without spikes."""
+    """How many of ``multiplications`` had a zero activation: the saving if a network without spikes skipped zeros."""
     integer_multiplications: int = 0
-    """Of a real number by the level of a multi-bit spike, an integer of 3 to 8 bits. A spike of 1 or 2 bits is 0, 1
-    or -1 and needs none."""
+    """Multiplications of a real number by the level of a multi-bit spike, an integer of 3 to 8 bits. A spike of 1 or 2
+    bits is 0, 1 or -1 and needs none."""
     shift_additions: int = 0
-    """Further additions if the integer multiplications are done by shift and add: b - 2 for a spike of b bits, one a
-    bit of its magnitude, the accumulation itself being in ``additions``."""
+    """Further additions if the integer multiplications are done by shift and add: b - 2 for a spike of b bits. (Its
+    magnitude has b - 1 bits and takes one addition per bit; one of these, the accumulation, is already in
+    ``additions``.)"""
     additions: int = 0
-    """And subtractions."""
+    """Additions and subtractions."""
     functions: Counter = field(default_factory=Counter)
-    """Evaluations of functions that are not counted as arithmetic, by name."""
+    """Number of evaluations of functions that are not counted as arithmetic, by name."""
 
     def __iadd__(self, other: "Counts") -> "Counts":
         for part in fields(self):
@@ -45,19 +45,19 @@ class Counts:
         return self
 
     def as_dict(self) -> dict:
-        """As JSON holds it."""
+        """The counts as a dict for JSON."""
         return vars(self) | {"functions": dict(self.functions)}
 
     @property
     def all_multiplications(self) -> int:
-        """Of two real numbers and of a real number by a level."""
+        """All multiplications: of two real numbers, and of a real number by a level."""
         return self.multiplications + self.integer_multiplications
 
     def energy(self, arithmetic: str = "float32") -> float:
-        """Estimated energy of the arithmetic alone, in picojoules: no memory, no control, none of ``functions``.
+        """Estimated energy of the arithmetic alone, in picojoules, without memory, control and ``functions``.
 
-        ``arithmetic`` is a key of :data:`ENERGY` and says what all numbers are taken to be, the same for every network.
-        With integers a level is multiplied by shift and add; with floating point it takes a full multiplication.
+        ``arithmetic`` is a key of :data:`ENERGY`: the assumed type of all numbers, the same for every network. With
+        integers, multiplying by a level is done by shift and add; with floating point it takes a full multiplication.
         """
         if arithmetic not in ENERGY:
             raise ValueError(f"arithmetic must be one of {', '.join(ENERGY)}; got {arithmetic!r}")

@@ -18,7 +18,7 @@ def draw(name: str, inputs: int, rows: list[Row], path: str | Path) -> None:
         raise ValueError(f"{name} has no spikes that could be drawn")
     height = 2.2 + 0.62 * len(layers)
     drawn, axes = figure(1, 3, (15, height))
-    from matplotlib.colors import PowerNorm  # after figure, which says how to install it
+    from matplotlib.colors import PowerNorm  # after ``figure``, whose error says how to install it
 
     raster, rates, levels = axes[0]
     drawn.suptitle(f"{name}, spikes over {inputs} input{'s' if inputs > 1 else ''}")
@@ -54,9 +54,9 @@ def _raster(axis, layers: list[Row], top: int):
     steps = max(len(row.raster) for row in layers)
     blocks, ticks, start = [], [], 0
     for row in layers:
-        ran = row.raster or [[]]  # a layer that did not run in the first input has an empty place
+        ran = row.raster or [[]]  # a layer that did not run in the first input stays empty
         fired = np.array([step[:SHOWN_NEURONS] for step in ran], dtype=float).reshape(len(ran), -1).T
-        block = np.full((len(fired) + 1, steps), np.nan)  # and a line of grey between layers
+        block = np.full((len(fired) + 1, steps), np.nan)  # and a grey line between layers
         block[:-1, : fired.shape[1]] = fired
         blocks.append(block)
         ticks.append(start + len(fired) / 2 - 0.5)

@@ -1,4 +1,4 @@
-"""Layers that are counted as a whole: recurrent layers and neurons, and those that a user registers."""
+"""Layers that are counted as a whole: recurrent layers, neurons, and layers that a user registers."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -20,24 +20,24 @@ class Call:
     """One call of a layer, for its counter. A neuron's call is one time step: ``(x, state, parameters)`` in,
     ``(y, state)`` out."""
 
-    module: Any  # of the class that its counter is registered for
+    module: Any  # the class that the counter is registered for
     inputs: tuple
     output: Any
     name: str
     ledger: Ledger = field(repr=False)
 
     def product(self, x: Tensor, fan_out: int) -> Counts:
-        """Each value of ``x [..., K]`` times ``fan_out`` weights, summed up: by its spikes, if it holds spikes."""
+        """Count each value of ``x [..., K]`` times ``fan_out`` weights, summed; by its spikes if it holds spikes."""
         return fan_out_product(self.ledger, x, fan_out)
 
     def spikes(self, y: Tensor, bits: int, levels: Tensor | None = None) -> None:
-        """Declare the output ``y`` spikes of so many bits: ``levels`` times a scale, or 0 and 1 where not given."""
+        """Declare that ``y`` holds spikes of ``bits`` bits: ``levels`` times a scale, or 0 and 1 if not given."""
         source = BINARY if levels is None else self.ledger.tags.source(self.name, bits)
         self.ledger.tags.set(y, source)
         self.ledger.note_spikes(self.name, y if levels is None else levels)
 
     def state(self, *parts: Tensor) -> None:
-        """Note the memory of a state whose parts are ``[B, ...]``, in bytes a sample."""
+        """Note the memory of a state whose parts are ``[B, ...]``, in bytes per sample."""
         size = sum(part.numel() * part.element_size() // max(len(part), 1) for part in parts)
         row = self.ledger.rows[self.name]
         row.state_bytes = max(row.state_bytes or 0, size)
@@ -48,7 +48,7 @@ _counters: dict[type[nn.Module], Count] = {}
 
 
 def register_counter(*types: type[nn.Module]):
-    """Function decorator: count layers of these types with this function, in the place of what runs inside them.
+    """Function decorator: count layers of these types with this function, instead of by what runs inside them.
 
     ::
 
@@ -57,8 +57,8 @@ def register_counter(*types: type[nn.Module]):
             (x,) = call.inputs
             return call.product(x, fan_out=call.module.width)
 
-    It serves subclasses too, unless they have a ``forward`` (a neuron: a ``step``) of their own. Raises TypeError for
-    what is no class of modules.
+    It also serves subclasses that do not have their own ``forward`` (a neuron: their own ``step``). Raises TypeError
+    for anything that is not a module class.
     """
     for kind in types:
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
@@ -80,15 +80,15 @@ def counter_of(module: nn.Module) -> Count | None:
     return None
 
 
-# Neurons. Multiplications follow the equations of each neuron's module, as in PR22: two a gated neuron and step,
-# F * I and (1 - F) * C. The paper's text was not at hand when this was written, so the rest is derived here: a leak of
-# exactly 0 or 1 multiplies nothing, a reset subtracts where a spike fired, a comparison and the rounding to levels cost
-# no arithmetic, and membranes are held in levels, so that the constant scale of a multi-bit spike is part of the
+# Neurons. Multiplications follow the equations of each neuron's module, as in PR22: two per gated neuron and step, F *
+# I and (1 - F) * C. The paper's text was not at hand when this was written, so the rest is derived here: a leak of
+# exactly 0 or 1 multiplies nothing, a reset subtracts only where a spike fired, comparisons and rounding to levels cost
+# no arithmetic, and membranes are kept in levels, so that the constant scale of a multi-bit spike is part of the
 # weights before and after.
 
 
 def _step(call: Call, multiplications: int, additions: int, **functions: int) -> Counts:
-    """So much for each neuron, and the reset of those that fired; notes spikes and state."""
+    """Count the given arithmetic per neuron, and the reset of those that fired; note spikes and state."""
     parameters, (y, state) = call.inputs[2], call.output
     call.state(*state)
     n = y.numel()
@@ -103,13 +103,13 @@ def _step(call: Call, multiplications: int, additions: int, **functions: int) ->
 
 
 def _by(constant: Tensor, y: Tensor) -> int:
-    """Multiplications of every neuron's state by a constant, of which 0 and 1 need none."""
+    """The multiplications of all neurons' state by a constant; 0 and 1 need none."""
     return int(((constant != 0) & (constant != 1)).expand(y.shape[1]).sum()) * (y.numel() // y.shape[1])
 
 
 @register_counter(neurons.LearnableLIF)
 def _learnable_lif(call: Call) -> Counts:
-    """U = lambda U + x; U = U - theta where it fired."""
+    """U = lambda U + x; U = U - theta where a spike fired."""
     return _step(call, _by(call.inputs[2].leak, call.output[0]), 1)
 
 
@@ -140,7 +140,7 @@ def _input_gated_lif(call: Call) -> Counts:
 
 @register_counter(neurons.RecurrentGatedLIF)
 def _recurrent_gated_lif(call: Call) -> Counts:
-    """The same, with y[t-1] U added to f and c: every spike meets a row of U."""
+    """The same, with y[t-1] U added to f and c: every spike is multiplied by a row of U."""
     counts = _input_gated_lif(call)
     _, before, parameters = call.inputs
     last, fan_out = before.spikes, parameters.recurrent_weight.shape[1]
@@ -154,11 +154,11 @@ def _recurrent_gated_lif(call: Call) -> Counts:
     return counts
 
 
-# Recurrent layers of torch, by the equations of its documentation. Both bias vectors are added.
+# Recurrent layers of torch, by the equations in its documentation. Both bias vectors are added.
 
 
 def _gates(module: nn.RNNBase | nn.RNNCellBase) -> tuple[int, int, int, dict[str, int]]:
-    """Gates, multiplications and additions a hidden unit, and functions a hidden unit."""
+    """Gates, and multiplications, additions and functions per hidden unit."""
     if isinstance(module, nn.LSTM | nn.LSTMCell):  # c = f c + i g; h = o tanh(c)
         return 4, 3, 1, {"sigmoid": 3, "tanh": 2}
     if isinstance(module, nn.GRU | nn.GRUCell):  # n = tanh(W x + r (U h)); h = (1 - z) n + z h
@@ -167,7 +167,7 @@ def _gates(module: nn.RNNBase | nn.RNNCellBase) -> tuple[int, int, int, dict[str
 
 
 def _recurrent(call: Call, x: Tensor | None, tokens: int, inputs: int, hidden: int, projected: int) -> Counts:
-    """One layer in one direction; ``x`` is its input if that may hold spikes."""
+    """Count one layer in one direction; ``x`` is its input if that may hold spikes."""
     gates, multiplications, additions, functions = _gates(call.module)
     counts = Counts(dense_macs=tokens * gates * hidden * inputs) if x is None else call.product(x, gates * hidden)
     if x is None:

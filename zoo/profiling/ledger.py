@@ -1,6 +1,6 @@
 """The ledger of a profile: what each layer cost, and which tensors hold spikes.
 
-The meter writes into it what it sees, and so do the counters of operations and layers.
+The meter, and the counters of operations and layers, write into it.
 """
 
 from collections import Counter
@@ -13,21 +13,21 @@ from zoo.profiling.counts import Counts
 from zoo.profiling.spikes import Tags
 
 RASTER_NEURONS, RASTER_STEPS = 32, 120
-"""How many neurons and steps of the first input are kept to be drawn."""
+"""How many neurons and steps of the first input are kept for drawing."""
 
 
 @dataclass
 class Row:
-    """One layer: what it holds, what it did over all inputs, and what its spikes were."""
+    """One layer: its size, its counts over all inputs, and its spikes."""
 
     name: str
     kind: str
     parameters: int = 0
     bytes: int = 0
-    """Of parameters and buffers, as they are in memory."""
+    """Bytes of its parameters and buffers, as they are in memory."""
     counts: Counts = field(default_factory=Counts)
     state_bytes: int | None = None
-    """Memory for its state, in bytes a sample; None for a layer that is not known to have one."""
+    """Memory for its state, in bytes per sample; None for a layer without known state."""
     levels: Counter = field(default_factory=Counter)
     """How often each level was fired; empty for a layer that fires no spikes."""
     raster: list[list[int]] = field(default_factory=list, repr=False)
@@ -35,45 +35,45 @@ class Row:
 
     @property
     def spike_rate(self) -> float | None:
-        """Share of the outputs that are not zero."""
+        """The share of outputs that are not zero."""
         fired = sum(self.levels.values())
         return (fired - self.levels[0]) / fired if fired else None
 
     def as_dict(self) -> dict:
-        """All but the raster, as JSON holds it."""
+        """All but the raster, as a dict for JSON."""
         levels = {str(level): self.levels[level] for level in sorted(self.levels)}
         counted = {"counts": self.counts.as_dict(), "levels": levels, "spike_rate": self.spike_rate}
         return {part: value for part, value in vars(self).items() if part != "raster"} | counted
 
 
 class Ledger:
-    """A row for each layer of ``model``, and the tags of tensors; ``running`` are the names of the layers that run."""
+    """One row per layer of ``model``, and the tags of tensors; ``running`` are the names of the layers now running."""
 
     def __init__(self, model: nn.Module):
         self.tags = Tags()
         self.rows: dict[str, Row] = {}
         self.running: list[str] = [type(model).__name__]
         self.result_tag: int | Tensor | None = None
-        """What the counter of an operation found the sources of its result to be."""
+        """The sources of an operation's result, as found by its counter."""
         self.finished_inputs = 0
         self.noted = 0
-        """How often spikes were noted."""
+        """The number of times that spikes were noted."""
         self._parameters = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
 
     @property
     def innermost(self) -> str:
-        """The name of the innermost layer that runs."""
+        """The name of the innermost running layer."""
         return self.running[-1]
 
     def is_parameter(self, tensor: Tensor) -> bool:
-        """Whether the values are constants of the model, or a view of them."""
+        """Whether the tensor is a constant of the model, or a view of one."""
         return tensor.untyped_storage().data_ptr() in self._parameters
 
     def book(self, name: str, counts: Counts) -> None:
         self.rows[name].counts += counts
 
     def note_spikes(self, name: str, levels: Tensor) -> None:
-        """Keep the histogram of the levels that a neuron fired, and the first of them to be drawn."""
+        """Add the levels that a neuron fired to its histogram, and keep the first of them for drawing."""
         self.noted += 1
         row = self.rows[name]
         values, counts = levels.unique(return_counts=True)

@@ -1,15 +1,16 @@
-"""Our models for NeuroBench, whose metrics then count them (``pip install "snn-zoo[neurobench]"``).
+"""Wraps our models for NeuroBench, so that its metrics can measure them (``pip install "snn-zoo[neurobench]"``).
 
 ::
 
     model = zoo.profiling.neurobench.NetworkForNeuroBench(net)
     results = Benchmark(model, loader, [], [], [[Footprint], [ActivationSparsity, SynapticOperations]]).run()
 
-Where its metrics mean what :func:`zoo.profile` counts, the numbers are equal: ``Dense`` is ``dense_macs``;
-``Effective_ACs`` are the additions that binary spikes cause in weight layers; ``Effective_MACs`` are the products
-elsewhere whose input is not zero, with levels of multi-bit spikes or with real numbers; activation sparsity is one less
-the spike rate; the footprint is ``bytes``. NeuroBench sees linear and convolution layers and recurrent cells, and
-nothing else: not the weights inside a recurrent-gated neuron, no attention, norm, bias or neuron update.
+Where its metrics mean the same as the counts of :func:`zoo.profile`, the numbers are equal: ``Dense`` is
+``dense_macs``; ``Effective_ACs`` are the additions that binary spikes cause in weight layers; ``Effective_MACs`` are
+the products elsewhere whose input is not zero, with levels of multi-bit spikes or with real numbers; activation
+sparsity is one minus the spike rate; the footprint is ``bytes``. NeuroBench sees only linear and convolution layers and
+recurrent cells. It does not see the weights inside a recurrent-gated neuron, attention, norms, biases and neuron
+updates.
 
 Source: Yik et al., "The neurobench framework for benchmarking neuromorphic computing algorithms and systems", Nature
 Communications 2025, 10.1038/s41467-025-56739-4.
@@ -34,16 +35,16 @@ except ModuleNotFoundError as error:
 
 
 class _OutputHook(NeuronHook):
-    """Keeps the output of a neuron that returns its state beside it."""
+    """Drops the state that a neuron returns beside its output."""
 
     def hook_fn(self, layer: nn.Module, input: tuple, output: Any) -> None:
         super().hook_fn(layer, input, output[0] if isinstance(output, tuple) and not self.spiking else output)
 
 
 class NetworkForNeuroBench(NeuroBenchModel):
-    """``net``, which takes ``[T, B, ...]`` and returns outputs of that layout, alone or first of a tuple.
+    """``net``, which takes ``[T, B, ...]`` and returns outputs of that layout, alone or as the first of a tuple.
 
-    NeuroBench's data is ``[B, T, ...]``, and so is what a call returns.
+    NeuroBench's data is ``[B, T, ...]``, and a call returns that layout too.
     """
 
     def __init__(self, net: nn.Module):

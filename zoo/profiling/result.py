@@ -1,4 +1,4 @@
-"""What a profile found: a row per layer, totals, a table, JSON, comparisons and a drawing."""
+"""The result of a profile: one row per layer, totals, a table, JSON, comparisons and a drawing."""
 
 import io
 import json
@@ -48,7 +48,7 @@ class Profile:
 
     @property
     def counts(self) -> Counts:
-        """Of all layers and all inputs."""
+        """The counts of all layers and all inputs."""
         total = Counts()
         for row in self.rows:
             total += row.counts
@@ -56,7 +56,7 @@ class Profile:
 
     @property
     def spike_rate(self) -> float | None:
-        """Share of non-zero outputs over all neurons; None for a network without spikes."""
+        """The share of non-zero outputs over all neurons; None for a network without spikes."""
         return Row("", "", levels=sum((row.levels for row in self.rows), Counter())).spike_rate
 
     def energy(self, arithmetic: str = "float32") -> float:
@@ -64,7 +64,7 @@ class Profile:
         return self.counts.energy(arithmetic) / self.inputs
 
     def compare(self, other: "Profile") -> list[str]:
-        """Sentences that set this model against ``other``, input by input."""
+        """Sentences that compare this model with ``other``, per input."""
         pair = self, other
         both = [profile.counts.all_multiplications / profile.inputs for profile in pair]
         reals = [profile.counts.multiplications / profile.inputs for profile in pair]
@@ -73,7 +73,7 @@ class Profile:
         float32, int32 = ([profile.energy(kind) for profile in pair] for kind in ("float32", "int32"))
         return [
             f"{self.name}: {_times(both)} multiplications than {other.name} ({_short(both[0])} against "
-            f"{_short(both[1])} an input; {_short(both[0] - reals[0])} of the former are by small integers)",
+            f"{_short(both[1])} per input; {_short(both[0] - reals[0])} of the former are by small integers)",
             f"multiplications of two real numbers alone: {_times(reals)} than {other.name}",
             f"if both skipped multiplications by an activation that is zero: {_times(skipped)} than {other.name}",
             f"energy of the arithmetic, an estimate: {_times(float32, 'less')} in float32, "
@@ -81,7 +81,7 @@ class Profile:
         ]
 
     def card_row(self) -> dict[str, float | str | None]:
-        """Means an input, as a row of the table of costs in a model's card."""
+        """Means per input, as a row of the table of costs in a model's card."""
         counts, rate = self.counts, self.spike_rate
         return {
             "name": self.name,
@@ -97,9 +97,9 @@ class Profile:
         }
 
     def table(self, width: int = 80) -> Table:
-        """A table for a terminal of so many characters, a row for each layer that costs anything.
+        """A table for a terminal ``width`` characters wide, one row per layer that costs anything.
 
-        The columns that matter most come first, and others where there is room; print it with ``rich.print``.
+        The most important columns come first, others if there is room. Print it with ``rich.print``.
         """
         shown = [row for row in self.rows if row.parameters or row.levels or row.counts != Counts()]
         labels = _indented([row.name for row in shown])
@@ -165,11 +165,11 @@ class Profile:
         return text.getvalue()
 
     def to_json(self) -> str:
-        """Everything but the raster, as JSON; counts are totals over ``inputs``."""
+        """All but the raster, as JSON; counts are totals over ``inputs``."""
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
 
     def as_dict(self) -> dict:
-        """What :meth:`to_json` writes."""
+        """The content of :meth:`to_json`, as a dict."""
         return {
             "name": self.name,
             "inputs": self.inputs,
@@ -187,7 +187,7 @@ class Profile:
     def plot(self, path: str | Path) -> None:
         """Draw the spikes of the first input, the spike rate of each layer, and its levels.
 
-        Raises ValueError for a model without spikes, ImportError with the install line without matplotlib.
+        Raises ValueError for a model without spikes, ImportError with the install command if matplotlib is missing.
         """
         from zoo.profiling.drawing import draw
 
@@ -208,11 +208,11 @@ _COLUMNS = [
     "nJ\n(est.)",
 ]
 _PRIORITY = [_COLUMNS[place] for place in (2, 3, 6, 8, 4, 0, 1, 7, 5)]
-"""Which columns are shown first where there is not room for all."""
+"""The order in which columns are shown if there is not room for all."""
 
 
 def _indented(names: list[str]) -> list[str]:
-    """The names of layers, each under the layer that it is a part of, without what is said there."""
+    """The names of layers, each indented under the layer that contains it and without that layer's name."""
     labels, above = [], list[str]()
     for name in names:
         while above and not name.startswith(above[-1] + "."):
@@ -233,8 +233,8 @@ def _times(pair: list[float], word: str = "fewer") -> str:
 
 
 def _short(count: float) -> str:
-    """A count in few characters: 812, 4.07k, 12.3M."""
+    """A count in a few characters: 812, 4.07k, 12.3M."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= 0.9995 * limit:  # what rounds to it
+        if abs(count) >= 0.9995 * limit:  # numbers that round up to the limit
             return f"{count / limit:.3g}{unit}"
     return f"{count:.3g}" if count != int(count) else str(int(count))

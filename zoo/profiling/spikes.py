@@ -1,11 +1,12 @@
-"""Which tensors hold spikes: every value of a tensor has a source, and keeps it while values only move.
+"""Tracks which tensors hold spikes: every value of a tensor has a source, and keeps it while it is only moved.
 
 A source is an integer: ``REAL`` for any computed number, ``ZERO`` for a constant zero (padding, an initial state),
-``BINARY`` for 0 or 1 (the result of a comparison, a mask, a binary neuron), and one more for each neuron whose spikes
-are levels of a scale of its own. A tensor without a tag is ``REAL`` throughout, one of truth values ``BINARY``.
+``BINARY`` for 0 or 1 (the result of a comparison, a mask, a binary neuron), and one more per neuron whose spikes are
+levels with their own scale. A tensor without a tag is ``REAL`` throughout; a boolean tensor without a tag is
+``BINARY``.
 
-Most tensors have one source, an int. Where several meet (two directions side by side), the tag is a tensor of the
-same shape, and whatever moves the values moves it too.
+Most tensors have one source; their tag is an int. If several sources meet (two directions side by side), the tag is a
+tensor of the same shape, and operations that move the values move the tag too.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +21,14 @@ REAL, ZERO, BINARY = -1, 0, 1
 
 
 class Tag:
-    """The sources of a tensor. Views of one memory share it, so that what is written through one is known to all."""
+    """The sources of a tensor. Views of the same memory share the tag, so a write through one is known to all."""
 
     def __init__(self, sources: "int | Tensor"):
         self.sources = sources
 
 
 class Tags:
-    """The tags of all tensors alive, and what is known of each source."""
+    """The tags of all living tensors, and what is known of each source."""
 
     def __init__(self):
         self._tags = WeakTensorKeyDictionary()
@@ -35,7 +36,7 @@ class Tags:
         self._named: dict[str, int] = {}
 
     def source(self, name: str, bits: int) -> int:
-        """The source that stands for the neuron ``name``, whose spikes have a scale of their own."""
+        """The source for the neuron ``name``, whose spikes have their own scale."""
         if name not in self._named:
             self._named[name] = len(self._named) + 2
         self.bits[self._named[name]] = bits
@@ -55,7 +56,7 @@ class Tags:
             self._tags[tensor] = Tag(sources)
 
     def share(self, source: Tensor, result: Tensor) -> None:
-        """``result`` holds the values of ``source`` as they are: the same tag if it is the same memory."""
+        """Note that ``result`` holds the values of ``source`` unchanged: the same tag if it is the same memory."""
         tag = self.of(source)
         if tag is not None and result.is_floating_point():
             same = result.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
@@ -71,7 +72,7 @@ class Tags:
         return torch.full(tensor.shape, sources, dtype=torch.int16, device=tensor.device)
 
     def move(self, func: Callable, args: Sequence, kwargs: dict, out: Any, values: tuple[int, ...]):
-        """Tag what ``func`` returned, which only moves the arguments at ``values``, tensors and constants."""
+        """Tag the result of ``func``, which only moves the arguments at ``values`` (tensors and constants)."""
         values = tuple(place for place in values if place < len(args))
         moved = [leaf for place in values for leaf in pytree.tree_leaves(args[place]) if isinstance(leaf, Tensor)]
         for number in moved:
@@ -99,7 +100,7 @@ class Tags:
             self.set(result, sources)
 
     def write(self, func: Callable, args: Sequence, kwargs: dict, places: tuple[int, ...]) -> None:
-        """Note what ``func`` wrote into ``args[0]``: the values at ``places``, or one constant at the first of them."""
+        """Note what ``func`` wrote into ``args[0]``: the arguments at ``places``, or a constant at the first."""
         tag = self.of(args[0])
         if tag is None or args[0].dtype is torch.bool:
             return
@@ -121,7 +122,7 @@ class Tags:
 
 
 def _one_source(tags: list[Tag | None]) -> int | None:
-    """The one source of them all, zeros apart; None if there are several."""
+    """The single source of all values except zeros; None if there are several."""
     known: set[int] = set()
     for tag in tags:
         if tag is None or isinstance(tag.sources, Tensor):
@@ -131,13 +132,13 @@ def _one_source(tags: list[Tag | None]) -> int | None:
 
 
 def _on_sources(func: Callable, args: list, kwargs: dict) -> Any:
-    """``func`` on sources, whose memory may be laid out in another way than that of the values."""
+    """``func`` applied to sources, whose memory layout may differ from that of the values."""
     try:
         return func(*args, **kwargs)
     except RuntimeError:
         if getattr(func, "overloadpacket", None) in (torch.ops.aten.view, torch.ops.aten._unsafe_view):
             return args[0].reshape(args[1])
-        found = func(*pytree.tree_map_only(Tensor, _as_numbers, args), **kwargs)  # no kernel for whole numbers
+        found = func(*pytree.tree_map_only(Tensor, _as_numbers, args), **kwargs)  # there is no kernel for integers
         return pytree.tree_map_only(Tensor, Tensor.short, found)
 
 

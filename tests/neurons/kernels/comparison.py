@@ -11,12 +11,12 @@ from neurons.spike import FULL_PRECISION, MultiBitSpike, ObservedSpike, level_co
 POINTWISE = ("learnable-lif", "integrator", "multibit-lif", "multibit-synaptic-lif", "input-gated-lif")
 MULTI_BIT = ("multibit-lif", "multibit-synaptic-lif", "input-gated-lif", "recurrent-gated-lif")
 INEXACT = ("input-gated-lif", "recurrent-gated-lif")
-"""Neurons with a sigmoid, or a sum, that may differ by a rounding."""
+"""Neurons whose sigmoid or sums may differ by a rounding."""
 CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
 class Case(NamedTuple):
-    """What a scan is called with; the range stands last in ``parameters`` of a multi-bit neuron."""
+    """The arguments of a scan; in ``parameters`` of a multi-bit neuron the range is last."""
 
     neuron: str
     x: Tensor
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Everything that comes out of a scan forward and backward; ``sensitive [B, C, ...]`` see :func:`reference`."""
+    """All results of a scan, forward and backward; for ``sensitive [B, C, ...]`` see :func:`reference`."""
 
     y: Tensor
     final_state: list[Tensor]
@@ -81,7 +81,7 @@ def random_case(
 
 
 def parameters_of(neuron: str, size: int, generator: torch.Generator, surrogate: str) -> tuple[list[Tensor], list]:
-    """Learned parameters of ``size`` elements, and settings, of a pointwise neuron."""
+    """Learned parameters of ``size`` elements, and settings, for a pointwise neuron."""
 
     def around(center: float) -> Tensor:
         return center + 0.1 * torch.rand(size, generator=generator, dtype=torch.float64)
@@ -94,7 +94,7 @@ def parameters_of(neuron: str, size: int, generator: torch.Generator, surrogate:
 
 
 class RecordingSpike(ObservedSpike):
-    """Also marks the elements whose membrane ever lies so near a level's edge that a rounding moves the level."""
+    """It also marks the elements whose membrane comes so near to a level's edge that a rounding changes the level."""
 
     def __init__(self, spike: MultiBitSpike):
         super().__init__(spike)
@@ -112,7 +112,7 @@ class RecordingSpike(ObservedSpike):
 
 
 def step_parameters(neuron: str, parameters: list[Tensor], settings: list) -> tuple[Any, RecordingSpike | None]:
-    """The parameters as the neuron's step takes them, and the spike function in them, if there is one."""
+    """The parameters as the neuron's step takes them, and their spike function, if there is one."""
     parameters = [p.reshape(()) if p.numel() == 1 and p.dim() == 1 else p for p in parameters]
     if neuron == "learnable-lif":
         return neurons.LearnableLIFParameters(*parameters, *settings), None
@@ -152,7 +152,7 @@ def reference(case: Case, grad_y: Tensor, grad_final_state: list[Tensor]) -> Res
         extremes = torch.stack([spike.minimum, spike.maximum])
         if case.neuron in INEXACT:
             sensitive = spike.sensitive
-        if flat:  # a spike that moves in one neuron moves others of its row
+        if flat:  # a changed spike of one neuron changes others of its row
             sensitive = sensitive.any(1)[:, None, None].expand_as(state[0])
     return Result(
         y.detach(),
@@ -177,7 +177,7 @@ def output_gradients(case: Case, seed: int = 1) -> tuple[Tensor, list[Tensor]]:
 
 
 def run(provider, case: Case, grad_y: Tensor, grad_final_state: list[Tensor]) -> Result:
-    """The provider's forward, once as in inference and once for training, and its backward."""
+    """The provider's forward, once for inference and once for training, and its backward."""
     track = case.neuron in MULTI_BIT
     arguments = (case.neuron, case.x, case.state, case.parameters, case.settings)
     before = [t.clone() for t in (case.x, *case.state, *case.parameters)]
@@ -197,7 +197,7 @@ def same(actual: Tensor, expected: Tensor) -> None:
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
-    """Close for the type, relative to the largest finite value as well as to each."""
+    """Assert that values are close for their type, relative to the largest finite value and to each value."""
     tolerance = CLOSE[expected.dtype]
     finite = expected[expected.isfinite()].abs()
     largest = finite.max().item() if finite.numel() else 0.0
@@ -210,7 +210,7 @@ def compare(provider, case: Case) -> None:
     expected = reference(case, grad_y, grad_final_state)
     agree = close if case.neuron in INEXACT else same
     if left_out := expected.sensitive is not None and bool(expected.sensitive.any()):
-        # A sigmoid or a sum that differs by one rounding may move these elements' spikes, and nothing else's.
+        # A sigmoid or a sum that differs by one rounding may change the spikes of these elements only.
         grad_y = grad_y.masked_fill(expected.sensitive, 0)
         grad_final_state = [grad.masked_fill(expected.sensitive, 0) for grad in grad_final_state]
         expected = reference(case, grad_y, grad_final_state)
@@ -244,9 +244,9 @@ def only(result: Result, sound: Tensor, neuron: type) -> Result:
 def compare_step_by_step(provider, case: Case) -> None:
     """Assert that a recurrent provider is right at every step given its own steps before.
 
-    One spike that a rounding moves changes all that follows in a recurrent layer, so that a large one can be compared
-    with the reference in no other way. The gated step runs on the arguments that the provider kept, and what it
-    kept is compared with the products of the spikes before.
+    One spike that a rounding changes alters all later steps of a recurrent layer, so a large layer cannot be compared
+    with the reference in another way. The gated step runs on the arguments that the provider kept, and these are
+    compared with the products of the previous spikes.
     """
     weight, spike_range = case.parameters
     arguments = (case.neuron, case.x, case.state, case.parameters, case.settings)
@@ -260,7 +260,7 @@ def compare_step_by_step(provider, case: Case) -> None:
     current, membrane, before = state
     spikes, expected_before = [], [before.detach()]
     for argument in x.unbind(0):
-        # Adds nothing, and passes the gradients on that the recurrent product passes on.
+        # Adds zero, but passes on the same gradients as the recurrent product.
         flat = before.squeeze(-1)
         product = (flat - flat.detach()) @ weight + flat.detach() @ (learned - weight)
         gated = neurons.SynapticState(current, membrane)
@@ -272,7 +272,7 @@ def compare_step_by_step(provider, case: Case) -> None:
 
     moved = outputs.detach().to(y.dtype) != y
     assert not (moved & ~spike.sensitive).any() and moved.float().mean() < 1e-4
-    # Wrong in any product, this would be off by much more than the rounding of a sum.
+    # An error in any product would make a difference much larger than the rounding of a sum.
     products = torch.stack(expected_before[:-1]).squeeze(-1).double() @ weight.double()
     assert distance(kept, case.x.double() + products.unsqueeze(-1)) < (1e-6 if kept.dtype == torch.float32 else 1e-14)
     for one, other in zip(final_state, (current, membrane, before), strict=True):
@@ -288,6 +288,6 @@ def compare_step_by_step(provider, case: Case) -> None:
 
 
 def distance(actual: Tensor, expected: Tensor) -> float:
-    """The norm of the difference, relative to that of what is expected; NaN where either has one."""
+    """The norm of the difference, relative to that of the expected values; NaN if either has a NaN."""
     expected = expected.detach().double()
     return ((actual.double() - expected).norm() / expected.norm()).item()

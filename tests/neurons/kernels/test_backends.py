@@ -1,4 +1,4 @@
-"""Which backend runs: what is asked for, what is there, and what an input allows."""
+"""Which backend runs: depending on what is asked for, what is installed, and what an input allows."""
 
 import copy
 import pickle
@@ -147,7 +147,7 @@ def test_importing_the_neurons_imports_neither_numba_nor_cupy(environment_with_c
 
 
 class Doubling(neurons.LearnableLIF):
-    """A neuron of somebody else's, whose step is not its parent's."""
+    """A neuron from outside the package, whose step differs from its parent's."""
 
     @staticmethod
     def step(x, state, parameters):
@@ -155,7 +155,7 @@ class Doubling(neurons.LearnableLIF):
 
 
 class Resting(neurons.LearnableLIF):
-    """Its step is its parent's, its parameters are not."""
+    """Its step is its parent's, but its parameters are its own."""
 
     def step_parameters(self):
         return super().step_parameters()._replace(threshold=2 * self.threshold)

@@ -31,7 +31,7 @@ def gradients_of(case):
 
 @pytest.fixture(params=["torch's threads", "Python's threads"])
 def many_small_shares(request, monkeypatch):
-    """Four threads, whatever the size: those of torch, or those that take their place where it has none to lend."""
+    """Four threads, whatever the size: torch's, or the pool that replaces them where torch's cannot be used."""
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     monkeypatch.setattr(cpu, "GRAIN", 1)
@@ -78,7 +78,7 @@ LEVELS = [(1, 0), (2, 0), (3, 0), (3, 2), (4, 0), (5, 1), (6, 3), (7, 0), (8, 0)
 @pytest.mark.parametrize(("bits", "threshold_levels"), LEVELS)
 @pytest.mark.parametrize("neuron", MULTI_BIT)
 def test_every_width_and_threshold_of_the_spike_equals_the_reference(neuron, bits, threshold_levels):
-    # With a sigmoid, one rounding can move a level: those neurons are compared in float64, where none comes near.
+    # With a sigmoid, one rounding can change a level: those neurons are compared in float64, where none comes near one.
     dtype = torch.float64 if "gated" in neuron else torch.float32
     shape = (9, 2, 5, 1 if neuron == RECURRENT else 2)
     for spike_range in (1e-12, 0.37, 3e5):
@@ -129,7 +129,7 @@ def test_any_shape_and_values_equal_the_reference(neuron, shape, dtype, bits, pe
     values=st.lists(
         st.tuples(
             st.integers(0, 2**31),
-            # Short of what overflows in a sum of gradients, whose order is the kernel's own.
+            # No finite value overflows in a sum of gradients, whose order is the kernel's own.
             st.sampled_from([float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 1e-30, 6e4, -6e4, 1e30]),
         ),
         min_size=1,
@@ -172,7 +172,7 @@ def test_every_half_precision_number_is_read_and_written_as_torch_does(dtype):
 @settings(max_examples=30, deadline=None)
 @given(values=st.lists(st.floats(width=32), min_size=1, max_size=50))
 def test_numbers_round_to_half_precision_as_torch_rounds_them(dtype, values):
-    ties = torch.arange(2**12) * 2.0**-11 + 1  # half of them lie between two neighbours
+    ties = torch.arange(2**12) * 2.0**-11 + 1  # half of the values lie between two neighbours
     edges = torch.tensor([65504.0, 65519.9, 65520.0, 65536.0, 3.39e38, 2.0**-24, 2.0**-25, 3 * 2.0**-26])
     membrane = torch.cat([torch.tensor(values), ties, edges, -edges]).view(1, -1, 1)
     y, _ = through_integrator(torch.zeros((1, *membrane.shape), dtype=dtype), membrane)
@@ -229,7 +229,7 @@ def test_blocks_run_in_several_threads_at_once(many_small_shares):
     barrier = threading.Barrier(2)
 
     def kernel(start: int, stop: int) -> None:
-        barrier.wait(timeout=30)  # passes once two threads wait here
+        barrier.wait(timeout=30)  # passes when two threads wait here
 
     cpu._run(kernel, (), 4, 1)
 
@@ -262,7 +262,7 @@ def test_a_process_forked_after_threads_have_run_starts_its_own(many_small_share
 
 
 class Scanned(torch.utils.data.Dataset):
-    """Items that a neuron has scanned, as a data set's transform does in a loader's worker."""
+    """Items scanned by a neuron, as by a data set's transform in a loader's worker."""
 
     def __init__(self, items: torch.Tensor):
         self.items, self.neuron = items, neurons.MultiBitLIF().eval()
@@ -365,7 +365,7 @@ def test_kernels_run_with_a_warning_where_no_folder_can_be_written(
 
 
 def test_products_and_sums_are_rounded_apart_as_torch_rounds_them():
-    # leak * V + x is 0 so, and 3e-8 where a processor takes both in one instruction, which moves spikes.
+    # leak * V + x is 0 in two instructions, but 3e-8 as one fused instruction, which changes spikes.
     leak, membrane = torch.tensor([1 / 3]), torch.full((1, 64, 1), 3.0)
     x = -leak * membrane[None]
     assert (leak.double() * membrane.double() + x.double()).all()

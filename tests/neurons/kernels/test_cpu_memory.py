@@ -1,4 +1,4 @@
-"""Memory of the CPU's kernels: used again once nothing holds it, and never before."""
+"""Memory of the CPU kernels: reused once nothing holds it, and never before."""
 
 import mmap
 import multiprocessing
@@ -64,7 +64,7 @@ def test_what_was_given_back_first_goes_first_when_too_much_is_kept(monkeypatch)
         del tensors[0]
     assert kept() == [3 * LARGE]
     empty(LIKE, (5 * MANY,))
-    assert kept() == [3 * LARGE]  # one that could not be kept pushes nothing out
+    assert kept() == [3 * LARGE]  # a piece that cannot be kept displaces no other
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -77,7 +77,7 @@ def test_a_tensor_has_the_type_and_shape_of_torch_s_own(dtype):
 
 
 def test_outputs_and_gradients_may_be_changed_in_place():
-    """Which autograd refuses for what a function of its own returns as a view."""
+    """Autograd would refuse this if a custom function returned them as views."""
     weight = torch.ones((), requires_grad=True)
     neuron = neurons.create("learnable-lif")
     neuron.backend = "cpu"

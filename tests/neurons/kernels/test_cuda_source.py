@@ -34,7 +34,7 @@ C_TYPES = {"q": ctypes.c_longlong, "d": ctypes.c_double}
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """Compiles the source with these definitions to a shared library, once each."""
+    """Compiles the source with these definitions to a shared library, once per set."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++"))), None)
     if compiler is None:
         pytest.skip("there is no C++ compiler (g++, c++, clang++, or one named by CXX)")
@@ -43,9 +43,9 @@ def compiled(tmp_path_factory):
     @functools.cache
     def library(*definitions: str) -> ctypes.CDLL:
         target = folder / f"scan{''.join(definitions)}.so"
-        # Contraction to fused multiply-adds is off, as it is for the GPU.
+        # Contraction to fused multiply-adds is off, as for the GPU.
         flags = ["-O2", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
-        flags += ["-U_FORTIFY_SOURCE", f"-DSTEPS={cuda.STEPS}"]  # fibers jump, which fortified code takes for an error
+        flags += ["-U_FORTIFY_SOURCE", f"-DSTEPS={cuda.STEPS}"]  # fibers jump, which fortified code treats as an error
         folders = [f"-I{HERE}", f"-I{cuda_launch.SOURCES[0].parent}"]
         command = [compiler, *flags, *(f"-D{one}" for one in definitions), *folders]
         subprocess.run([*command, str(HERE / "shim.cpp"), "-o", str(target)], check=True)
@@ -56,10 +56,10 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shimmed(compiled):
-    """The provider with its kernels launched on the CPU instead of a GPU: all else of it runs as it is."""
+    """The provider with its kernels launched on the CPU instead of a GPU; everything else is unchanged."""
 
     def launch(device, definitions, kernel, layout, values, grid, threads, shared_bytes=0, together=False) -> None:
-        layout.pack(*values)  # what the GPU's launch does with them
+        layout.pack(*values)  # as the GPU's launch does
         chosen = dict(definition.split("=") for definition in definitions)
         if "NEURON" in chosen:
             library, kind = compiled(), chosen["NEURON"]

@@ -32,7 +32,7 @@ pytest.importorskip("cupy", reason="CuPy is not installed")
 RECURRENT = "recurrent-gated-lif"
 EVERY = (*POINTWISE, RECURRENT)
 LAYERS = tuple(name for name in EVERY if name in OPERATORS)
-"""Neurons that run a kernel when they are called as a layer."""
+"""Neurons that run a kernel when called as a layer."""
 
 
 def forward(case: Case, keep: bool = False, track: bool = False):
@@ -220,7 +220,7 @@ def layer(name: str) -> neurons.Neuron:
 
 
 def currents(neuron: neurons.Neuron, inner: tuple[int, ...] = ()) -> torch.Tensor:
-    """Input ``[T, B, C, ...]`` whose memory lies batch first and channels last."""
+    """Input ``[T, B, C, ...]`` whose memory is batch first and channels last."""
     generator = torch.Generator().manual_seed(3)
     x = torch.randn((6, 13, *inner, 24 * neuron.inputs_per_neuron), generator=generator)
     return x.cuda().transpose(0, 1).movedim(-1, 2)

@@ -1,4 +1,4 @@
-"""The CUDA source goes through NVIDIA's own compiler, which needs no GPU: every variant that a device may ask for."""
+"""NVIDIA's own compiler, which needs no GPU, compiles the CUDA source: every variant that a device may ask for."""
 
 import ctypes
 import importlib.util
@@ -34,7 +34,7 @@ def nvrtc():
 
 
 def compile_for(nvrtc: ctypes.CDLL, architecture: str, definitions: tuple[str, ...]) -> int:
-    """Bytes of the machine code; AssertionError with the compiler's messages where it refuses the source."""
+    """Bytes of the machine code; AssertionError with the compiler's messages if it refuses the source."""
     source = "\n".join(path.read_text() for path in cuda_launch.SOURCES).encode()
     options = [f"--gpu-architecture={architecture}", *cuda_launch.options(definitions)]
     program, size = ctypes.c_void_p(), ctypes.c_size_t()

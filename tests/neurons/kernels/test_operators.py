@@ -1,4 +1,4 @@
-"""The operators as the rest of torch meets them: autograd, torch.compile, export, autocast, transforms."""
+"""The operators as seen by the rest of torch: autograd, torch.compile, export, autocast, transforms."""
 
 import shutil
 
@@ -20,7 +20,7 @@ SPATIAL = [name for name in EVERY if name != RECURRENT]
 
 
 def twins(name: str, channels: int = 6, **spike):
-    """The same neuron twice, one for the kernels and one for the reference."""
+    """The same neuron twice: one for the kernels, one for the reference."""
     fused, plain = build(name, channels, "auto", **spike), build(name, channels, "torch", **spike)
     plain.load_state_dict(fused.state_dict())
     return fused, plain
@@ -64,7 +64,7 @@ def test_a_layer_equals_its_reference_in_outputs_gradients_and_range_statistics(
 @pytest.mark.parametrize("name", MULTI_BIT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_training_range_statistics_equal_the_references(name, dtype):
-    fused, plain = twins(name, bits=32)  # levels that a rounding of the sigmoid cannot move
+    fused, plain = twins(name, bits=32)  # levels that a rounding of the sigmoid cannot change
     x = currents(fused, 40, 4, 6, 0, dtype)
     for _ in range(3):
         fused(x)
@@ -76,11 +76,11 @@ def test_training_range_statistics_equal_the_references(name, dtype):
 @pytest.mark.parametrize(
     "leak, threshold", [(0.9, [0.7, 1.0, 1.3]), ([0.2, 0.9, 1.0], 1.1), ([1.2, 0.5, -0.3], [1.0] * 3)]
 )
-def test_parameters_a_layer_or_a_channel_mix(leak, threshold):
+def test_parameters_per_layer_and_per_channel_mix(leak, threshold):
     options = {"leak": torch.full((3,), 0.5) if isinstance(leak, list) else 0.5, "threshold": torch.tensor(threshold)}
     fused, plain = neurons.LearnableLIF(**options), neurons.LearnableLIF(**options)
     plain.backend = "torch"
-    with torch.no_grad():  # training may move a leak to where no neuron starts
+    with torch.no_grad():  # training may move a leak to a value that no neuron starts at
         for neuron in (fused, plain):
             neuron.leak.copy_(torch.tensor(leak))
     x = currents(fused, 9, 2, 3, 0)[..., None, None].repeat(1, 1, 1, 2, 3) + torch.linspace(0, 1, 6).view(2, 3)
@@ -97,7 +97,7 @@ def test_dimensions_after_the_channels_are_scanned_too(name, inner):
 
 
 def layouts(x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The same ``[T, B, C, H, W]`` in other memory."""
+    """The same ``[T, B, C, H, W]`` with other memory layouts."""
     channels_last = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).view_as(x)
     batch_first = x.transpose(0, 1).contiguous().transpose(0, 1)
     padded = torch.zeros(*x.shape[:-1], x.shape[-1] + 3, dtype=x.dtype)
@@ -132,7 +132,7 @@ def test_an_expanded_input_and_state_and_an_expanded_gradient_are_taken():
     for neuron in (fused, plain):
         leaf = x.clone().requires_grad_()
         y, _ = neuron(leaf.mean((0, 1, 2)).expand_as(x), state)
-        y.sum().backward()  # its gradient is one number, expanded
+        y.sum().backward()  # the gradient of a sum is one number, expanded
         found.append([y, leaf.grad])
     agree(*found)
 
@@ -272,7 +272,7 @@ def test_autocast_runs_the_kernels_with_the_state_in_float32(name, dtype):
     assert current.dtype == y.dtype == dtype
     assert {part.dtype for part in state} == {torch.float32}
     assert linear.weight.grad.dtype == torch.float32 and linear.weight.grad.isfinite().all()
-    # Nothing inside is rounded to half precision: the reference agrees that runs without autocast.
+    # Nothing inside is rounded to half precision: the result equals that of the reference without autocast.
     agree([y, *state], [*(out := plain(current.detach()))[:1], *out[1]])
 
 
@@ -292,7 +292,7 @@ def test_a_layer_in_half_precision_is_computed_in_float32(name):
 
 
 class Outputs(TorchDispatchMode):
-    """Notes what the fused operators return."""
+    """Records what the fused operators return."""
 
     def __init__(self):
         super().__init__()

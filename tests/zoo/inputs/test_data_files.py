@@ -1,4 +1,4 @@
-"""Data files from strangers: what is good is read as NumPy reads it; damage is one ValueError that names the file."""
+"""Untrusted data files: good ones are read as by NumPy; damage is one ValueError that names the file."""
 
 import contextlib
 import io
@@ -70,7 +70,7 @@ DAMAGE = {
 
 @contextlib.contextmanager
 def little_memory():
-    """What runs within it takes less than 8 MiB at any moment, whether it raises or not."""
+    """Context that asserts that less than 8 MiB of memory is used at any moment, also if an error is raised."""
     tracemalloc.start()
     try:
         yield

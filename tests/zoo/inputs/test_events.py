@@ -94,7 +94,7 @@ def test_an_empty_packet_and_plain_line_ends_in_the_header_are_fine(file):
 
 
 def special(*types: int, valid: int = 1) -> bytes:
-    """A packet of special events: a wrap (0) or a reset (1) of timestamps; their own time is the last there is."""
+    """A packet of special events: a wrap (0) or a reset (1) of timestamps; their own time is the latest possible."""
     return packet(b"".join(struct.pack("<Ii", kind << 1 | valid, 2**31 - 1) for kind in types), len(types), kind=0)
 
 

@@ -1,4 +1,4 @@
-"""Lines of text: where they end, what is no part of them, and what is wrong with one of them."""
+"""Lines of text: where they end, what does not belong to them, and problems of single lines."""
 
 import io
 import os
