@@ -117,22 +117,26 @@ _SMALLEST, _LARGEST, _ONE = np.float32(-87.3), np.float32(88.8), np.float32(1)
 
 
 @_inline
-def _sigmoid_float(value):
-    """exp(value), right to one unit in the last place; unlike a call of the C library's exp it becomes vector
-    instructions.
+def exponential(value):
+    """exp(value) in float32, in vector instructions: right to one unit in the last place from -87 to 88.
 
-    exp(x) = 2^n exp(x - n ln 2), the second factor by the polynomial of the Cephes library (S. Moshier); right from -87
-    to 88, infinite above.
+    Infinite above. exp(x) = 2^n exp(x - n ln 2), the second factor by the polynomial of the Cephes library
+    (S. Moshier).
+    A call of the C library's exp would not become vector instructions.
     """
-    x = -value
-    x = _SMALLEST if x < _SMALLEST else x
+    x = _SMALLEST if value < _SMALLEST else value
     x = _LARGEST if x > _LARGEST else x
     shifted = np.float32(x * _LOG2_E + _ROUND)  # the lowest bits now hold the nearest whole number n
     n = shifted - _ROUND
     rest = (x - n * _LN2_HIGH) - n * _LN2_LOW
     series = ((((_C0 * rest + _C1) * rest + _C2) * rest + _C3) * rest + _C4) * rest + _C5
     power = np.uint32((shifted.view(np.uint32) + np.uint32(127)) << _BITS_23)
-    return _ONE / (_ONE + (series * rest * rest + rest + _ONE) * power.view(np.float32))
+    return (series * rest * rest + rest + _ONE) * power.view(np.float32)
+
+
+@_inline
+def _sigmoid_float(value):
+    return _ONE / (_ONE + exponential(-value))
 
 
 @overload(widen)
@@ -186,12 +190,21 @@ class Surrogate(NamedTuple):
 
 
 @_inline
-def _quantise(membrane, spike):
+def _clip(membrane, spike):
     clipped = spike.lowest if membrane < spike.lowest else membrane
-    clipped = spike.range if clipped > spike.range else clipped
-    level = np.trunc(spike.scale * clipped)
-    level = spike.zero if abs(level) <= spike.threshold else level
-    return clipped if spike.full_precision else level / spike.scale
+    return spike.range if clipped > spike.range else clipped
+
+
+@_inline
+def _level(membrane, spike):
+    """The spike as the integer that it is, in the state's type."""
+    level = np.trunc(spike.scale * _clip(membrane, spike))
+    return spike.zero if abs(level) <= spike.threshold else level
+
+
+@_inline
+def _quantise(membrane, spike):
+    return _clip(membrane, spike) if spike.full_precision else _level(membrane, spike) / spike.scale
 
 
 @_inline

@@ -191,26 +191,38 @@ def test_every_translator_is_counted_while_it_really_translates(mixer):
         assert sum(row.counts.integer_multiplications for row in weights) > 0
 
 
+TEXT = "A wonderful film, and the end is a joy."
+
+
+def text_classifier(mixer, ngrams=0):
+    tokenizer = train_tokenizer([(TEXT, TEXT)], 60)
+    sizes = {"width": 8, "channels": 12, "initial_range": 1.0}
+    config = sentiment.TextClassifierConfig(("bad", "good"), tokenizer.get_vocab_size(), ngrams, mixer=mixer, **sizes)
+    return sentiment.TextClassifier(config, tokenizer)
+
+
 @pytest.mark.parametrize("mixer", sentiment.MIXERS)
 def test_every_text_classifier_is_counted(mixer):
-    text = "A wonderful film, and the end is a joy."
-    tokenizer = train_tokenizer([(text, text)], 60)
-    config = sentiment.TextClassifierConfig(
-        ("bad", "good"), tokenizer.get_vocab_size(), 0, mixer=mixer, width=8, channels=12, initial_range=1.0
-    )
-    counts = zoo.profile(sentiment.TextClassifier(config, tokenizer), [text]).counts
+    counts = zoo.profile(text_classifier(mixer), [TEXT]).counts
     assert counts.dense_macs > 0
     assert counts.additions > 0
 
 
-@pytest.mark.parametrize("mixer", gesture.MIXERS)
-def test_every_gesture_network_is_counted(mixer):
+def gesture_network(mixer):
     torch.manual_seed(0)
     sizes = {"height": 16, "width": 16, "pool": 2, "bin_size": 1000, "channels": 4, "blocks": 2, "head": 4}
-    network = gesture.GestureNetwork(gesture.GestureConfig(["up", "down"], mixer=mixer, **sizes))
+    return gesture.GestureNetwork(gesture.GestureConfig(["up", "down"], mixer=mixer, **sizes))
+
+
+def recording():
     random = np.random.default_rng(0)
     x, y, p = random.integers(0, [[16], [16], [2]], (3, 2000))
-    profile = zoo.profile(network, [{"t": np.sort(random.integers(0, 9500, 2000)), "x": x, "y": y, "p": p}])
+    return {"t": np.sort(random.integers(0, 9500, 2000)), "x": x, "y": y, "p": p}
+
+
+@pytest.mark.parametrize("mixer", gesture.MIXERS)
+def test_every_gesture_network_is_counted(mixer):
+    profile = zoo.profile(gesture_network(mixer), [recording()])
     assert profile.counts.dense_macs > 0
     assert (profile.spike_rate is not None) == ("lif" in mixer)
 

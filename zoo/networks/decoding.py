@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-NextToken = Callable[[Tensor, Any, Any], tuple[Tensor, Any]]
+NextTokens = Callable[[Tensor, Any, Any, int], tuple["Likely", Any]]
+
+
+class Likely(NamedTuple):
+    """The ``count`` most probable next tokens of each hypothesis, the best first: ``[B*K, count]`` each."""
+
+    log_probabilities: Tensor
+    tokens: Tensor
 
 
 class Hypothesis(NamedTuple):
@@ -14,6 +21,11 @@ class Hypothesis(NamedTuple):
 
     tokens: list[int]
     score: float
+
+
+def most_likely(log_probabilities: Tensor, count: int) -> Likely:
+    """The ``count`` most probable of all tokens ``[B*K, V]``, or all of them."""
+    return Likely(*log_probabilities.topk(min(count, log_probabilities.shape[-1])))
 
 
 def select(state: Any, rows: Tensor) -> Any:
@@ -27,7 +39,7 @@ def select(state: Any, rows: Tensor) -> Any:
 
 
 def beam_search(
-    next_token: NextToken,
+    next_tokens: NextTokens,
     memory: Any,
     longest: Tensor,
     beam_size: int,
@@ -37,8 +49,9 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The best hypothesis for each of B sentences, without ``begin`` and ``end``; ``beam_size`` 1 is greedy.
 
-    ``next_token(tokens [B*K], state, memory) -> (log-probabilities [B*K, V], state)`` advances every hypothesis by
-    one token. ``memory`` has one row per sentence; ``state`` has one row per hypothesis, and is None in the first call.
+    ``next_tokens(tokens [B*K], state, memory, count) -> (Likely, state)`` advances every hypothesis by one token and
+    gives its ``count`` most probable next ones, or all there are. ``memory`` has one row per sentence; ``state`` has
+    one row per hypothesis, and is None in the first call.
 
     The best hypothesis has the highest ``sum of log-probabilities / n ** length_penalty``, where n is the number of its
     tokens, including ``end``. A sentence is done when ``beam_size`` of its hypotheses have ended, or at ``longest [B]``
@@ -56,12 +69,11 @@ def beam_search(
     length = 0
     while len(sentence):
         length += 1
-        log_probability, state = next_token(tokens[:, :, -1].reshape(-1), state, memory)
         # The best 2k of a sentence are among the best 2k of each of its hypotheses.
-        likely = log_probability.topk(min(2 * k, log_probability.shape[-1]))
-        total = scores.unsqueeze(-1) + likely.values.view(len(sentence), k, -1)
+        likely, state = next_tokens(tokens[:, :, -1].reshape(-1), state, memory, 2 * k)
+        total = scores.unsqueeze(-1) + likely.log_probabilities.view(len(sentence), k, -1)
         top, index = total.flatten(1).topk(2 * k)
-        parent, token = index // total.shape[-1], likely.indices.view(len(sentence), -1).gather(1, index)
+        parent, token = index // total.shape[-1], likely.tokens.view(len(sentence), -1).gather(1, index)
 
         is_end = token == end
         ends_here = is_end[:, :k] & torch.isfinite(top[:, :k])

@@ -2,38 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.engine.program import Buffer, Program, Spikes
+
 ROW_GROUP = 16
-"""A product without gradients has a multiple of so many rows, see :func:`whole_row_groups`."""
-_adds_rows: ContextVar[bool] = ContextVar("adds_rows", default=True)
+"""Rows of a group, see :class:`RowGroups`."""
 
 
-@contextmanager
-def without_row_groups() -> Iterator[None]:
-    """Within it no rows are added, so that whoever counts operations counts those of the input."""
-    token = _adds_rows.set(False)
-    try:
-        yield
-    finally:
-        _adds_rows.reset(token)
-
-
-def whole_row_groups(x: Tensor, group: int = ROW_GROUP) -> Tensor:
-    """``x [..., rows, N]`` with rows of zeros added, up to a multiple of ``group``; with gradients, as it is.
-
-    A CPU's matrix product adds up in another order for a few rows, and for those left over from groups of rows. In
-    whole groups a row of the result is the same bits whatever the other rows are; so it was measured of MKL, with which
-    PyTorch is built, in single precision, for up to 768 inputs. (Groups of 8 are enough on an AMD EPYC, 16 are needed
-    where MKL uses AVX-512. From about 1,000 inputs on, MKL shares out the inputs among several threads, by the number
-    of rows.)
-    """
-    missing = 0 if torch.is_grad_enabled() or not _adds_rows.get() else -x.shape[-2] % group
+def whole_row_groups(x: Tensor, group: int) -> Tensor:
+    """``x [..., rows, N]`` with rows of zeros added, up to a multiple of ``group``."""
+    missing = -x.shape[-2] % group
     return F.pad(x, (0, 0, 0, missing)) if missing else x
 
 
@@ -42,18 +25,52 @@ def first_rows(y: Tensor, rows: int) -> Tensor:
     return y if y.shape[-2] == rows else y.narrow(-2, 0, rows)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x [..., K]`` times ``weight [N, K]``, plus ``bias [N]``, in whole groups of rows."""
-    rows = x.reshape(-1, x.shape[-1])
-    y = F.linear(whole_row_groups(rows), weight, bias)
-    return first_rows(y, len(rows)).view(*x.shape[:-1], len(weight))
+class RowGroups(nn.Module):
+    """A module that in evaluation mode computes its products in whole groups of rows; in training, on the rows alone.
+
+    A CPU's matrix product adds up in another order for a few rows, and for those left over from groups of rows. In
+    whole groups a row of the result is the same bits whatever the other rows are; so it was measured of MKL, with which
+    PyTorch is built, in single precision, for up to 768 inputs. (Groups of 8 are enough on an AMD EPYC, 16 are needed
+    where MKL uses AVX-512. From about 1,000 inputs on, MKL shares out the inputs among several threads, by the number
+    of rows.)
+    """
+
+    adds_rows = True
+    """False within :func:`without_row_groups`."""
+
+    def in_groups(self, x: Tensor, group: int = ROW_GROUP) -> Tensor:
+        """``x [..., rows, N]`` as the module's products take it."""
+        return x if self.training or not self.adds_rows else whole_row_groups(x, group)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``x [..., K]`` times ``weight [N, K]``, plus ``bias [N]``."""
+        rows = x.reshape(-1, x.shape[-1])
+        y = F.linear(self.in_groups(rows), weight, bias)
+        return first_rows(y, len(rows)).view(*x.shape[:-1], len(weight))
 
 
-class Linear(nn.Linear):
-    """``nn.Linear`` in whole groups of rows, see :func:`linear`."""
+@contextmanager
+def without_row_groups(network: nn.Module) -> Iterator[None]:
+    """Within it ``network`` adds no rows, so that whoever counts its operations counts those of the input."""
+    parts = [module for module in network.modules() if isinstance(module, RowGroups)]
+    before = [part.adds_rows for part in parts]
+    for part in parts:
+        part.adds_rows = False
+    try:
+        yield
+    finally:
+        for part, adds in zip(parts, before):
+            part.adds_rows = adds
+
+
+class Linear(nn.Linear, RowGroups):
+    """``nn.Linear``, in evaluation mode in whole groups of rows."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return self.product(x, self.weight, self.bias)
+
+    def lower(self, program: Program, spikes: tuple[Spikes, ...], residual: Buffer | None = None) -> Buffer:
+        return program.linear(spikes, self, residual)
 
 
 class SequenceDropout(nn.Module):
@@ -90,6 +107,9 @@ class ParallelLayerNorm(nn.Module):
         parts = x.unflatten(-1, (self.parts, -1))
         return torch.addcmul(self.bias, F.layer_norm(parts, parts.shape[-1:]).flatten(-2), self.weight)
 
+    def lower(self, program: Program, x: Buffer, masked: bool) -> Buffer:
+        return program.norm(x, self.weight, self.bias, self.parts, masked)
+
 
 class TokenConvolution(nn.Module):
     """Convolution over the tokens of ``[T, B, N]`` without bias: centred, or causal with its past as state.
@@ -116,6 +136,11 @@ class TokenConvolution(nn.Module):
             padded = torch.cat([past.transpose(0, 1), x])
         windows = torch.cat([padded[i : i + steps] for i in range(self.kernel)], dim=-1)
         return self.weight(windows), padded[steps:].transpose(0, 1) if self.causal else None
+
+    def lower(self, program: Program, spikes: Spikes) -> Buffer:
+        margin = self.kernel - 1
+        windows = program.windows(spikes, self.kernel, margin if self.causal else margin // 2, self.causal)
+        return program.lower(self.weight, (windows,))
 
 
 def mirrored(x: Tensor, mask: Tensor) -> Tensor:

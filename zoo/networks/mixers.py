@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import neurons
-from zoo.networks.layers import ParallelLayerNorm, TokenConvolution, first_rows, mirrored, whole_row_groups
+from zoo.engine.program import Buffer, NotInIntegers, Program, Spikes
+from zoo.networks.layers import ParallelLayerNorm, RowGroups, TokenConvolution, first_rows, mirrored
 
 RECURRENT_MIXERS = ("lstm", "gru")
 MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT_MIXERS)
@@ -56,6 +57,13 @@ class StreamSpikes(nn.Module):
         y, state = self.neuron(current, state)
         return (y if mask is None else y * mask), state
 
+    def lower(self, program: Program, h: Buffer, causal: bool) -> Spikes:
+        """``causal``: step by step, from a state; else whole sequences, with padding."""
+        if self.neuron is None:
+            raise NotInIntegers("it has no spikes")
+        current = program.layer_norm(h, self.norm, masked=not causal)
+        return program.multibit_lif(self.neuron, current, keeps_state=causal, masked=not causal)
+
 
 class SpikingMixer(nn.Module):
     """Convolution over the tokens into gated neurons (or learnable LIF, or ReLU, on all channels)."""
@@ -85,8 +93,21 @@ class SpikingMixer(nn.Module):
             y = scan_both_ways(self.neurons, *current.chunk(2, dim=-1))
         return (y if mask is None else y * mask), (past, before)
 
+    def lower(self, program: Program, s: Spikes) -> tuple[Spikes, ...]:
+        if not self.neurons:
+            raise NotInIntegers("it has no spikes")
+        causal = self.convolution.causal
+        current = program.lower(self.norm, program.lower(self.convolution, s), masked=not causal)
+        size = current.width // (2 * self.directions)
+        found = []
+        for direction, neuron in enumerate(self.neurons):
+            first = 2 * size * direction
+            backwards = bool(direction)
+            found.append(program.input_gated_lif(neuron, current, first, size, causal, backwards, masked=not causal))
+        return tuple(found)
 
-class RecurrentMixer(nn.Module):
+
+class RecurrentMixer(RowGroups):
     """LSTM or GRU in the place of convolution and neurons; in the encoder half of it reads from right to left.
 
     (PyTorch's packed sequences do the same and take several times as long on a CPU.)
@@ -108,8 +129,8 @@ class RecurrentMixer(nn.Module):
         """One of the networks, in whole groups of rows; its state is kept with the batch first, as all state is."""
         network, batch = self.networks[direction], s.shape[1]
         if state is not None:
-            state = tuple(whole_row_groups(part.unsqueeze(0).contiguous()) for part in state)
+            state = tuple(self.in_groups(part.unsqueeze(0).contiguous()) for part in state)
             state = state if isinstance(network, nn.LSTM) else state[0]
-        y, state = network(whole_row_groups(s), state)
+        y, state = network(self.in_groups(s), state)
         parts = state if isinstance(state, tuple) else (state,)
         return first_rows(y, batch), tuple(first_rows(part.squeeze(0), batch) for part in parts)

@@ -19,6 +19,7 @@ The twins differ in the layer's mixer only: ``mixer`` is the name of a neuron, o
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -26,15 +27,20 @@ from torch.nn import functional as F
 
 import neurons
 from neurons.monitors import evaluation_view
+from zoo.engine.precision import Precise
+from zoo.engine.program import Buffer, Program, Spikes, part
+from zoo.engine.program import Context as EngineContext
 from zoo.inputs.text import SHOWN, TextReader, normal
 from zoo.inputs.tokenizer import read_tokenizer
-from zoo.networks.decoding import Hypothesis, beam_search
-from zoo.networks.layers import Linear, SequenceDropout, at_least_one, first_rows, linear, whole_row_groups
+from zoo.networks.decoding import Hypothesis, Likely, NextTokens, beam_search, most_likely
+from zoo.networks.layers import Linear, RowGroups, SequenceDropout, at_least_one, first_rows
 from zoo.networks.mixers import MIXERS, RECURRENT_MIXERS, RecurrentMixer, SpikingMixer, StreamSpikes, spike_options
 from zoo.options import number, whole_number
 from zoo.registry import register_architecture
 
 PAD, BEGIN, END, UNKNOWN = range(4)
+NEVER = [PAD, BEGIN, UNKNOWN]
+"""What is never a next token."""
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
 TOKENIZER_FILE = "tokenizer.json"
 LARGEST_PENALTY = 10.0
@@ -98,16 +104,12 @@ class EncoderLayer(nn.Module):
         y, _ = self.mixer(self.dropout(s), mask=mask)
         return h + self.dropout(self.output(y))
 
-
-def whole_key_groups(x: Tensor) -> Tensor:
-    """``x [..., S, N]`` of S keys in groups, so that attention adds up in the same order whatever S the batch has.
-
-    Its softmax adds up in vectors, of 16 numbers at most; a product with more than 128 values may be done in two parts.
-    """
-    return whole_row_groups(x, 16 if x.shape[-2] <= 128 else 256)
+    def lower(self, program: Program, h: Buffer) -> Buffer:
+        s = program.lower(self.spikes, h, causal=False)
+        return program.lower(self.output, program.lower(self.mixer, s), h)
 
 
-class Attention(nn.Module):
+class Attention(RowGroups):
     """Scaled dot-product attention from the decoder's spikes to the encoder's, without an output product."""
 
     def __init__(self, config: TranslatorConfig, queries: int):
@@ -117,10 +119,14 @@ class Attention(nn.Module):
         self.key_value = Linear(config.width, 2 * config.width, bias=False)
 
     def memory(self, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the encoder's spikes ``[S, B, N]``, each ``[B, heads, S, N / heads]`` in whole groups."""
+        """Keys and values of the encoder's spikes ``[S, B, N]``, each ``[B, heads, S, N / heads]``."""
         split = self.key_value(e).unflatten(-1, (2, self.heads, -1))
         key, value = split.permute(2, 1, 3, 0, 4).unbind(0)
-        return whole_key_groups(key), whole_key_groups(value)
+        return key, value
+
+    def lower(self, program: Program, y: tuple[Spikes, ...], layer: int) -> Buffer:
+        """Of the ``layer``-th layer; its memory is in the program's context."""
+        return program.attention(program.lower(self.query, y), self.heads, layer)
 
     def forward(self, y: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Context ``[T, B, N]`` for ``y [T, B, ...]``; ``mask [B, 1, 1, S]`` is True at the tokens.
@@ -131,7 +137,7 @@ class Attention(nn.Module):
         steps, _, k = query.shape[:3]
         query = query.permute(1, 3, 0, 2, 4).flatten(2, 3)
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(whole_row_groups(query), key, value, attn_mask=mask, dropout_p=dropout)
+        context = F.scaled_dot_product_attention(self.in_groups(query), key, value, attn_mask=mask, dropout_p=dropout)
         return first_rows(context, steps * k).unflatten(2, (steps, k)).permute(2, 0, 3, 1, 4).flatten(-2).flatten(1, 2)
 
 
@@ -153,6 +159,12 @@ class DecoderLayer(nn.Module):
         h = h + self.dropout(self.output(torch.cat([y, z], dim=-1)))
         return h, (stream, mixed, context)
 
+    def lower(self, program: Program, h: Buffer, layer: int) -> Buffer:
+        """As the ``layer``-th layer of the decoder."""
+        y = program.lower(self.mixer, program.lower(self.spikes, h, causal=True))
+        z = program.lower(self.context_spikes, program.lower(self.attention, y, layer), causal=True)
+        return program.lower(self.output, (*y, z), h)
+
 
 class Context(NamedTuple):
     """Of a batch of source sentences: keys and values for each decoder layer, and the mask ``[B, 1, 1, S]``."""
@@ -169,7 +181,7 @@ class Translation(NamedTuple):
 
 
 @register_architecture("translator")
-class Translator(nn.Module):
+class Translator(RowGroups, Precise["TranslatorPrograms"]):
     """Sequence-to-sequence network with its tokenizer: ``translate`` takes sentences and gives sentences.
 
     Called on token ids ``source [S, B]`` and ``target [T, B]`` (padded with 0) it returns the logits of the token
@@ -215,16 +227,23 @@ class Translator(nn.Module):
         return self.dropout(self.embedding(tokens) * self.settings.width**0.5)
 
     def encode(self, source: Tensor) -> Context:
-        """What the decoder reads of ``source [S, B]``: its context in :meth:`scan`."""
-        tokens = source != PAD
+        """What the decoder reads of ``source [S, B]``: its context in :meth:`scan`.
+
+        Keys are in groups of their own, so that attention adds up in the same order whatever S the batch has. Its
+        softmax adds up in vectors, of 16 numbers at most; a product with more than 128 values may be done in two parts.
+        """
+        tokens, group = source != PAD, 16 if len(source) <= 128 else 256
         mask = tokens.unsqueeze(-1).to(self.embedding.weight.dtype)
         h = self.embed(source)
         for layer in self.encoder:
             h = layer(h, mask)
         e, _ = self.encoder_spikes(h, mask=mask)
         e = self.dropout(e)
-        memories = tuple(cast(DecoderLayer, layer).attention.memory(e) for layer in self.decoder)
-        return Context(memories, whole_key_groups(tokens).T[:, None, None, :])
+        memories = []
+        for layer in self.decoder:
+            key, value = cast(DecoderLayer, layer).attention.memory(e)
+            memories.append((self.in_groups(key, group), self.in_groups(value, group)))
+        return Context(tuple(memories), self.in_groups(tokens, group).T[:, None, None, :])
 
     def scan(self, target: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:
         """Last spikes ``[T, B, N]`` for each token of ``target [T, B]``, and the state for the tokens to come."""
@@ -239,7 +258,7 @@ class Translator(nn.Module):
 
     def logits(self, s: Tensor) -> Tensor:
         """Scores of the next token from the decoder's last spikes; the weights are the embedding's."""
-        return linear(s, self.embedding.weight, self.output_bias)
+        return self.product(s, self.embedding.weight, self.output_bias)
 
     def forward(self, source: Tensor, target: Tensor, where: Tensor) -> Tensor:
         return self.logits(self.scan(target, None, self.encode(source))[0][where])
@@ -248,16 +267,35 @@ class Translator(nn.Module):
     def search(self, source: Tensor, beam_size: int, length_penalty: float) -> list[Hypothesis]:
         """The best translation found for each column of ``source [S, B]``."""
 
-        def next_token(tokens: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:
+        def next_tokens(tokens: Tensor, state: Any, context: Context, count: int) -> tuple[Likely, Any]:
             s, state = self.scan(tokens.unsqueeze(0), state, context)
             logits = self.logits(s[0])
-            logits[:, [PAD, BEGIN, UNKNOWN]] = float("-inf")
-            return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)), state
+            logits[:, NEVER] = float("-inf")
+            logits = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+            return most_likely(logits, count), state
 
         longest = (source != PAD).sum(0) * 3 // 2 + 10
+        programs = self.programs()
+        if programs is not None:
+            return beam_search(*programs.reading(source), longest, beam_size, length_penalty, BEGIN, END)
         context = self.encode(source)
         with neurons.unchanging(self):
-            return beam_search(next_token, context, longest, beam_size, length_penalty, BEGIN, END)
+            return beam_search(next_tokens, context, longest, beam_size, length_penalty, BEGIN, END)
+
+    def lower(self) -> "TranslatorPrograms":
+        encoder, decoder = Program(self), Program(self)
+        h = encoder.embedding(self.embedding.weight, self.settings.width**0.5)
+        for layer in self.encoder:
+            h = encoder.lower(layer, h)
+        e = encoder.lower(self.encoder_spikes, h, causal=False)
+        memories = [encoder.lower(cast(DecoderLayer, layer).attention.key_value, (e,)) for layer in self.decoder]
+        h = decoder.embedding(self.embedding.weight, self.settings.width**0.5)
+        for place, layer in enumerate(self.decoder):
+            h = decoder.lower(layer, h, place)
+        bias = self.output_bias.detach().clone()
+        bias[NEVER] = float("-inf")
+        decoder.best(decoder.lower(self.decoder_spikes, h, causal=True), self.embedding.weight, bias)
+        return TranslatorPrograms(encoder.finish(), memories, decoder.finish())
 
     def translate(
         self, sentences: list[str], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
@@ -314,6 +352,36 @@ class Translator(nn.Module):
         for place, (text, ids) in enumerate(zip(sentences, encoded)):
             self._check(text, ids, f"sentence {place}")
         return [[*ids, END] for ids in encoded]
+
+
+class TranslatorPrograms(NamedTuple):
+    """A translator in integers: its encoder, the keys and values for each decoder layer, and a step of its decoder."""
+
+    encoder: Program
+    memories: list[Buffer]
+    decoder: Program
+
+    def reading(self, source: Tensor) -> tuple[NextTokens, tuple[Tensor]]:
+        """What a search takes, for ``source [S, B]``: its ``next_tokens`` and ``memory``, a row per sentence."""
+        lengths = (source != PAD).sum(0)
+        steps, batch = source.shape
+        result = self.encoder.run(source.contiguous().numpy(), lengths.numpy())
+        found = [part(buffer, result, steps, batch) for buffer in self.memories]
+        memory = np.empty((len(found), batch, 2, found[0].shape[-1] // 2 * steps), np.float32)
+        for layer, keys_values in enumerate(found):
+            keys, values = np.split(keys_values, 2, axis=-1)
+            memory[layer, :, 0] = keys.transpose(1, 2, 0).reshape(batch, -1)
+            memory[layer, :, 1] = values.transpose(1, 0, 2).reshape(batch, -1)
+
+        def next_tokens(tokens: Tensor, state: Any, sources: tuple[Tensor], count: int) -> tuple[Likely, Any]:
+            rows = sources[0].repeat_interleave(len(tokens) // len(sources[0])).numpy()
+            before = None if state is None else (state[0].numpy(), state[1].numpy())
+            context = EngineContext(memory, steps, rows, lengths.numpy())
+            after = self.decoder.run(tokens.numpy()[None], lengths.numpy(), before, context, count)
+            likely = Likely(torch.from_numpy(after.values), torch.from_numpy(after.places))
+            return likely, tuple(map(torch.from_numpy, after.state))
+
+        return next_tokens, (torch.arange(batch),)
 
 
 def pad(sequences: list[list[int]]) -> Tensor:

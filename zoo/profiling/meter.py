@@ -87,7 +87,7 @@ class Meter(TorchDispatchMode):
             stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
             torch.backends.mha.set_fastpath_enabled(False)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(without_row_groups())  # the rows of zeros are not the network's work
+            stack.enter_context(without_row_groups(self.model))  # the rows of zeros are not the network's work
             stack.enter_context(around_steps(self.model, self._around_step))
             stack.enter_context(self)
             yield

@@ -25,9 +25,8 @@ def _words(text: str) -> frozenset[str]:
 
 MOVED: dict[str, tuple[int, ...]] = dict.fromkeys(
     _words(
-        """view _unsafe_view reshape _reshape_alias t transpose permute expand squeeze unsqueeze slice select split
-        split_with_sizes unsafe_split unbind diagonal index_select gather index flip roll repeat unfold im2col
-        masked_select take cat stack _pack_padded_sequence _pad_packed_sequence"""
+        """view _unsafe_view t transpose permute expand squeeze unsqueeze slice select split split_with_sizes unbind
+        index_select gather index flip roll repeat cat stack _pack_padded_sequence"""
     ),
     (0,),
 ) | {
@@ -36,12 +35,10 @@ MOVED: dict[str, tuple[int, ...]] = dict.fromkeys(
     "where": (1, 2),
     "scatter": (0, 3),
     "index_put": (0, 2),
-    "slice_scatter": (0, 1),
-    "select_scatter": (0, 1),
 }
 """Operations whose results are values of the arguments at these places, tensors or constants."""
 
-KEPT = _words("clone contiguous _to_copy detach alias lift_fresh relu abs neg positive")
+KEPT = _words("clone _to_copy detach lift_fresh relu abs neg")
 """Operations that keep each value in its place: a result is zero where its input is, and a level where that is one."""
 
 CHOSEN = _words(
@@ -56,21 +53,16 @@ WRITTEN = {"copy": (1,), "fill": (1,), "zero": (), "index_put": (2,), "masked_fi
 ZEROS = _words("zeros zeros_like new_zeros")
 
 FREE = _words(
-    """empty empty_like empty_strided new_empty new_empty_strided ones ones_like new_ones full full_like new_full
-    scalar_tensor arange linspace eye tril triu tril_indices triu_indices
-    eq ne gt ge lt le isnan isinf isfinite equal logical_and logical_or logical_not logical_xor bitwise_and bitwise_or
-    bitwise_not bitwise_xor and or xor any all nonzero count_nonzero max min aminmax argmax argmin topk sort argsort
-    _unique2 unique_dim unique_consecutive searchsorted bucketize bincount maximum minimum fmax fmin clamp clamp_min
-    clamp_max hardtanh threshold trunc round floor ceil sign heaviside
-    embedding rand rand_like randn randn_like randint randint_like bernoulli uniform normal exponential multinomial
-    _local_scalar_dense sym_size sym_numel sym_stride sym_storage_offset is_nonzero"""
+    """empty empty_like new_empty ones ones_like new_ones full full_like new_full scalar_tensor arange linspace
+    tril triu eq ne gt ge lt le isinf logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not and or all
+    any nonzero max min argmax topk sort searchsorted maximum minimum clamp clamp_min hardtanh trunc round
+    floor ceil sign heaviside embedding rand rand_like randn randn_like bernoulli _local_scalar_dense"""
 )
 
 WITHOUT_ARITHMETIC = (MOVED, KEPT, CHOSEN, ZEROS, FREE)
 
 FUNCTIONS = _words(
-    """exp exp2 expm1 log log2 log10 log1p sqrt rsqrt sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh
-    sigmoid log_sigmoid_forward erf erfc erfinv softplus elu celu selu mish hardsigmoid pow logsumexp"""
+    """exp log log1p sqrt rsqrt sin cos tanh sigmoid log_sigmoid_forward softplus elu celu mish hardsigmoid logsumexp"""
 )
 
 
@@ -286,6 +278,12 @@ def _each(multiplications: int = 0, additions: int = 0, function: str | None = N
     return handler
 
 
+def _power(ledger, args, kwargs, out) -> Counts:
+    """A square is one multiplication; any other power is a function."""
+    is_square = not isinstance(args[1], Tensor) and args[1] == 2
+    return (_each(1) if is_square else _each(function="pow"))(ledger, args, kwargs, out)
+
+
 # Sums and norms
 
 
@@ -345,15 +343,11 @@ def _group_norm(ledger, args, kwargs, out) -> Counts:
     return _normalised(x.numel(), batch * groups, weight is not None, bias is not None)
 
 
-def _rms_norm(ledger, args, kwargs, out) -> Counts:
-    """x / sqrt(mean of squares + epsilon), and a weight."""
-    x, shape, weight = args[:3]
-    n, rows = x.numel(), x.numel() // max(math.prod(shape), 1)
-    return Counts(multiplications=2 * n + rows + n * (weight is not None), additions=n, functions=Counter(rsqrt=rows))
-
-
 def _batch_norm(ledger, args, kwargs, out) -> Counts:
-    """In evaluation, one scale and one shift a channel."""
+    """With statistics of the training, one scale and one shift for each channel; else those of the input first."""
+    x, weight, bias, _, _, by_input = args[:6]
+    if by_input:  # an instance norm hands over a channel for each sample
+        return _normalised(x.numel(), x.shape[1], weight is not None, bias is not None)
     counts = Counts()
     _elements(ledger, args[:1], args[0], counts)
     counts.multiplications += args[0].numel()
@@ -382,11 +376,9 @@ COUNTED: dict[str, Callable] = {
     "mm": _mm,
     "bmm": _mm,
     "dot": _mv,
-    "vdot": _mv,
     "mv": _mv,
     "addmm": _addmm,
     "baddbmm": _addmm,
-    "addmv": _addmm,
     "convolution": _convolution,
     "add": _add,
     "sub": _add,
@@ -395,19 +387,15 @@ COUNTED: dict[str, Callable] = {
     "div": _div,
     "floor_divide": _div,
     "remainder": _div,
-    "fmod": _div,
-    "square": _each(1),
     "reciprocal": _each(1),
+    "pow": _power,
     "addcmul": _each(1, 1),
-    "addcdiv": _each(2, 1),
-    "lerp": _each(1, 2),
     "silu": _each(1, 0, "sigmoid"),
     "gelu": _each(1, 0, "gelu"),
     "hardswish": _each(2, 1),
     "leaky_relu": _each(1),
     "_prelu_kernel": _each(1),
     "sum": _sum,
-    "nansum": _sum,
     "mean": _mean,
     "cumsum": _cumsum,
     "_softmax": _softmax,
@@ -415,12 +403,9 @@ COUNTED: dict[str, Callable] = {
     "_log_softmax": _log_softmax,
     "native_layer_norm": _layer_norm,
     "native_group_norm": _group_norm,
-    "_fused_rms_norm": _rms_norm,
     "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    "cudnn_batch_norm": _batch_norm,
+    "cudnn_batch_norm": _batch_norm,  # the same on a GPU
     "avg_pool2d": _average_pool,
     "_adaptive_avg_pool2d": _adaptive_average_pool,
-    "adaptive_avg_pool1d": _adaptive_average_pool,
     "linalg_vector_norm": _vector_norm,
 }

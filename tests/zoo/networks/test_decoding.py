@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.networks.decoding import Hypothesis, beam_search, select
+from zoo.networks.decoding import Hypothesis, Likely, beam_search, most_likely, select
 
 BEGIN, END = 0, 1
 NEVER = float("-inf")
@@ -41,10 +41,10 @@ class Recorder:
         self.chain = chain
         self.calls: list[tuple[list[int], list[int], list[int]]] = []
 
-    def __call__(self, tokens: Tensor, state: Tensor | None, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: Tensor, state: Tensor | None, memory: Tensor, count: int) -> tuple[Likely, Tensor]:
         state = torch.zeros(len(tokens), dtype=torch.long) if state is None else state
         self.calls.append((tokens.tolist(), state.tolist(), memory.tolist()))
-        return self.chain[tokens], state + 1
+        return most_likely(self.chain[tokens], count), state + 1
 
 
 def search(chain: Tensor, longest: list[int], beam: int, penalty: float = 0.0) -> tuple[list[Hypothesis], Recorder]:

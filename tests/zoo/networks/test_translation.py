@@ -8,7 +8,7 @@ from torch import nn
 
 import neurons
 from recipes.multi30k import train_tokenizer
-from zoo.networks.decoding import beam_search
+from zoo.networks.decoding import beam_search, most_likely
 from zoo.networks.translation import BEGIN, END, MIXERS, PAD, Translator, TranslatorConfig, pad
 
 PAIRS = [
@@ -146,7 +146,7 @@ def test_a_wide_beam_finds_the_best_sequence_there_is(seed, length_penalty):
     sequences = [s for n in range(longest) for s in itertools.product(inner, repeat=n)]
     best = max(sequences, key=score)
     found = beam_search(
-        lambda tokens, state, memory: (chain[tokens], None),
+        lambda tokens, state, memory, count: (most_likely(chain[tokens], count), None),
         None,
         torch.tensor([longest]),
         beam_size=40,
@@ -167,7 +167,9 @@ def test_a_beam_of_one_takes_the_likeliest_token_each_time(seed):
         if token == 1:
             break
         expected.append(token)
-    found = beam_search(lambda t, s, m: (chain[t], None), None, torch.tensor([5]), 1, 1.0, begin=0, end=1)
+    found = beam_search(
+        lambda t, s, m, n: (most_likely(chain[t], n), None), None, torch.tensor([5]), 1, 1.0, begin=0, end=1
+    )
     assert [hypothesis.tokens for hypothesis in found] == [expected]
 
 
@@ -176,7 +178,9 @@ def test_sentences_of_a_batch_end_at_their_own_longest_length():
     chain[:, 2] = 0.0
     chain = chain.log_softmax(-1)
     chain[:, :2] = float("-inf")  # never ends by itself
-    found = beam_search(lambda t, s, m: (chain[t], None), None, torch.tensor([2, 5, 1]), 2, 1.0, begin=0, end=1)
+    found = beam_search(
+        lambda t, s, m, n: (most_likely(chain[t], n), None), None, torch.tensor([2, 5, 1]), 2, 1.0, begin=0, end=1
+    )
     assert [len(hypothesis.tokens) for hypothesis in found] == [2, 5, 1]
 
 
@@ -223,6 +227,16 @@ def test_a_sentence_that_spells_a_special_token_is_text():
 @pytest.mark.parametrize("kernel", [1, 2])
 def test_a_kernel_of_any_size_decodes_token_by_token(kernel):
     assert len(translator(kernel=kernel).translate(["Ein Hund.", "Eine Frau"], beam_size=2)) == 2
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "embedding"])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_part_of_the_network_may_be_in_another_mode_than_the_rest(part, training):
+    model = translator("lstm", dropout=0.0)  # no spikes, which a rounding may move
+    source, target = token_batch(model, 0), token_batch(model, 1)
+    expected = model(source, target, target != PAD)
+    model.train(training).get_submodule(part).train(not training)
+    torch.testing.assert_close(model(source, target, target != PAD), expected)
 
 
 def test_translating_leaves_each_module_in_the_mode_it_was_in():

@@ -1,0 +1,11 @@
+"""The instructions of a program, by number, and what :mod:`zoo.engine.program` and the kernels must agree on."""
+
+EMBED, NORM, MULTIBIT_LIF, INPUT_GATED_LIF, WINDOWS, PRODUCT, RESCALE, ATTENTION, BEST = range(9)
+ARGUMENTS = 12
+"""Of an instruction, at most."""
+NONE = -1
+"""In the place of what an instruction does without."""
+LANES = 16
+"""Sums of floats are added up in so many parts, as vector instructions do, and the parts in a fixed order."""
+EPSILON = 1e-5
+"""Of layer norm."""

@@ -1,0 +1,60 @@
+"""Weights as integers of eight bits, with one scale per output channel."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LARGEST = 127
+
+
+class IntegerWeight(NamedTuple):
+    """``levels [K, N]`` (int8) and ``scale [N]`` (float32): the weight ``[N, K]`` is about ``(levels * scale).T``."""
+
+    levels: np.ndarray
+    scale: np.ndarray
+
+
+def scales(weight: Tensor) -> Tensor:
+    """The scale ``[N]`` of each output channel of ``weight [N, ...]``; 1 for a channel of zeros."""
+    largest = weight.detach().flatten(1).abs().amax(1).float() / LARGEST
+    return torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def quantised(weight: Tensor, name: str) -> IntegerWeight:
+    """The nearest integers of ``weight [N, K]``. Raises ValueError, with the ``name``, where it is not finite."""
+    weight = weight.detach().to("cpu", torch.float32)
+    if not torch.isfinite(weight).all():
+        raise ValueError(f"{name} has values that are not finite, so the network cannot compute with it")
+    scale = scales(weight)
+    levels = (weight / scale.unsqueeze(1)).round_().clamp_(-LARGEST, LARGEST).to(torch.int8)
+    return IntegerWeight(levels.T.contiguous().numpy(), scale.numpy())
+
+
+def matrix_product(levels: np.ndarray, weights: np.ndarray, largest: int, out: np.ndarray) -> None:
+    """``out [M, N] = levels [M, K] @ weights [K, N]``, exact; the levels lie between ``-largest`` and ``largest``."""
+    a, b = torch.from_numpy(levels), torch.from_numpy(weights)
+    if has_integer_units():
+        torch._int_mm(a, b, out=torch.from_numpy(out))
+        return
+    # Floats hold whole numbers exactly up to the number of their bits.
+    exact = torch.float32 if len(weights) * largest * LARGEST <= 2**24 else torch.float64
+    torch.from_numpy(out).copy_(a.to(exact) @ b.to(exact))
+
+
+@functools.cache
+def has_integer_units() -> bool:
+    """Whether torch's product of integers is exact here, and not in 16 bits on the way, which overflow.
+
+    It is where the processor has instructions for such products (VNNI) and oneDNN uses them.
+    """
+    extreme = torch.tensor([LARGEST, -LARGEST], dtype=torch.int8)
+    for rows in (1, 32):
+        levels, weights = extreme.repeat_interleave(32).expand(rows, -1).contiguous(), torch.full((64, 64), LARGEST)
+        weights[32:] = -LARGEST
+        found = torch._int_mm(levels, weights.to(torch.int8))
+        if not (found == 64 * LARGEST**2).all():
+            return False
+    return True

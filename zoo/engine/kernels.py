@@ -1,0 +1,496 @@
+"""What the engine computes, compiled by Numba: the instructions of a program, one after another, row by row.
+
+A **row** is one time step of one element of the batch. Every instruction computes a row from that row (and the memory
+of its own past) alone, in an order that depends on nothing else. So a result is the same bits whatever the batch, the
+number of threads and the processor; sums of integers have no order anyway.
+
+Memory is a few arrays of one dimension, and instructions are rows of integers: the operation, then where in the arrays
+it reads and writes. :mod:`zoo.engine.program` writes them and says what each takes.
+"""
+
+import hashlib
+import inspect
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from neurons.kernels import cpu_kernels
+from neurons.kernels.cpu_kernels import Spike, _inline, _kernel, _level, exponential, sigmoid
+from zoo.engine.instructions import (
+    ATTENTION,
+    BEST,
+    EMBED,
+    EPSILON,
+    INPUT_GATED_LIF,
+    LANES,
+    MULTIBIT_LIF,
+    NONE,
+    NORM,
+    PRODUCT,
+    RESCALE,
+    WINDOWS,
+)
+
+_ZERO, _ONE = np.float32(0), np.float32(1)
+
+# ---- Products of spikes, exact in integers ----
+
+
+@_kernel
+def _add_four(sums, w0, w1, w2, w3, q0, q1, q2, q3):
+    for n in range(len(sums)):
+        first = np.int16(q0) * np.int16(w0[n]) + np.int16(q1) * np.int16(w1[n])
+        second = np.int16(q2) * np.int16(w2[n]) + np.int16(q3) * np.int16(w3[n])
+        sums[n] += np.int16(np.int16(first) + np.int16(second))
+
+
+@_kernel
+def _add_one(sums, weights, level):
+    for n in range(len(sums)):
+        sums[n] += np.int32(level) * np.int32(weights[n])
+
+
+@_kernel
+def _hand_over(short, sums):
+    for n in range(len(sums)):
+        sums[n] += np.int32(short[n])
+        short[n] = 0
+
+
+@_kernel
+def spike_product(levels, weights, sums, places, short, most):
+    """``sums [N] = levels [K] @ weights [K, N]``, adding up the rows of the levels that are not zero.
+
+    Sums of up to ``most`` products fit into 16 bits, where twice as many are added at once as in 32.
+    """
+    sums[:] = 0
+    count = 0
+    for k in range(len(levels)):
+        places[count] = k
+        count += levels[k] != 0
+    done = 0
+    if most >= 4:
+        short = short[: len(sums)]
+        short[:] = 0
+        held = 0
+        while done + 3 < count:
+            if held + 4 > most:
+                _hand_over(short, sums)
+                held = 0
+            a, b, c, d = places[done], places[done + 1], places[done + 2], places[done + 3]
+            _add_four(short, weights[a], weights[b], weights[c], weights[d], levels[a], levels[b], levels[c], levels[d])
+            done += 4
+            held += 4
+        _hand_over(short, sums)
+    while done < count:
+        _add_one(sums, weights[places[done]], levels[places[done]])
+        done += 1
+
+
+@_kernel
+def _rescale(sums, unit, out, first):
+    for n in range(len(out)):
+        value = np.float32(sums[n]) * unit
+        out[n] = value if first else out[n] + value
+
+
+@_kernel
+def _scale(out, scale):
+    for n in range(len(out)):
+        out[n] *= scale[n]
+
+
+@_kernel
+def _add(values, out):
+    for n in range(len(out)):
+        out[n] += values[n]
+
+
+# ---- Floats ----
+
+
+@_kernel
+def _lane_sum(x, lanes):
+    """The sum of x, in lanes."""
+    lanes[:] = 0
+    whole = len(x) // LANES * LANES
+    for i in range(0, whole, LANES):
+        for j in range(LANES):
+            lanes[j] += x[i + j]
+    for i in range(whole, len(x)):
+        lanes[i - whole] += x[i]
+    return _all_lanes(lanes)
+
+
+@_inline
+def _all_lanes(lanes):
+    for width in (8, 4, 2, 1):
+        for j in range(width):
+            lanes[j] += lanes[j + width]
+    return lanes[0]
+
+
+@_kernel
+def _dot(x, y, lanes):
+    lanes[:] = 0
+    whole = len(x) // LANES * LANES
+    for i in range(0, whole, LANES):
+        for j in range(LANES):
+            lanes[j] += x[i + j] * y[i + j]
+    for i in range(whole, len(x)):
+        lanes[i - whole] += x[i] * y[i]
+    return _all_lanes(lanes)
+
+
+@_kernel
+def _centre(x, mean, out):
+    for i in range(len(x)):
+        out[i] = x[i] - mean
+
+
+@_kernel
+def _stretch(x, by, weight, bias):
+    for i in range(len(x)):
+        x[i] = x[i] * by * weight[i] + bias[i]
+
+
+@_kernel
+def layer_norm(x, weight, bias, out, lanes):
+    count = np.float32(len(x))
+    _centre(x, _lane_sum(x, lanes) / count, out)
+    variance = _dot(out, out, lanes) / count
+    _stretch(out, _ONE / np.sqrt(variance + np.float32(EPSILON)), weight, bias)
+
+
+@_kernel
+def _exponentials(x, largest, out):
+    for i in range(len(x)):
+        out[i] = exponential(x[i] - largest)
+
+
+@_kernel
+def _largest(x, lanes):
+    """The largest of x, which is finite or minus infinity."""
+    lanes[:] = -np.inf
+    whole = len(x) // LANES * LANES
+    for i in range(0, whole, LANES):
+        for j in range(LANES):
+            lanes[j] = x[i + j] if x[i + j] > lanes[j] else lanes[j]
+    for i in range(whole, len(x)):
+        lanes[i - whole] = x[i] if x[i] > lanes[i - whole] else lanes[i - whole]
+    largest = lanes[0]
+    for j in range(1, LANES):
+        largest = lanes[j] if lanes[j] > largest else largest
+    return largest
+
+
+@_kernel
+def _add_scaled(values, by, out):
+    for i in range(len(out)):
+        out[i] += by * values[i]
+
+
+@_kernel
+def attend(query, keys, values, count, heads, out, scores, lanes):
+    """Context ``out [N]`` of ``query [N]``: softmax(query . key / sqrt(N / heads)) times the values, head by head.
+
+    ``keys [N, S]`` and ``values [S, N]``, of which the first ``count`` are there.
+    """
+    part = len(query) // heads
+    by = _ONE / np.sqrt(np.float32(part))
+    row = scores[:count]
+    for head in range(heads):
+        a, b = head * part, (head + 1) * part
+        row[:] = 0
+        for i in range(a, b):
+            _add_scaled(keys[i], query[i] * by, row)
+        _exponentials(row, _largest(row, lanes), row)
+        total = _lane_sum(row, lanes)
+        out[a:b] = 0
+        for s in range(count):
+            _add_scaled(values[s, a:b], row[s] / total, out[a:b])
+
+
+@_kernel
+def _any_above(x, bound):
+    found = False
+    for i in range(len(x)):
+        found |= x[i] > bound
+    return found
+
+
+@_kernel
+def best(logits, exponentials, values, places, lanes):
+    """The log-probabilities and places of the ``len(values)`` largest of ``logits``, the largest first.
+
+    Of equal ones the earlier is the better.
+    """
+    largest = _largest(logits, lanes)
+    _exponentials(logits, largest, exponentials)
+    norm = largest + np.log(_lane_sum(exponentials, lanes))
+    values[:] = -np.inf
+    places[:] = 0
+    last, group = len(values) - 1, 4 * LANES
+    for start in range(0, len(logits), group):
+        stop = min(start + group, len(logits))
+        if not _any_above(logits[start:stop], values[last]):
+            continue
+        for n in range(start, stop):
+            if logits[n] > values[last]:
+                at = last
+                while at > 0 and logits[n] > values[at - 1]:
+                    values[at], places[at] = values[at - 1], places[at - 1]
+                    at -= 1
+                values[at], places[at] = logits[n], n
+    for i in range(len(values)):
+        values[i] -= norm
+
+
+# ---- Neurons: the spikes of one step as levels, the state in place. True where a membrane is NaN ----
+
+
+@_kernel
+def multibit_lif(x, membrane, leak, levels, spike):
+    strange = False
+    for i in range(len(membrane)):
+        new = leak[i] * membrane[i] + x[i]
+        level = _level(new, spike)
+        strange |= new != new
+        levels[i] = np.int8(level)
+        membrane[i] = new - level / spike.scale
+    return strange
+
+
+@_kernel
+def input_gated_lif(f, c, current, membrane, levels, spike):
+    strange = False
+    for i in range(len(membrane)):
+        gate = sigmoid(f[i])
+        candidate = c[i]
+        candidate = spike.zero if candidate <= spike.zero else candidate
+        new_current = gate * current[i] + (spike.one - gate) * candidate
+        new = membrane[i] + new_current
+        level = _level(new, spike)
+        strange |= new != new
+        levels[i] = np.int8(level)
+        current[i], membrane[i] = new_current, new - level / spike.scale
+    return strange
+
+
+@_kernel
+def _copy(values, out):
+    for i in range(len(out)):
+        out[i] = values[i]
+
+
+# ---- Instructions: what each does with one row ----
+
+
+class Memory(NamedTuple):
+    """What a program reads and writes. ``[...]`` is one dimension."""
+
+    steps: int
+    batch: int
+    constants: np.ndarray
+    """float32 ``[...]``."""
+    weights: np.ndarray
+    """int8 ``[...]``."""
+    numbers: np.ndarray
+    """float32 ``[...]``; here and in the next two are the buffers."""
+    levels: np.ndarray
+    """int8 ``[...]``."""
+    sums: np.ndarray
+    """int32 ``[...]``."""
+    tokens: np.ndarray
+    """``[T, B]``."""
+    lengths: np.ndarray
+    """``[B]``, of the sequences."""
+    state: np.ndarray
+    """``[B, ...]``, of the neurons, before the run; ``after`` it."""
+    after: np.ndarray
+    past: np.ndarray
+    """int8 ``[B, ...]``, the last inputs of windows, before the run; ``past_after`` it."""
+    past_after: np.ndarray
+    context: np.ndarray
+    """What attention looks at (:class:`zoo.engine.program.Context`), so many ``sequences`` of so many ``keys``."""
+    sequences: int
+    keys: int
+    sources: np.ndarray
+    source_lengths: np.ndarray
+    values: np.ndarray
+    """``[T * B, count]``: the best outputs, and their ``places``."""
+    places: np.ndarray
+    room: np.ndarray
+    """float32, int16 and int64 for use within an instruction, and :data:`LANES` floats."""
+    short: np.ndarray
+    indices: np.ndarray
+    lanes: np.ndarray
+
+
+@_inline
+def _row(values, start, row, size):
+    return values[start + row * size : start + (row + 1) * size]
+
+
+@_kernel
+def _product(a, m, row):
+    levels, k, weights, n, sums, most = a[0], a[1], a[2], a[3], a[4], a[5]
+    matrix = m.weights[weights : weights + k * n].reshape(k, n)
+    spike_product(_row(m.levels, levels, row, k), matrix, _row(m.sums, sums, row, n), m.indices, m.short, most)
+
+
+@_kernel
+def _rescaled(a, m, row):
+    start, n, parts, scale, bias, residual = a[0], a[1], a[2], a[3], a[4], a[5]
+    out = _row(m.numbers, start, row, n)
+    for part in range(parts):
+        sums, unit = a[6 + 2 * part], a[7 + 2 * part]
+        _rescale(_row(m.sums, sums, row, n), m.constants[unit], out, part == 0)
+    _scale(out, m.constants[scale : scale + n])
+    if bias != NONE:
+        _add(m.constants[bias : bias + n], out)
+    if residual != NONE:
+        _add(_row(m.numbers, residual, row, n), out)
+
+
+@_kernel
+def _normalised(a, m, t, b, row):
+    x, start, n, parts, weight, bias, masked = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
+    width = n // parts
+    out = _row(m.numbers, start, row, n)
+    for first in range(0, n, width):
+        part = m.numbers[x + row * n + first : x + row * n + first + width]
+        scales = m.constants[weight + first : weight + first + width]
+        biases = m.constants[bias + first : bias + first + width]
+        layer_norm(part, scales, biases, out[first : first + width], m.lanes)
+    if masked and t >= m.lengths[b]:
+        out[:] = 0
+
+
+@_kernel
+def _embedded(a, m, t, b, row):
+    start, n, weights, scale, tokens = a[0], a[1], a[2], a[3], a[4]
+    token = m.tokens[t, b]
+    out = _row(m.numbers, start, row, n)
+    for i in range(n):
+        out[i] = np.float32(m.weights[weights + i * tokens + token]) * m.constants[scale + token]
+
+
+@_kernel
+def _windows(a, m, t, b, row):
+    x, start, n, kernel, left, column = a[0], a[1], a[2], a[3], a[4], a[5]
+    out = _row(m.levels, start, row, kernel * n)
+    for i in range(kernel):
+        source = t + i - left
+        tap = out[i * n : (i + 1) * n]
+        if 0 <= source < m.steps:
+            _copy(_row(m.levels, x, source * m.batch + b, n), tap)
+        elif source < 0 and column != NONE:
+            before = column + (source + kernel - 1) * n
+            _copy(m.past[b, before : before + n], tap)
+        else:
+            tap[:] = 0
+    if column != NONE and t == m.steps - 1:
+        _copy(out[n:], m.past_after[b, column : column + (kernel - 1) * n])
+
+
+@_kernel
+def _attended(a, m, b, row):
+    query, start, n, heads, layer = a[0], a[1], a[2], a[3], a[4]
+    source = m.sources[b]
+    keys = (layer * m.sequences + source) * 2 * n * m.keys
+    values = keys + n * m.keys
+    attend(
+        _row(m.numbers, query, row, n),
+        m.context[keys:values].reshape(n, m.keys),
+        m.context[values : values + n * m.keys].reshape(m.keys, n),
+        m.source_lengths[source],
+        heads,
+        _row(m.numbers, start, row, n),
+        m.room,
+        m.lanes,
+    )
+
+
+@_kernel
+def _best(a, m, row):
+    sums, n, unit, scale, bias = a[0], a[1], a[2], a[3], a[4]
+    logits, spare = m.room[:n], m.room[n : 2 * n]
+    _rescale(_row(m.sums, sums, row, n), m.constants[unit], logits, True)
+    _scale(logits, m.constants[scale : scale + n])
+    _add(m.constants[bias : bias + n], logits)
+    best(logits, spare, m.values[row], m.places[row], m.lanes)
+
+
+@_kernel
+def _neurons(op, a, m, b):
+    """All steps of the neurons of one element of the batch. True where a membrane is NaN."""
+    x, start, size, spike, column, backwards, masked = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
+    c = m.constants
+    settings = Spike(c[spike], c[spike + 1], c[spike + 2], c[spike + 3], _ZERO, _ONE, False)
+    width = size if op == MULTIBIT_LIF else 2 * size
+    if column == NONE:
+        state = m.room[:width]
+        state[:] = 0
+    else:
+        state = m.after[b, column : column + width]
+        _copy(m.state[b, column : column + width], state)
+    strange = False
+    for i in range(m.steps):
+        t = m.steps - 1 - i if backwards else i
+        row = t * m.batch + b
+        out = _row(m.levels, start, row, size)
+        if op == MULTIBIT_LIF:
+            leak = a[7]
+            strange |= multibit_lif(_row(m.numbers, x, row, size), state, c[leak : leak + size], out, settings)
+        else:
+            inputs, first = a[7], a[8]
+            currents = m.numbers[x + row * inputs + first : x + row * inputs + first + 2 * size]
+            strange |= input_gated_lif(currents[:size], currents[size:], state[:size], state[size:], out, settings)
+        if masked and t >= m.lengths[b]:
+            out[:] = 0
+    return strange
+
+
+_digest = hashlib.sha256(inspect.getsource(cpu_kernels).encode()).hexdigest()
+
+
+def _interpreter(made_of: str) -> Any:
+    """The interpreter. Numba keeps it on disk until this file changes, or what this function closes over."""
+
+    @_kernel
+    def run(code, memory, start, stop):
+        """Run the instructions ``code`` for the elements of the batch from ``start`` to ``stop``.
+
+        True if a membrane is NaN.
+        """
+        _ = made_of
+        for i in range(len(code)):
+            op, a = code[i, 0], code[i, 1:]
+            for b in range(start, stop):
+                if op in (MULTIBIT_LIF, INPUT_GATED_LIF):
+                    if _neurons(op, a, memory, b):
+                        return True
+                    continue
+                for t in range(memory.steps):
+                    row = t * memory.batch + b
+                    if op == PRODUCT:
+                        _product(a, memory, row)
+                    elif op == RESCALE:
+                        _rescaled(a, memory, row)
+                    elif op == NORM:
+                        _normalised(a, memory, t, b, row)
+                    elif op == EMBED:
+                        _embedded(a, memory, t, b, row)
+                    elif op == WINDOWS:
+                        _windows(a, memory, t, b, row)
+                    elif op == ATTENTION:
+                        _attended(a, memory, b, row)
+                    elif op == BEST:
+                        _best(a, memory, row)
+        return False
+
+    return run
+
+
+run = _interpreter(_digest)

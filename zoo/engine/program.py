@@ -1,0 +1,336 @@
+"""A network written down as a program: a list of instructions on plain memory, which a compiled kernel runs.
+
+Modules write it, each its own part, by their method ``lower``: so there is one definition of a network, and its
+program follows from it. What a program cannot express raises :class:`NotInIntegers`.
+"""
+
+import math
+import threading
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from torch import Tensor, nn
+
+import neurons
+from neurons.neuron import MultiBitNeuron
+from neurons.spike import FULL_PRECISION, level_count
+from zoo.engine import instructions
+from zoo.engine.integers import LARGEST, matrix_product, quantised
+
+FEW_ROWS = 16
+"""Up to so many rows, products add up weights spike by spike."""
+SHORT = 32767
+"""The largest sum in 16 bits."""
+
+
+class NotInIntegers(ValueError):
+    """Why a network, as it is, is not computed in integers."""
+
+
+class Buffer(NamedTuple):
+    """``width`` values in every row, in the memory called ``kind``."""
+
+    kind: str
+    place: int
+    """Where it starts, in values per row."""
+    width: int
+
+
+class Spikes(NamedTuple):
+    """Spikes as ``levels`` between ``-largest`` and ``largest``; a level is as much as the constant at ``unit``."""
+
+    levels: Buffer
+    unit: int
+    largest: int
+
+
+class Weight(NamedTuple):
+    """Places of the constants of an integer weight ``[inputs, outputs]``, and its scales themselves."""
+
+    levels: int
+    scale: int
+    scales: np.ndarray
+    inputs: int
+    outputs: int
+
+
+class Context(NamedTuple):
+    """What attention looks at: keys ``[N, S]`` and values ``[S, N]`` of each of several sequences, in each layer.
+
+    ``memory [layers, sequences, 2, N * S]`` holds them. Row b of a program's batch looks at the first
+    ``lengths[sources[b]]`` of the sequence ``sources[b]``.
+    """
+
+    memory: np.ndarray
+    steps: int
+    sources: np.ndarray
+    lengths: np.ndarray
+
+
+NO_CONTEXT = Context(np.zeros((0, 0, 2, 0), np.float32), 0, np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+class Result(NamedTuple):
+    """What a run has left: its buffers' memory, the state, and of the best outputs the log-probabilities and places."""
+
+    arrays: dict[str, np.ndarray]
+    state: tuple[np.ndarray, np.ndarray]
+    values: np.ndarray
+    places: np.ndarray
+
+
+class _Memory(threading.local):
+    """What a program computes in, one per thread; grown as needed and used again."""
+
+    def __init__(self):
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def of(self, kind: str, size: int, dtype: type) -> np.ndarray:
+        found = self.arrays.get(kind)
+        if found is None or len(found) < size:
+            found = self.arrays[kind] = np.empty(size, dtype)
+        return found
+
+
+_TYPES = {"numbers": np.float32, "levels": np.int8, "sums": np.int32}
+
+
+class Program:
+    """Instructions, the constants they take, and the room they need per row.
+
+    ``names`` are those of the network's weights, by their identity, for errors.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.code: list[list[Any]] = []
+        self.widths = dict.fromkeys(_TYPES, 0)
+        self.state_width = self.past_width = 0
+        self.room = self.inputs = 1
+        """The most values that one row of an instruction takes beside its buffers, and that a product takes."""
+        self._names = {id(parameter): name for name, parameter in network.named_parameters()}
+        self._floats: list[np.ndarray] = []
+        self._integers: list[np.ndarray] = []
+        self._weights: dict[int, Weight] = {}
+        self._memory = _Memory()
+
+    # ---- Writing ----
+
+    def lower(self, module: nn.Module, *arguments: Any, **named: Any) -> Any:
+        """What ``module.lower(self, ...)`` writes, if that is the method beside the module's own ``forward``."""
+        kind = type(module)
+        if "forward" in vars(module) or _defined_in(kind, "forward") is not _defined_in(kind, "lower"):
+            raise NotInIntegers(f"{kind.__name__} does not say how it runs in integers")
+        return cast(Any, module).lower(self, *arguments, **named)
+
+    def buffer(self, kind: str, width: int) -> Buffer:
+        place = self.widths[kind]
+        self.widths[kind] += width
+        return Buffer(kind, place, width)
+
+    def constant(self, values: Tensor | np.ndarray) -> int:
+        """The place of these numbers."""
+        if isinstance(values, Tensor):
+            values = values.detach().numpy()
+        return _append(self._floats, np.asarray(values, np.float32).reshape(-1))
+
+    def weight(self, weight: Tensor) -> Weight:
+        """The integers of ``weight [outputs, inputs]``, once however often it is used."""
+        if id(weight) not in self._weights:
+            found = quantised(weight, self._names.get(id(weight), "a weight"))
+            place, scale = _append(self._integers, found.levels.reshape(-1)), self.constant(found.scale)
+            self._weights[id(weight)] = Weight(place, scale, found.scale, *found.levels.shape)
+        return self._weights[id(weight)]
+
+    def write(self, operation: int, *arguments: Any) -> None:
+        self.code.append([operation, *arguments])
+
+    def product(self, spikes: tuple[Spikes, ...], weight: Tensor) -> tuple[list[Any], Weight]:
+        """Spikes, side by side, times ``weight [N, K]``: for each of them a buffer of sums and the place of a unit."""
+        whole, start, sums = self.weight(weight), 0, list[Any]()
+        for part in spikes:
+            out, k = self.buffer("sums", whole.outputs), part.levels.width
+            most = SHORT // (LARGEST * part.largest)
+            place = whole.levels + start * whole.outputs
+            self.write(instructions.PRODUCT, part.levels, k, place, whole.outputs, out, most, part.largest)
+            start += k
+            self.inputs, self.room = max(self.inputs, k), max(self.room, whole.outputs)
+            sums += [out, part.unit]
+        if start != whole.inputs:
+            raise ValueError(f"a weight takes {whole.inputs} inputs, and here are {start} spikes")
+        return sums, whole
+
+    def linear(self, spikes: tuple[Spikes, ...], layer: nn.Linear, residual: Buffer | None = None) -> Buffer:
+        """Spikes times the layer's weight, plus its bias or the ``residual``."""
+        sums, whole = self.product(spikes, layer.weight)
+        out = self.buffer("numbers", whole.outputs)
+        bias = instructions.NONE if layer.bias is None else self.constant(layer.bias)
+        added = instructions.NONE if residual is None else residual
+        self.write(instructions.RESCALE, out, whole.outputs, len(spikes), whole.scale, bias, added, *sums)
+        return out
+
+    def layer_norm(self, x: Buffer, layer: nn.LayerNorm, masked: bool) -> Buffer:
+        if type(layer) is not nn.LayerNorm or layer.eps != instructions.EPSILON or layer.bias is None:
+            raise NotInIntegers(f"{layer} has no instruction of the engine")
+        return self.norm(x, layer.weight, layer.bias, 1, masked)
+
+    def norm(self, x: Buffer, weight: Tensor, bias: Tensor, parts: int, masked: bool) -> Buffer:
+        """Layer norm of ``parts`` equal parts of ``x``; 0 beyond the length of a sequence where ``masked``."""
+        out = self.buffer("numbers", x.width)
+        self.write(instructions.NORM, x, out, x.width, parts, self.constant(weight), self.constant(bias), int(masked))
+        return out
+
+    def state(self, width: int, keeps_state: bool) -> int:
+        """A column of the state, for those who keep any."""
+        if not keeps_state:
+            self.room = max(self.room, width)
+            return instructions.NONE
+        self.state_width += width
+        return self.state_width - width
+
+    def multibit_lif(self, neuron: nn.Module, x: Buffer, keeps_state: bool, masked: bool) -> Spikes:
+        """One neuron per column of ``x``."""
+        spike, unit, largest = self._spike(neuron, neurons.MultiBitLIF)
+        leak = self.constant(cast(neurons.MultiBitLIF, neuron).step_parameters().leak.detach().expand(x.width))
+        out, column = self.buffer("levels", x.width), self.state(x.width, keeps_state)
+        self.write(instructions.MULTIBIT_LIF, x, out, x.width, spike, column, int(False), int(masked), leak)
+        return Spikes(out, unit, largest)
+
+    def input_gated_lif(
+        self, neuron: nn.Module, x: Buffer, first: int, size: int, keeps_state: bool, backwards: bool, masked: bool
+    ) -> Spikes:
+        """``size`` neurons on the columns of ``x`` from ``first`` on: their gate currents, then their candidates."""
+        spike, unit, largest = self._spike(neuron, neurons.InputGatedLIF)
+        out, column = self.buffer("levels", size), self.state(2 * size, keeps_state)
+        where = x, out, size, spike, column, int(backwards), int(masked), x.width, first
+        self.write(instructions.INPUT_GATED_LIF, *where)
+        return Spikes(out, unit, largest)
+
+    def _spike(self, neuron: nn.Module, kind: type[MultiBitNeuron]) -> tuple[int, int, int]:
+        """Places of the spike function's constants and of the unit of its levels, and the largest level."""
+        if type(neuron) is not kind or {"forward", "scan", "step"} & vars(neuron).keys():
+            raise NotInIntegers(f"{type(neuron).__name__} has no instruction of the engine here")
+        if neuron.bits == FULL_PRECISION:
+            raise NotInIntegers("a neuron in full precision fires no levels; give it bits from 1 to 8")
+        function = neuron.spike()
+        reach, scale = function.spike_range.item(), function.scale.item()
+        if not 0 < reach < math.inf:
+            raise ValueError(f"the range of a {kind.__name__} is {reach}, so the network cannot compute with it")
+        lowest = 0.0 if neuron.bits == 1 else -reach
+        place = self.constant(np.array([reach, lowest, scale, neuron.threshold_levels]))
+        return place, self.constant(np.float32(1) / np.array(scale, np.float32)), level_count(neuron.bits) - 1
+
+    def windows(self, spikes: Spikes, kernel: int, left: int, keeps_state: bool) -> Spikes:
+        """Each step with those around it: ``left`` before it, the others after it."""
+        width, column = spikes.levels.width, instructions.NONE
+        out = self.buffer("levels", kernel * width)
+        if keeps_state:
+            column = self.past_width
+            self.past_width += (kernel - 1) * width
+        self.write(instructions.WINDOWS, spikes.levels, out, width, kernel, left, column)
+        return spikes._replace(levels=out)
+
+    def embedding(self, weight: Tensor, by: float) -> Buffer:
+        """The rows of ``weight [V, N]`` of the tokens, times ``by``."""
+        whole = self.weight(weight)
+        out, scale = self.buffer("numbers", whole.inputs), self.constant(whole.scales * np.float32(by))
+        self.write(instructions.EMBED, out, whole.inputs, whole.levels, scale, whole.outputs)
+        return out
+
+    def attention(self, query: Buffer, heads: int, layer: int) -> Buffer:
+        """What ``query`` finds in the memory of the ``layer``-th layer."""
+        out = self.buffer("numbers", query.width)
+        self.write(instructions.ATTENTION, query, out, query.width, heads, layer)
+        return out
+
+    def best(self, spikes: Spikes, weight: Tensor, bias: Tensor) -> None:
+        """The most probable of the outputs ``spikes @ weight.T + bias``."""
+        (sums, unit), whole = self.product((spikes,), weight)
+        self.room = max(self.room, 2 * whole.outputs)
+        self.write(instructions.BEST, sums, whole.outputs, unit, whole.scale, self.constant(bias))
+
+    # ---- Running ----
+
+    def finish(self) -> "Program":
+        """To be called when everything is written."""
+        shape = len(self.code), instructions.ARGUMENTS + 1
+        self._fixed, self._per_row = np.full(shape, instructions.NONE, np.int64), np.zeros(shape, np.int64)
+        for i, instruction in enumerate(self.code):
+            for j, argument in enumerate(instruction):
+                buffer = isinstance(argument, Buffer)
+                self._fixed[i, j], self._per_row[i, j] = (0, argument.place) if buffer else (argument, 0)
+        self._constants, self._joined = _joined(self._floats, np.float32), _joined(self._integers, np.int8)
+        products = [i for i, instruction in enumerate(self.code) if instruction[0] == instructions.PRODUCT]
+        self._pieces = list(zip([0, *(i + 1 for i in products)], [*products, shape[0]], [*products, None]))
+        return self
+
+    def run(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        state: tuple[np.ndarray, np.ndarray] | None = None,
+        context: Context | None = None,
+        count: int = 0,
+    ) -> Result:
+        """Run it on ``tokens [T, B]``, of which column b holds ``lengths[b]``, and from ``state`` (None: at rest).
+
+        ``count`` is how many of the best outputs are wanted.
+        """
+        from zoo.engine import kernels  # which imports Numba
+
+        steps, batch = tokens.shape
+        rows, arrays = steps * batch, {}
+        for kind, dtype in _TYPES.items():
+            arrays[kind] = self._memory.of(kind, rows * self.widths[kind], dtype)
+        room = self._memory.of("room", self.room, np.float32)
+        short = self._memory.of("short", self.room, np.int16)
+        indices = self._memory.of("indices", self.inputs + 1, np.int64)
+        lanes = self._memory.of("lanes", instructions.LANES, np.float32)
+        if state is None:
+            state = np.zeros((batch, self.state_width), np.float32), np.zeros((batch, self.past_width), np.int8)
+        after = np.empty_like(state[0]), np.empty_like(state[1])
+        values, places = np.empty((rows, count), np.float32), np.empty((rows, count), np.int64)
+        attended = context or NO_CONTEXT
+        memory = kernels.Memory(
+            steps, batch, self._constants, self._joined, arrays["numbers"], arrays["levels"], arrays["sums"],
+            tokens, lengths, state[0], after[0], state[1], after[1], attended.memory.reshape(-1),
+            attended.memory.shape[1], attended.steps, attended.sources, attended.lengths, values, places,
+            room, short, indices, lanes,
+        )  # fmt: skip
+        code = self._fixed + self._per_row * rows
+        for start, stop, product in [(0, len(code), None)] if rows <= FEW_ROWS else self._pieces:
+            if stop > start and kernels.run(code[start:stop], memory, 0, batch):
+                raise ValueError("a membrane is NaN: the input or the weights are not finite")
+            if product is not None:
+                self._product(code[product], rows, arrays)
+        return Result(arrays, after, values, places)
+
+    def _product(self, instruction: np.ndarray, rows: int, arrays: dict[str, np.ndarray]) -> None:
+        """A product of many rows."""
+        _, at, k, weight, n, out, _, largest, *_ = instruction.tolist()
+        levels = arrays["levels"][at : at + rows * k].reshape(rows, k)
+        matrix_product(
+            levels,
+            self._joined[weight : weight + k * n].reshape(k, n),
+            largest,
+            arrays["sums"][out : out + rows * n].reshape(rows, n),
+        )
+
+
+def part(buffer: Buffer, result: Result, steps: int, batch: int) -> np.ndarray:
+    """A buffer's values ``[T, B, width]``, as a run has left them."""
+    first = buffer.place * steps * batch
+    return result.arrays[buffer.kind][first : first + steps * batch * buffer.width].reshape(steps, batch, buffer.width)
+
+
+def _append(values: list[np.ndarray], more: np.ndarray) -> int:
+    """The place of ``more`` in all the values, of which it is the last."""
+    values.append(more)
+    return sum(map(len, values)) - len(more)
+
+
+def _joined(values: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([*values, np.zeros(0, dtype)], dtype=dtype)
+
+
+def _defined_in(kind: type, method: str) -> type | None:
+    return next((owner for owner in kind.__mro__ if method in vars(owner)), None)
