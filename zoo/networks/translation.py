@@ -246,8 +246,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
         return Context(tuple(memories), self.in_groups(tokens, group).T[:, None, None, :])
 
     def scan(self, target: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:
-        """Spikes of the last layer ``[T, B, N]`` for the tokens of ``target [T, B]``, and the state for the next
-        tokens."""
+        """Last layer's spikes ``[T, B, N]`` for the tokens of ``target [T, B]``, and the state for the next tokens."""
         *layers, last = [None] * (len(self.decoder) + 1) if state is None else state
         h = self.embed(target)
         after = []
