@@ -1,19 +1,19 @@
-"""Classifiers of event-camera recordings: convolutions into spiking neurons, scanned along time.
+"""Classifiers of event-camera recordings: convolutions that feed spiking neurons, scanned along time.
 
 A recording becomes frames of event counts (:class:`zoo.inputs.events.Binning`), ``[T, B, 2, H, W]``. Then::
 
     x = log(1 + counts)
-    x = multi-bit LIF(batch norm(convolution(x)))           a few blocks, each but the first at half the resolution
+    x = multi-bit LIF(batch norm(convolution(x)))           a few blocks; each after the first halves the resolution
     f, c = batch norm(convolution(x))
     y = input-gated LIF(f, c)
     V[t] = V[t-1] + W y[t] + b                              the integrator readout
     probabilities after T frames = softmax(V[T] / T / temperature)
 
-so that every weight layer but the first takes spikes of a few bits. All memory of the past is the neurons' state, which
-is explicit: a recording fed in slices (:meth:`GestureNetwork.stream`) gives the same answer as the whole of it.
+So every weight layer except the first takes spikes of a few bits. Only the neurons' state remembers the past, and it is
+explicit: a recording in slices (:meth:`GestureNetwork.stream`) gives the same answer as the whole recording.
 
-The twins differ in the neurons only. ``mixer`` is ``input-gated-lif`` as above; ``lif``, plain LIF neurons with binary
-spikes and nothing learned in them; ``relu``, which has no memory but the readout's; ``convgru``, ReLU blocks below a
+The twins differ only in the neurons. ``mixer`` is ``input-gated-lif`` as above; ``lif``, plain LIF neurons with binary
+spikes and no learned parameters; ``relu``, with no memory except the readout's; ``convgru``, ReLU blocks below a
 convolutional GRU (Ballas et al., ICLR 2016, arXiv 1511.06432).
 """
 
@@ -37,18 +37,18 @@ from zoo.registry import register_architecture
 MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
 MOST_BLOCKS = 16
 GATE_HORIZON = 32.0
-"""Frames that the slowest gated neurons remember before training: about a gesture of 1.5 seconds, in bins of 50 ms."""
+"""Frames that the slowest gated neurons remember before training: about a gesture of 1.5 seconds in bins of 50 ms."""
 
 
 @dataclass(frozen=True)
 class GestureConfig:
-    """All that rebuilds a classifier.
+    """All that is needed to rebuild a classifier.
 
     ``height``, ``width``, ``pool``, ``bin_by`` and ``bin_size`` say how events become frames
     (:class:`zoo.inputs.events.Binning`). Block i of ``blocks`` has ``i * channels`` channels, the last layer of neurons
     ``head``. ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike;
-    its threshold keeps the many places where nothing happens silent. ``temperature`` divides the logits where
-    ``predict`` makes probabilities of them (:mod:`zoo.networks.probabilities`).
+    its threshold keeps the many inactive places silent. ``predict`` divides the logits by ``temperature`` before it
+    makes them probabilities (:mod:`zoo.networks.probabilities`).
     """
 
     labels: list[str]
@@ -83,11 +83,11 @@ class GestureConfig:
         return events.Binning(self.height, self.width, self.pool, self.bin_by, self.bin_size)
 
     def neuron(self, channels: int) -> nn.Module | None:
-        """The neurons of a block; None in the twins without spikes."""
+        """The neurons of a block; None for twins without spikes."""
         if self.mixer == "lif":
             return neurons.LearnableLIF(learn_leak=False, learn_threshold=False)
         if self.mixer == "input-gated-lif":
-            # Time constants from one step to about ten, so that some channels see motion and others hold.
+            # Time constants from one step to about ten, so that some channels see motion and others remember.
             leak = torch.linspace(0.0, 0.9, channels)
             return neurons.MultiBitLIF(leak=leak, **spike_options(self))
         return None
@@ -101,7 +101,7 @@ class Prediction(NamedTuple):
 
 
 def over_frames(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer for images on each frame of ``[T, B, C, H, W]``."""
+    """Applies a layer for images to each frame of ``[T, B, C, H, W]``."""
     return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
@@ -112,7 +112,7 @@ def normalised_convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Seq
 
 
 class Block(nn.Module):
-    """Convolution, batch norm and neurons on ``[T, B, C, H, W]``; ReLU where there are no neurons."""
+    """Convolution, batch norm and neurons on ``[T, B, C, H, W]``; ReLU if there are no neurons."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, neuron: nn.Module | None):
         super().__init__()
@@ -154,7 +154,7 @@ class ConvolutionalGRU(nn.Module):
 
 @register_architecture("gesture-network")
 class GestureNetwork(nn.Module):
-    """Classifier of event-camera recordings: ``predict`` takes the events of one and gives its label.
+    """Classifier of event-camera recordings: ``predict`` takes the events of a recording and returns its label.
 
     Called on frames of event counts ``[T, B, 2, H, W]`` and their number ``lengths [B]`` (all T unless given) it
     returns logits ``[B, labels]``.
@@ -188,7 +188,7 @@ class GestureNetwork(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """All that rebuilds this network."""
+        """All that is needed to rebuild this network."""
         return asdict(self.settings)
 
     def assets(self) -> dict[str, bytes]:
@@ -217,16 +217,16 @@ class GestureNetwork(nn.Module):
         return membrane[lengths - 1, torch.arange(len(lengths), device=lengths.device)] / lengths.unsqueeze(-1)
 
     def stream(self) -> "GestureStream":
-        """A recording to be fed in slices."""
+        """A new recording, to be fed in slices."""
         return GestureStream(self)
 
     def predict(self, recording: Any) -> Prediction:
         """The label of one recording of one gesture, and the probability of each label.
 
         ``recording`` is an event file (``.aedat``, ``.npz``, ``.npy``), or a structured array or dict with t (in
-        microseconds), x, y and p (:func:`zoo.inputs.events.as_events`). The bin that it ends in is not complete and not
-        used. Raises TypeError and ValueError for what is no recording of this camera, or shorter than one bin; errors
-        of a file name it.
+        microseconds), x, y and p (:func:`zoo.inputs.events.as_events`). Its last, incomplete bin is not used. Raises
+        TypeError and ValueError if it is not a recording of this camera or is shorter than one bin; errors of a file
+        name the file.
         """
         stream, found = self.stream(), events.as_events(recording)
         with events.naming(recording):
@@ -235,9 +235,9 @@ class GestureNetwork(nn.Module):
 
 
 class GestureStream(Stream):
-    """A recording that is classified while it comes in: slices go in, the prediction so far comes out.
+    """A recording that is classified while it comes in: it takes slices and gives the prediction so far.
 
-    The network runs on one frame at a time, so the answer depends on the events alone and not on how they were sliced.
+    The network runs on one frame at a time, so the answer depends only on the events, not on how they were sliced.
     """
 
     def __init__(self, model: GestureNetwork):

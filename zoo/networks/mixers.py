@@ -1,8 +1,8 @@
-"""What stands in a layer of a stream ``h [T, B, N]``: the stream as spikes, and what mixes it along the tokens.
+"""The parts of a layer of a stream ``h [T, B, N]``: the stream as spikes, and the mixer along the tokens.
 
-A mixer takes ``(s, state, mask)`` and gives ``(y, state)``. The state is explicit and has the batch first; it is None
-before the first token. ``mask [T, B, 1]`` is 1 at the tokens and 0 at the padding of whole sequences. ``mixer`` is the
-name of a neuron, or ``relu``, ``lstm`` or ``gru`` in the twins without spikes.
+A mixer takes ``(s, state, mask)`` and returns ``(y, state)``. The state is explicit and has the batch first; it is None
+before the first token. For whole sequences, ``mask [T, B, 1]`` is 1 at the tokens and 0 at the padding. ``mixer`` is
+the name of a neuron, or ``relu``, ``lstm`` or ``gru`` for the twins without spikes.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT_MIXERS)
 
 
 def spike_options(config: Any, **changed: Any) -> dict[str, Any]:
-    """The options of multi-bit neurons in a network's config, some of them ``changed``."""
+    """The options of multi-bit neurons from a network's config, with those in ``changed`` replaced."""
     names = ("bits", "threshold_levels", "initial_range", "range_tracking")
     return {name: getattr(config, name) for name in names} | changed
 
@@ -27,15 +27,15 @@ def spike_options(config: Any, **changed: Any) -> dict[str, Any]:
 def scan_both_ways(pair: nn.ModuleList, left: Tensor, right: Tensor) -> Tensor:
     """The outputs of two neurons, side by side: the first scans ``left [T, B, N]``, the second ``right`` from its end.
 
-    At the padding ``right`` must be 0, so that the scan from there starts at rest.
+    ``right`` must be 0 at the padding, so that the scan from the end starts at rest.
     """
     return torch.cat([pair[0](left)[0], pair[1](right.flip(0))[0].flip(0)], dim=-1)
 
 
 class StreamSpikes(nn.Module):
-    """The stream of currents, normalised and turned into what the layers' weights take.
+    """The stream of currents, normalised and turned into the input of the layers' weights.
 
-    Spikes of a multi-bit (or learnable) LIF; ReLU, or nothing, in the twins.
+    That is the spikes of a multi-bit (or learnable) LIF; in the twins without spikes it is ReLU, or no function.
     """
 
     def __init__(self, width: int, mixer: str, spike: dict[str, Any]):
@@ -58,7 +58,7 @@ class StreamSpikes(nn.Module):
         return (y if mask is None else y * mask), state
 
     def lower(self, program: Program, h: Buffer, causal: bool) -> Spikes:
-        """``causal``: step by step, from a state; else whole sequences, with padding."""
+        """``causal``: step by step, from a state; otherwise whole sequences, with padding."""
         if self.neuron is None:
             raise NotInIntegers("it has no spikes")
         current = program.layer_norm(h, self.norm, masked=not causal)
@@ -66,7 +66,7 @@ class StreamSpikes(nn.Module):
 
 
 class SpikingMixer(nn.Module):
-    """Convolution over the tokens into gated neurons (or learnable LIF, or ReLU, on all channels)."""
+    """Convolution over the tokens that feeds gated neurons (or learnable LIF, or ReLU, on all channels)."""
 
     def __init__(self, width: int, kernel: int, mixer: str, spike: dict[str, Any], causal: bool):
         super().__init__()
@@ -84,7 +84,7 @@ class SpikingMixer(nn.Module):
         current, past = self.convolution(s, past)
         current = self.norm(current)
         if mask is not None:
-            current = current * mask  # no current at the padding, so a scan from the right starts at rest
+            current = current * mask  # no current at the padding, so a scan from the end starts at rest
         if not self.neurons:
             return torch.relu(current), (past, None)
         if self.directions == 1:
@@ -108,7 +108,7 @@ class SpikingMixer(nn.Module):
 
 
 class RecurrentMixer(RowGroups):
-    """LSTM or GRU in the place of convolution and neurons; in the encoder half of it reads from right to left.
+    """LSTM or GRU instead of convolution and neurons; in the encoder, half of it reads from right to left.
 
     (PyTorch's packed sequences do the same and take several times as long on a CPU.)
     """
@@ -126,7 +126,7 @@ class RecurrentMixer(RowGroups):
         return self._run(0, s, state)
 
     def _run(self, direction: int, s: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """One of the networks, in whole groups of rows; its state is kept with the batch first, as all state is."""
+        """Run one of the networks, in whole groups of rows; its state has the batch first, like all state."""
         network, batch = self.networks[direction], s.shape[1]
         if state is not None:
             state = tuple(self.in_groups(part.unsqueeze(0).contiguous()) for part in state)

@@ -1,4 +1,4 @@
-"""Products in whole groups of rows: a row's result has nothing to do with the other rows."""
+"""Products in whole groups of rows: a row's result does not depend on the other rows."""
 
 import pytest
 import torch

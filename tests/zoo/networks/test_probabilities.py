@@ -1,4 +1,4 @@
-"""A temperature: it changes probabilities, never a label, and a model without one is as it was."""
+"""A temperature: it changes probabilities, never a label, and a model without one is unchanged."""
 
 import json
 import math

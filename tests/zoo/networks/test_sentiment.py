@@ -1,4 +1,4 @@
-"""The text classifiers: what enters their weights, what padding and other texts do not change, what they refuse."""
+"""The text classifiers: the inputs of their weights, independence of padding and other texts, and errors."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The translators: what enters their weights, what they carry from token to token, and what they refuse."""
+"""The translators: the inputs of their weights, their state from token to token, and errors."""
 
 import itertools
 
@@ -106,7 +106,7 @@ def test_scores_are_the_same_bits_alone_and_beside_sentences_of_other_lengths(mi
     model = translator(mixer, width=64)
 
     def scores(source: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Of each token after the first ones ``tokens [T, B * hypotheses]``."""
+        """The log-probability of each token after the first ones, of ``tokens [T, B * hypotheses]``."""
         memory, state, steps = model.encode(source), None, []
         for step in tokens:
             spikes, state = model.scan(step.unsqueeze(0), state, memory)
@@ -232,7 +232,7 @@ def test_a_kernel_of_any_size_decodes_token_by_token(kernel):
 @pytest.mark.parametrize("part", ["encoder", "decoder", "embedding"])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_part_of_the_network_may_be_in_another_mode_than_the_rest(part, training):
-    model = translator("lstm", dropout=0.0)  # no spikes, which a rounding may move
+    model = translator("lstm", dropout=0.0)  # no spikes, which a rounding may change
     source, target = token_batch(model, 0), token_batch(model, 1)
     expected = model(source, target, target != PAD)
     model.train(training).get_submodule(part).train(not training)
