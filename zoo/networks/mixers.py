@@ -1,8 +1,8 @@
 """What mixes a sequence along time, in the spiking networks and in their twins: all of them are built of these.
 
 A mixer takes ``(x, state)`` and gives ``(y, state)``. The state is explicit and has the batch first; it is None before
-the first step. A mixer of tokens also takes a ``mask [T, B, 1]``, which is 1 at the tokens and 0 at the padding of whole
-sequences. ``mixer`` is the name of a neuron, or ``relu``, ``lstm`` or ``gru`` in the twins without spikes.
+the first step. A mixer of tokens also takes a ``mask [T, B, 1]``: 1 at the tokens, 0 at the padding of whole sequences.
+``mixer`` is the name of a neuron, or ``relu``, ``lstm`` or ``gru`` in the twins without spikes.
 
 Tokens are ``[T, B, N]``: :class:`SpikingMixer`, :class:`RecurrentMixer` and :class:`BagOfWords`, and
 :class:`StreamSpikes`, which turns a stream of currents into their input. Frames are ``[T, B, C, H, W]``:
