@@ -29,7 +29,7 @@ import neurons
 from neurons.monitors import evaluation_view
 from zoo.inputs import events
 from zoo.networks.layers import SequenceDropout, at_least_one
-from zoo.networks.mixers import spike_options
+from zoo.networks.mixers import ConvolutionalGRU, FrameMixer, spike_options
 from zoo.networks.probabilities import check_temperature, most_probable
 from zoo.networks.streaming import Stream
 from zoo.registry import register_architecture
@@ -100,58 +100,6 @@ class Prediction(NamedTuple):
     probabilities: dict[str, float]
 
 
-def over_frames(layer: nn.Module, x: Tensor) -> Tensor:
-    """Applies a layer for images to each frame of ``[T, B, C, H, W]``."""
-    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-
-
-def normalised_convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Convolution of width 3 and batch norm."""
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
-
-
-class Block(nn.Module):
-    """Convolution, batch norm and neurons on ``[T, B, C, H, W]``; ReLU if there are no neurons."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, neuron: nn.Module | None):
-        super().__init__()
-        self.currents = normalised_convolution(inputs, outputs, stride)
-        self.neuron = neuron
-
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        current = over_frames(self.currents, x)
-        if self.neuron is None:
-            return torch.relu(current), None
-        return self.neuron(current, state)
-
-
-class ConvolutionalGRU(nn.Module):
-    """GRU whose products are convolutions, over ``[T, B, C, H, W]``.
-
-    ``r, z = sigmoid(x W + h U)``; ``n = tanh(x W' + (r * h) U')``; ``h = (1 - z) * n + z * h``.
-    """
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.outputs = outputs
-        self.currents = normalised_convolution(inputs, 3 * outputs)
-        self.gates = nn.Conv2d(outputs, 2 * outputs, 3, padding=1, bias=False)
-        self.candidate = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        currents = over_frames(self.currents, x)
-        if h is None:
-            h = currents.new_zeros((currents.shape[1], self.outputs, *currents.shape[3:]))
-        outputs = []
-        for gates, candidate in zip(*(part.unbind(0) for part in currents.split([2 * self.outputs, self.outputs], 2))):
-            r, z = torch.sigmoid(gates + self.gates(h)).chunk(2, dim=1)
-            n = torch.tanh(candidate + self.candidate(r * h))
-            h = (1 - z) * n + z * h
-            outputs.append(h)
-        return torch.stack(outputs), h
-
-
 @register_architecture("gesture-network")
 class GestureNetwork(nn.Module):
     """Classifier of event-camera recordings: ``predict`` takes the events of a recording and returns its label.
@@ -168,17 +116,17 @@ class GestureNetwork(nn.Module):
         self.settings, self.binning = config, config.binning()
         sizes = [2, *(config.channels * (i + 1) for i in range(config.blocks))]
         self.blocks = nn.ModuleList(
-            Block(inputs, outputs, 1 if i == 0 else 2, config.neuron(outputs))
+            FrameMixer(inputs, outputs, 1 if i == 0 else 2, config.neuron(outputs))
             for i, (inputs, outputs) in enumerate(pairwise(sizes))
         )
         if config.mixer == "convgru":
             self.head: nn.Module = ConvolutionalGRU(sizes[-1], config.head)
         elif config.mixer == "input-gated-lif":
-            head = Block(sizes[-1], 2 * config.head, 1, neurons.InputGatedLIF(**spike_options(config)))
+            head = FrameMixer(sizes[-1], 2 * config.head, 1, neurons.InputGatedLIF(**spike_options(config)))
             neurons.start_gates(cast(nn.BatchNorm2d, head.currents[1]).bias, GATE_HORIZON)
             self.head = head
         else:
-            self.head = Block(sizes[-1], config.head, 1, config.neuron(config.head))
+            self.head = FrameMixer(sizes[-1], config.head, 1, config.neuron(config.head))
         height, width = self.binning.shape[1:]
         for _ in range(config.blocks - 1):
             height, width = -(-height // 2), -(-width // 2)

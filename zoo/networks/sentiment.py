@@ -18,7 +18,7 @@ word.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -29,8 +29,8 @@ import neurons
 from neurons.monitors import evaluation_view
 from zoo.inputs.text import TextReader, normal
 from zoo.inputs.tokenizer import read_tokenizer
-from zoo.networks.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, at_least_one, mirrored
-from zoo.networks.mixers import scan_both_ways, spike_options
+from zoo.networks.layers import SequenceDropout, at_least_one
+from zoo.networks.mixers import BagOfWords, RecurrentMixer, SpikingMixer, spike_options
 from zoo.networks.probabilities import check_temperature, most_probable
 from zoo.registry import register_architecture
 
@@ -43,7 +43,8 @@ GATE_HORIZON = 64.0
 """Words that the slowest gated neurons remember before training: a few sentences; the readout pools over the text."""
 MEAN_SCALE = 16
 """The factor of the mean over a text's words: about one over its spread, as for the mean of 256 independent words."""
-RECURRENT = {"lstm": (nn.LSTM, 1), "bilstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}
+RECURRENT = {"lstm": ("lstm", 1), "bilstm": ("lstm", 2), "gru": ("gru", 1)}
+"""The recurrent twins: what they are made of, and in how many directions they read."""
 MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT, "bag-of-words")
 
 
@@ -93,6 +94,16 @@ class TextClassifierConfig:
     def inputs(self) -> int:
         """The number of channels of x."""
         return self.width + (LONGEST_NGRAM if self.ngrams else 0)
+
+    def mixing(self) -> SpikingMixer | RecurrentMixer | BagOfWords:
+        """What turns words into features."""
+        if self.mixer == "bag-of-words":
+            return BagOfWords(self.inputs)
+        if self.mixer in RECURRENT:
+            kind, directions = RECURRENT[self.mixer]
+            # Texts are computed one by one, so no row is next to another's.
+            return RecurrentMixer(self.inputs, self.channels, kind, directions, adds_rows=False)
+        return SpikingMixer(self.inputs, self.channels, self.kernel, self.mixer, spike_options(self), causal=False)
 
 
 class Classification(NamedTuple):
@@ -150,72 +161,20 @@ class NgramEvidence(nn.Module):
         return self.evidence[places] * (places >= 0)
 
 
-class SpikingMixer(nn.Module):
-    """Convolution over the words that feeds gated neurons, half of them from right to left; or ReLU."""
-
-    def __init__(self, config: TextClassifierConfig):
-        super().__init__()
-        gated = config.mixer == "input-gated-lif"
-        self.outputs = config.channels if gated else 2 * config.channels
-        self.convolution = TokenConvolution(config.inputs, 2 * config.channels, config.kernel, causal=False)
-        self.norm = ParallelLayerNorm(2 * config.channels, 4 if gated else 1)
-        if gated:
-            for bias in self.norm.bias.chunk(2):  # one direction each
-                neurons.start_gates(bias, GATE_HORIZON)
-        self.neurons = nn.ModuleList()
-        for _ in range(2 if gated else 0):
-            self.neurons.append(neurons.InputGatedLIF(**spike_options(config)))
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        current = self.norm(self.convolution(x, None)[0])
-        if not self.neurons:
-            return torch.relu(current)
-        left, right = current.chunk(2, dim=-1)
-        return scan_both_ways(self.neurons, left, right * mask)
-
-
-class RecurrentMixer(nn.Module):
-    """LSTM or GRU instead of convolution and neurons; the second one, if any, reads each text from its end.
-
-    (PyTorch's packed sequences do the same and take many times as long on a CPU.)
-    """
-
-    def __init__(self, config: TextClassifierConfig):
-        super().__init__()
-        kind, directions = RECURRENT[config.mixer]
-        self.outputs = config.channels
-        self.networks = nn.ModuleList([kind(config.inputs, config.channels // directions) for _ in range(directions)])
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        outputs = [self.networks[0](x)[0]]
-        if len(self.networks) > 1:
-            outputs.append(mirrored(self.networks[1](mirrored(x, mask))[0], mask))
-        return torch.cat(outputs, dim=-1)
-
-
-class BagOfWords(nn.Module):
-    """The words unchanged."""
-
-    def __init__(self, config: TextClassifierConfig):
-        super().__init__()
-        self.outputs = config.inputs
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return x
-
-
 class PooledReadout(nn.Module):
     """Mean and maximum over the words, into one linear layer."""
 
     def __init__(self, config: TextClassifierConfig):
         super().__init__()
-        mixers: dict[str, Any] = {"relu": SpikingMixer, "input-gated-lif": SpikingMixer, "bag-of-words": BagOfWords}
-        self.mixer = mixers.get(config.mixer, RecurrentMixer)(config)
+        self.mixer = config.mixing()
+        if config.mixer == "input-gated-lif":
+            for bias in cast(SpikingMixer, self.mixer).norm.bias.chunk(2):  # one direction each
+                neurons.start_gates(bias, GATE_HORIZON)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(2 * self.mixer.outputs, len(config.labels))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y = self.mixer(x, mask)
+        y, _ = self.mixer(x, mask=mask)
         y = y.to(torch.promote_types(y.dtype, torch.float32))  # in half precision, a sum over many words is not exact
         mask = mask.to(y.dtype)
         mean = (y * mask).sum(0) / mask.sum(0)

@@ -34,7 +34,7 @@ from zoo.inputs.text import SHOWN, TextReader, normal
 from zoo.inputs.tokenizer import read_tokenizer
 from zoo.networks.decoding import Hypothesis, Likely, NextTokens, beam_search, most_likely
 from zoo.networks.layers import Linear, RowGroups, SequenceDropout, at_least_one, first_rows
-from zoo.networks.mixers import MIXERS, RECURRENT_MIXERS, RecurrentMixer, SpikingMixer, StreamSpikes, spike_options
+from zoo.networks.mixers import RECURRENT, RecurrentMixer, SpikingMixer, StreamSpikes, spike_options
 from zoo.options import number, whole_number
 from zoo.registry import register_architecture
 
@@ -43,6 +43,7 @@ NEVER = [PAD, BEGIN, UNKNOWN]
 """Tokens that are never a next token."""
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
 TOKENIZER_FILE = "tokenizer.json"
+MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT)
 LARGEST_PENALTY = 10.0
 HYPOTHESES = 16_384
 """The most hypotheses that are extended at once: the memory of a search grows with their number."""
@@ -85,10 +86,10 @@ class TranslatorConfig:
 
     def mixing(self, causal: bool) -> SpikingMixer | RecurrentMixer:
         """The mixer of the tokens in a layer; if it is not ``causal``, it also sees later tokens."""
-        if self.mixer in RECURRENT_MIXERS:
-            return RecurrentMixer(self.width, self.mixer, causal)
+        if self.mixer in RECURRENT:
+            return RecurrentMixer(self.width, self.width, self.mixer, 1 if causal else 2)
         spike = spike_options(self, initial_range=self.gated_range)
-        return SpikingMixer(self.width, self.kernel, self.mixer, spike, causal)
+        return SpikingMixer(self.width, self.width, self.kernel, self.mixer, spike, causal)
 
 
 class EncoderLayer(nn.Module):
