@@ -24,8 +24,8 @@ def translator(mixer: str = "input-gated-lif", **options) -> Translator:
     """A small network with random weights, in evaluation mode."""
     torch.manual_seed(1)
     tokenizer = train_tokenizer(PAIRS, 120)
-    settings = {"width": 32, "encoder_layers": 2, "decoder_layers": 2, "mixer": mixer, "initial_range": 1.0}
-    config = TranslatorConfig(vocabulary=tokenizer.get_vocab_size(), **(settings | options))
+    fields = {"width": 32, "encoder_layers": 2, "decoder_layers": 2, "mixer": mixer, "initial_range": 1.0}
+    config = TranslatorConfig(vocabulary=tokenizer.get_vocab_size(), **(fields | options))
     return Translator(config, tokenizer).eval()
 
 
@@ -115,7 +115,7 @@ def test_scores_are_the_same_bits_alone_and_beside_sentences_of_other_lengths(mi
 
     generator = torch.Generator().manual_seed(0)
     lengths = [1, 2, 7, 16, 19, 50, 127, 130, 150, 200]
-    vocabulary = model.settings.vocabulary
+    vocabulary = model.typed_config.vocabulary
     sources = [torch.randint(END + 2, vocabulary, (n,), generator=generator).tolist() for n in lengths]
     tokens = torch.randint(END + 2, vocabulary, (4, len(lengths) * hypotheses), generator=generator)
     together = scores(pad(sources), tokens)
