@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 import neurons
 from neurons import kernels
 from zoo import errors, files, registry, weights
+from zoo.engine.precision import check_precision, set_precision
 
 if TYPE_CHECKING:
     from zoo.networks.gesture import GestureNetwork
@@ -42,6 +43,7 @@ def load(
     revision: str | None = None,
     device: str | torch.device | None = None,
     backend: str = "auto",
+    precision: str = "auto",
 ) -> "Translator": ...
 @overload
 def load(
@@ -50,6 +52,7 @@ def load(
     revision: str | None = None,
     device: str | torch.device | None = None,
     backend: str = "auto",
+    precision: str = "auto",
 ) -> "TextClassifier": ...
 @overload
 def load(
@@ -58,6 +61,7 @@ def load(
     revision: str | None = None,
     device: str | torch.device | None = None,
     backend: str = "auto",
+    precision: str = "auto",
 ) -> "GestureNetwork": ...
 @overload
 def load(
@@ -66,6 +70,7 @@ def load(
     revision: str | None = None,
     device: str | torch.device | None = None,
     backend: str = "auto",
+    precision: str = "auto",
 ) -> Any: ...
 def load(
     name_or_repo_or_folder: str | os.PathLike,
@@ -73,6 +78,7 @@ def load(
     revision: str | None = None,
     device: str | torch.device | None = None,
     backend: str = "auto",
+    precision: str = "auto",
 ) -> Any:
     """Load a model, ready to use: in evaluation mode, in float32, with its preprocessing attached.
 
@@ -80,15 +86,19 @@ def load(
     (``"org/name"``, at the commit, tag or branch ``revision``), or of a local folder, given as a ``Path`` or as text
     that starts like a path (``"./folder"``). Bundled models and folders need no network connection, nor does a commit
     that is already in the Hub's cache. ``device`` is the model's device (by default the CPU) and ``backend`` what runs
-    its neurons' scans: ``"auto"``, ``"torch"``, ``"cpu"`` or ``"cupy"``.
+    its neurons' scans: ``"auto"``, ``"torch"``, ``"cpu"`` or ``"cupy"``. ``precision`` is what the
+    products of spikes are computed with (:class:`zoo.engine.precision.Precise`): ``"auto"`` (integers of eight bits
+    where the model can), ``"float32"`` or ``"int8"``.
 
     Raises ``zoo.errors.UnknownNameError`` (with a suggestion), ``DamagedModelError`` for a file that is missing,
     truncated or altered, ``NewerFormatError``, ``WeightsMismatchError`` (naming the tensors), ``HubError``,
-    FileNotFoundError for a missing folder, ValueError for a device that cannot be used or an unknown backend, and
-    ImportError for a backend whose library is not installed.
+    FileNotFoundError for a missing folder, ValueError for a device that cannot be used, an unknown backend or
+    precision and, saying why, for ``precision="int8"`` of a model that cannot compute so, and ImportError for a backend
+    whose library is not installed.
     """
     device = _usable_device(device)
     kernels.check_backend(backend)
+    check_precision(precision)
     folder = registry.locate(name_or_repo_or_folder, revision)
     config = files.read_config(folder)
     record, path = config["files"][files.WEIGHTS], folder / files.WEIGHTS
@@ -108,7 +118,9 @@ def load(
     for module in network.modules():
         if isinstance(module, neurons.Neuron):
             module.backend = backend
-    return network.to(device).eval()
+    network = network.to(device).eval()
+    set_precision(network, precision)
+    return network
 
 
 def float32_on_cpu() -> AbstractContextManager[None]:

@@ -111,26 +111,31 @@ def _in_threads(work: Callable[[], None], threads: int) -> None:
             other.result()
 
 
-def _run(kernel, arguments: Sequence, blocks: int, steps: int) -> None:
-    """Run ``kernel`` over all blocks of ``steps`` steps, shared out among as many threads as torch uses."""
-    threads = max(1, min(torch.get_num_threads(), blocks, blocks * WIDTH * steps // GRAIN))
+def in_shares(work: Callable[[int, int], None], count: int, threads: int) -> None:
+    """Call ``work(start, stop)`` for parts of ``range(count)``, in up to ``threads`` of the threads that torch uses."""
+    threads = max(1, min(torch.get_num_threads(), count, threads))
     if threads == 1:
-        return kernel(*arguments, 0, blocks)
+        return work(0, count)
     # More shares than threads, so that no thread waits long for a slower one.
-    share = -(-blocks // (4 * threads))
-    starts, errors = iter(range(0, blocks, share)), []
+    share = -(-count // (4 * threads))
+    starts, errors = iter(range(0, count, share)), []
 
-    def work() -> None:
+    def share_by_share() -> None:
         try:
             for start in starts:
-                kernel(*arguments, start, min(start + share, blocks))
+                work(start, min(start + share, count))
         except BaseException as error:  # exceptions cannot pass through the OpenMP runtime
             errors.append(error)
 
     with _interrupts_wait():
-        _in_threads(work, threads)
+        _in_threads(share_by_share, threads)
     if errors:
         raise errors[0]
+
+
+def _run(kernel, arguments: Sequence, blocks: int, steps: int) -> None:
+    """Run ``kernel`` over all blocks of ``steps`` steps, shared out among as many threads as torch uses."""
+    in_shares(functools.partial(kernel, *arguments), blocks, blocks * WIDTH * steps // GRAIN)
 
 
 _BITS = {torch.float16: torch.uint16, torch.bfloat16: torch.int16}

@@ -320,11 +320,17 @@ class Memory(NamedTuple):
     values: np.ndarray
     """``[T * B, count]``: the best outputs, and their ``places``."""
     places: np.ndarray
-    room: np.ndarray
-    """Temporary memory of an instruction: float32; ``short`` is int16, ``indices`` int64, ``lanes`` float32."""
+
+
+class Room(NamedTuple):
+    """For use within an instruction: one per thread."""
+
+    floats: np.ndarray
     short: np.ndarray
+    """int16."""
     indices: np.ndarray
     lanes: np.ndarray
+    """:data:`zoo.engine.instructions.LANES` floats."""
 
 
 @_inline
@@ -333,10 +339,10 @@ def _row(values, start, row, size):
 
 
 @_kernel
-def _product(a, m, row):
+def _product(a, m, room, row):
     levels, k, weights, n, sums, most = a[0], a[1], a[2], a[3], a[4], a[5]
     matrix = m.weights[weights : weights + k * n].reshape(k, n)
-    spike_product(_row(m.levels, levels, row, k), matrix, _row(m.sums, sums, row, n), m.indices, m.short, most)
+    spike_product(_row(m.levels, levels, row, k), matrix, _row(m.sums, sums, row, n), room.indices, room.short, most)
 
 
 @_kernel
@@ -354,7 +360,7 @@ def _rescaled(a, m, row):
 
 
 @_kernel
-def _normalised(a, m, t, b, row):
+def _normalised(a, m, room, t, b, row):
     x, start, n, parts, weight, bias, masked = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
     width = n // parts
     out = _row(m.numbers, start, row, n)
@@ -362,7 +368,7 @@ def _normalised(a, m, t, b, row):
         part = m.numbers[x + row * n + first : x + row * n + first + width]
         scales = m.constants[weight + first : weight + first + width]
         biases = m.constants[bias + first : bias + first + width]
-        layer_norm(part, scales, biases, out[first : first + width], m.lanes)
+        layer_norm(part, scales, biases, out[first : first + width], room.lanes)
     if masked and t >= m.lengths[b]:
         out[:] = 0
 
@@ -395,7 +401,7 @@ def _windows(a, m, t, b, row):
 
 
 @_kernel
-def _attended(a, m, b, row):
+def _attended(a, m, room, b, row):
     query, start, n, heads, layer = a[0], a[1], a[2], a[3], a[4]
     source = m.sources[b]
     keys = (layer * m.sequences + source) * 2 * n * m.keys
@@ -407,30 +413,30 @@ def _attended(a, m, b, row):
         m.source_lengths[source],
         heads,
         _row(m.numbers, start, row, n),
-        m.room,
-        m.lanes,
+        room.floats,
+        room.lanes,
     )
 
 
 @_kernel
-def _best(a, m, row):
+def _best(a, m, room, row):
     sums, n, unit, scale, bias = a[0], a[1], a[2], a[3], a[4]
-    logits, spare = m.room[:n], m.room[n : 2 * n]
+    logits, spare = room.floats[:n], room.floats[n : 2 * n]
     _rescale(_row(m.sums, sums, row, n), m.constants[unit], logits, True)
     _scale(logits, m.constants[scale : scale + n])
     _add(m.constants[bias : bias + n], logits)
-    best(logits, spare, m.values[row], m.places[row], m.lanes)
+    best(logits, spare, m.values[row], m.places[row], room.lanes)
 
 
 @_kernel
-def _neurons(op, a, m, b):
-    """All steps of the neurons of one element of the batch. True if a membrane is NaN."""
+def _neurons(op, a, m, room, b):
+    """All steps of the neurons of one element of the batch. True where a membrane is NaN."""
     x, start, size, spike, column, backwards, masked = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
     c = m.constants
     settings = Spike(c[spike], c[spike + 1], c[spike + 2], c[spike + 3], _ZERO, _ONE, False)
     width = size if op == MULTIBIT_LIF else 2 * size
     if column == NONE:
-        state = m.room[:width]
+        state = room.floats[:width]
         state[:] = 0
     else:
         state = m.after[b, column : column + width]
@@ -459,7 +465,7 @@ def _interpreter(made_of: str) -> Any:
     """The interpreter. Numba keeps it on disk until this file, or a value that the function closes over, changes."""
 
     @_kernel
-    def run(code, memory, start, stop):
+    def run(code, memory, room, start, stop):
         """Run the instructions ``code`` for the elements of the batch from ``start`` to ``stop``.
 
         True if a membrane is NaN.
@@ -469,25 +475,25 @@ def _interpreter(made_of: str) -> Any:
             op, a = code[i, 0], code[i, 1:]
             for b in range(start, stop):
                 if op in (MULTIBIT_LIF, INPUT_GATED_LIF):
-                    if _neurons(op, a, memory, b):
+                    if _neurons(op, a, memory, room, b):
                         return True
                     continue
                 for t in range(memory.steps):
                     row = t * memory.batch + b
                     if op == PRODUCT:
-                        _product(a, memory, row)
+                        _product(a, memory, room, row)
                     elif op == RESCALE:
                         _rescaled(a, memory, row)
                     elif op == NORM:
-                        _normalised(a, memory, t, b, row)
+                        _normalised(a, memory, room, t, b, row)
                     elif op == EMBED:
                         _embedded(a, memory, t, b, row)
                     elif op == WINDOWS:
                         _windows(a, memory, t, b, row)
                     elif op == ATTENTION:
-                        _attended(a, memory, b, row)
+                        _attended(a, memory, room, b, row)
                     elif op == BEST:
-                        _best(a, memory, row)
+                        _best(a, memory, room, row)
         return False
 
     return run

@@ -90,6 +90,16 @@ class Precise(nn.Module, Generic[Programs]):
         return found[1]
 
 
+def set_precision(network: nn.Module, precision: str) -> None:
+    """Set the precision of a network of any kind. Raises NotInIntegers where it is "int8" and the network cannot."""
+    if isinstance(network, Precise):
+        network.precision = precision
+        if precision == "int8":
+            network.programs()
+    elif precision == "int8":
+        raise NotInIntegers(f"{type(network).__name__} does not say how it runs in integers")
+
+
 def _fingerprint(network: nn.Module) -> tuple:
     """Everything that determines a network's programs. Raises NotInIntegers if its modules must be called one by one.
 

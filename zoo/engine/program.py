@@ -6,7 +6,7 @@ follows from it. Anything that a program cannot express raises :class:`NotInInte
 
 import math
 import threading
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -15,10 +15,15 @@ import neurons
 from neurons.neuron import MultiBitNeuron
 from neurons.spike import FULL_PRECISION, level_count
 from zoo.engine import instructions
-from zoo.engine.integers import LARGEST, matrix_product, quantised
+from zoo.engine.integers import LARGEST, by_events, matrix_product, quantised
 
-FEW_ROWS = 16
-"""Up to this many rows, products add weights spike by spike."""
+if TYPE_CHECKING:
+    from zoo.engine.kernels import Memory
+
+FEW_ROWS = 5
+"""Up to so many rows a program runs in one go, its products by events."""
+ROWS_PER_THREAD = 64
+"""Rows that are worth a thread of their own."""
 SHORT = 32767
 """The largest sum in 16 bits."""
 
@@ -106,7 +111,7 @@ class Program:
         self.widths = dict.fromkeys(_TYPES, 0)
         self.state_width = self.past_width = 0
         self.room = self.inputs = 1
-        """``room`` is the most temporary values of an instruction per row, ``inputs`` the most inputs of a product."""
+        """The most values that an instruction needs room for, and that a product takes, in one row."""
         self._names = {id(parameter): name for name, parameter in network.named_parameters()}
         self._floats: list[np.ndarray] = []
         self._integers: list[np.ndarray] = []
@@ -278,13 +283,8 @@ class Program:
         from zoo.engine import kernels  # which imports Numba
 
         steps, batch = tokens.shape
-        rows, arrays = steps * batch, {}
-        for kind, dtype in _TYPES.items():
-            arrays[kind] = self._memory.of(kind, rows * self.widths[kind], dtype)
-        room = self._memory.of("room", self.room, np.float32)
-        short = self._memory.of("short", self.room, np.int16)
-        indices = self._memory.of("indices", self.inputs + 1, np.int64)
-        lanes = self._memory.of("lanes", instructions.LANES, np.float32)
+        rows = steps * batch
+        arrays = {kind: self._memory.of(kind, rows * self.widths[kind], dtype) for kind, dtype in _TYPES.items()}
         if state is None:
             state = np.zeros((batch, self.state_width), np.float32), np.zeros((batch, self.past_width), np.int8)
         after = np.empty_like(state[0]), np.empty_like(state[1])
@@ -294,26 +294,45 @@ class Program:
             steps, batch, self._constants, self._joined, arrays["numbers"], arrays["levels"], arrays["sums"],
             tokens, lengths, state[0], after[0], state[1], after[1], attended.memory.reshape(-1),
             attended.memory.shape[1], attended.steps, attended.sources, attended.lengths, values, places,
-            room, short, indices, lanes,
         )  # fmt: skip
         code = self._fixed + self._per_row * rows
-        for start, stop, product in [(0, len(code), None)] if rows <= FEW_ROWS else self._pieces:
-            if stop > start and kernels.run(code[start:stop], memory, 0, batch):
-                raise ValueError("a membrane is NaN: the input or the weights are not finite")
-            if product is not None:
-                self._product(code[product], rows, arrays)
+        if rows <= FEW_ROWS:
+            self._run(code, memory)
+        else:
+            for start, stop, product in self._pieces:
+                self._run(code[start:stop], memory)
+                if product is not None and not self._matrix_product(code[product], rows, arrays):
+                    self._run(code[product : product + 1], memory)
         return Result(arrays, after, values, places)
 
-    def _product(self, instruction: np.ndarray, rows: int, arrays: dict[str, np.ndarray]) -> None:
-        """Compute a product of many rows."""
+    def _run(self, code: np.ndarray, memory: "Memory") -> None:
+        """Run these instructions, the batch shared out among torch's threads where it is large."""
+        from neurons.kernels.cpu import in_shares
+        from zoo.engine import kernels
+
+        strange: list[int] = []
+
+        def work(start: int, stop: int) -> None:
+            room = kernels.Room(
+                np.empty(self.room, np.float32), np.empty(self.room, np.int16), np.empty(self.inputs + 1, np.int64),
+                np.empty(instructions.LANES, np.float32),
+            )  # fmt: skip
+            if kernels.run(code, memory, room, start, stop):
+                strange.append(start)
+
+        in_shares(work, memory.batch, memory.batch * memory.steps // ROWS_PER_THREAD)
+        if strange:
+            raise ValueError("a membrane is NaN: the input or the weights are not finite")
+
+    def _matrix_product(self, instruction: np.ndarray, rows: int, arrays: dict[str, np.ndarray]) -> bool:
+        """A product of many rows; False where it is faster by events."""
         _, at, k, weight, n, out, _, largest, *_ = instruction.tolist()
         levels = arrays["levels"][at : at + rows * k].reshape(rows, k)
-        matrix_product(
-            levels,
-            self._joined[weight : weight + k * n].reshape(k, n),
-            largest,
-            arrays["sums"][out : out + rows * n].reshape(rows, n),
-        )
+        if by_events(levels):
+            return False
+        weights = self._joined[weight : weight + k * n].reshape(k, n)
+        matrix_product(levels, weights, largest, arrays["sums"][out : out + rows * n].reshape(rows, n))
+        return True
 
 
 def part(buffer: Buffer, result: Result, steps: int, batch: int) -> np.ndarray:
