@@ -18,8 +18,8 @@ def translator(mixer: str = "input-gated-lif", **options) -> Translator:
     """A small network with random weights, in evaluation mode."""
     torch.manual_seed(1)
     tokenizer = train_tokenizer(PAIRS, 120)
-    settings = {"width": 32, "encoder_layers": 2, "decoder_layers": 2, "mixer": mixer, "initial_range": 1.0}
-    config = TranslatorConfig(vocabulary=tokenizer.get_vocab_size(), **(settings | options))
+    fields = {"width": 32, "encoder_layers": 2, "decoder_layers": 2, "mixer": mixer, "initial_range": 1.0}
+    config = TranslatorConfig(vocabulary=tokenizer.get_vocab_size(), **(fields | options))
     return Translator(config, tokenizer).eval()
 
 

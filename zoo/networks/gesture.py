@@ -113,7 +113,7 @@ class GestureNetwork(nn.Module):
 
     def __init__(self, config: GestureConfig):
         super().__init__()
-        self.settings, self.binning = config, config.binning()
+        self.typed_config, self.binning = config, config.binning()
         sizes = [2, *(config.channels * (i + 1) for i in range(config.blocks))]
         self.blocks = nn.ModuleList(
             FrameMixer(inputs, outputs, 1 if i == 0 else 2, config.neuron(outputs))
@@ -137,7 +137,7 @@ class GestureNetwork(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """All that is needed to rebuild this network."""
-        return asdict(self.settings)
+        return asdict(self.typed_config)
 
     def assets(self) -> dict[str, bytes]:
         """None: the labels are part of the config."""
@@ -213,5 +213,5 @@ class GestureStream(Stream):
         """The prediction from all complete bins so far; ValueError before the first is complete."""
         if self.membrane is None:
             raise ValueError(events.too_short(self.bins))
-        settings = self.model.settings
-        return Prediction(*most_probable(self.membrane / self.bins.count, settings.labels, settings.temperature))
+        config = self.model.typed_config
+        return Prediction(*most_probable(self.membrane / self.bins.count, config.labels, config.temperature))

@@ -1,7 +1,7 @@
 """The mixers of a sequence along time, of the spiking networks and of their twins.
 
-A mixer takes ``(x, state)`` and returns ``(y, state)``. The state is explicit and has the batch first; it is None before
-the first step. A mixer of tokens also takes a ``mask [T, B, 1]``: 1 at the tokens, 0 at the padding of whole sequences.
+A mixer takes ``(x, state)`` and returns ``(y, state)``. The state is explicit and has the batch first; it is None
+before the first step. A mixer of tokens also takes a ``mask [T, B, 1]``: 1 at the tokens, 0 at the padding.
 ``mixer`` is the name of a neuron, or ``relu``, ``lstm`` or ``gru`` for the twins without spikes.
 
 Tokens are ``[T, B, N]``: :class:`SpikingMixer`, :class:`RecurrentMixer` and :class:`BagOfWords`, and

@@ -225,7 +225,7 @@ class TextClassifier(nn.Module):
             raise ValueError(
                 f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
             )
-        self.settings, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "text")
+        self.typed_config, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "text")
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.ngrams = None
         if config.ngrams:
@@ -238,7 +238,7 @@ class TextClassifier(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """All that is needed to rebuild this network, except its assets."""
-        return asdict(self.settings) | {"labels": list(self.settings.labels)}
+        return asdict(self.typed_config) | {"labels": list(self.typed_config.labels)}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -250,13 +250,13 @@ class TextClassifier(nn.Module):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], assets: dict[str, bytes]) -> "TextClassifier":
-        settings = TextClassifierConfig(**config | {"labels": tuple(config["labels"])})
-        return cls(settings, read_tokenizer(assets[TOKENIZER_FILE], SPECIAL_TOKENS))
+        typed_config = TextClassifierConfig(**config | {"labels": tuple(config["labels"])})
+        return cls(typed_config, read_tokenizer(assets[TOKENIZER_FILE], SPECIAL_TOKENS))
 
     def forward(self, tokens: Tensor, evidence: Tensor | None = None) -> Tensor:
         x = self.embedding(tokens)
         if self.training:
-            kept = F.dropout(x.new_ones(tokens.shape), self.settings.word_dropout)
+            kept = F.dropout(x.new_ones(tokens.shape), self.typed_config.word_dropout)
             x = x * kept.unsqueeze(-1)
         mask = (tokens != PAD).unsqueeze(-1).to(x.dtype)
         if self.ngrams is None:
@@ -275,7 +275,7 @@ class TextClassifier(nn.Module):
         knows.
         """
         logits = self.logits(self.encode(texts))
-        labels, temperature = self.settings.labels, self.settings.temperature
+        labels, temperature = self.typed_config.labels, self.typed_config.temperature
         return [Classification(*most_probable(row, labels, temperature)) for row in logits]
 
     @torch.inference_mode()

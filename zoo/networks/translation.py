@@ -197,7 +197,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
             raise ValueError(
                 f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
             )
-        self.settings, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "sentence")
+        self.typed_config, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "sentence")
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.encoder = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
         self.encoder_spikes = config.stream_spikes()
@@ -210,7 +210,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
     @property
     def config(self) -> dict[str, Any]:
         """All that is needed to rebuild this network, except its assets."""
-        return asdict(self.settings)
+        return asdict(self.typed_config)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -225,7 +225,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
         return cls(TranslatorConfig(**config), read_tokenizer(assets[TOKENIZER_FILE], SPECIAL_TOKENS))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        return self.dropout(self.embedding(tokens) * self.settings.width**0.5)
+        return self.dropout(self.embedding(tokens) * self.typed_config.width**0.5)
 
     def encode(self, source: Tensor) -> Context:
         """What the decoder knows of ``source [S, B]``: the context for :meth:`scan`.
@@ -285,12 +285,12 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
 
     def lower(self) -> "TranslatorPrograms":
         encoder, decoder = Program(self), Program(self)
-        h = encoder.embedding(self.embedding.weight, self.settings.width**0.5)
+        h = encoder.embedding(self.embedding.weight, self.typed_config.width**0.5)
         for layer in self.encoder:
             h = encoder.lower(layer, h)
         e = encoder.lower(self.encoder_spikes, h, causal=False)
         memories = [encoder.lower(cast(DecoderLayer, layer).attention.key_value, (e,)) for layer in self.decoder]
-        h = decoder.embedding(self.embedding.weight, self.settings.width**0.5)
+        h = decoder.embedding(self.embedding.weight, self.typed_config.width**0.5)
         for place, layer in enumerate(self.decoder):
             h = decoder.lower(layer, h, place)
         bias = self.output_bias.detach().clone()
@@ -320,7 +320,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
         probabilities. A low score means that the model is unsure of its translation, for example if the input is not a
         sentence, or of a kind that it was not trained on. A score does not reveal every mistake.
         """
-        beam_size = whole_number("beam_size", beam_size, 1, self.settings.vocabulary)
+        beam_size = whole_number("beam_size", beam_size, 1, self.typed_config.vocabulary)
         length_penalty = number("length_penalty", length_penalty, 0, LARGEST_PENALTY)
         batch_size = min(whole_number("batch_size", batch_size, 1), max(1, HYPOTHESES // beam_size))
         encoded, device = self._encoded(sentences), self.embedding.weight.device
@@ -343,7 +343,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
         if 2 * sum(c not in self.reader.alphabet for c in letters) > len(letters):
             raise ValueError(f"{where} is not in a script this model has seen: {text[:SHOWN]!r}")
         self.reader.check_known(text, ids, self.reader.visible, where)
-        longest = self.settings.longest - 1
+        longest = self.typed_config.longest - 1
         if len(ids) > longest:
             raise ValueError(f"{where} has {len(ids)} tokens and the model takes at most {longest}; split it")
 

@@ -37,7 +37,7 @@ def steps_in_integers(model, source, target):
     next_tokens, memory = model.programs().reading(source)
     found, states, state = [], [], None
     for tokens in target:
-        likely, state = next_tokens(tokens, state, memory, model.settings.vocabulary)
+        likely, state = next_tokens(tokens, state, memory, model.typed_config.vocabulary)
         found.append(torch.full_like(likely.log_probabilities, -torch.inf).scatter(1, likely.tokens, likely[0]))
         states.append(state[0])
     return torch.stack(found), torch.stack(states)

@@ -94,7 +94,7 @@ def test_scores_are_the_same_bits_alone_and_beside_sentences_of_other_lengths(mi
 
     generator = torch.Generator().manual_seed(0)
     lengths = [1, 2, 7, 16, 19, 50, 127, 130, 150, 200]
-    vocabulary = model.settings.vocabulary
+    vocabulary = model.typed_config.vocabulary
     sources = [torch.randint(END + 2, vocabulary, (n,), generator=generator).tolist() for n in lengths]
     tokens = torch.randint(END + 2, vocabulary, (4, len(lengths) * hypotheses), generator=generator)
     together = scores(pad(sources), tokens)
