@@ -1,6 +1,6 @@
 """Sentiment of film reviews on IMDB: train, resume, evaluate, compare and fine-tune classifiers.
 
-The data is the Large Movie Review Dataset v1.0 (https://ai.stanford.edu/~amaas/data/sentiment/) as it comes:
+The data is the Large Movie Review Dataset v1.0 (https://ai.stanford.edu/~amaas/data/sentiment/), unchanged:
 ``aclImdb_v1.tar.gz``, or the folder ``aclImdb`` that it unpacks to, or a folder that holds either.
 
     python -m recipes.imdb train --data DATA --run runs/imdb-1 --seed 1

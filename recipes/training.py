@@ -305,7 +305,7 @@ class Trainer(Generic[Network]):
     def train(self) -> None:
         """Run the remaining epochs, and release the folder."""
         if self.accelerator.is_main_process and not self.folder.is_held:
-            raise RuntimeError("this trainer's training has ended; make a new one, which goes on where it stopped")
+            raise RuntimeError("this trainer's training has ended; make a new one, which continues where it stopped")
         try:
             cpu_memory.keep_freed()
             while self.epoch < self.options.epochs:
@@ -313,7 +313,7 @@ class Trainer(Generic[Network]):
                 cpu_memory.give_back()
                 self.accelerator.wait_for_everyone()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("; the same command goes on after the last epoch that was finished") from None
+            raise KeyboardInterrupt("; the same command continues after the last finished epoch") from None
         finally:
             self.folder.let_go()
 

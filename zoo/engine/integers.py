@@ -34,7 +34,7 @@ def quantised(weight: Tensor, name: str) -> IntegerWeight:
 
 
 EVENTS, INTEGERS, FLOATS = (0.004, 0.034), (0.11, 0.0013), (0.04, 0.013)
-"""What a product of M rows of spikes costs, in nanoseconds per weight, as it was measured on a Xeon with VNNI.
+"""The time of a product of M rows of spikes, in nanoseconds per weight, as measured on a Xeon with VNNI.
 
 By events it is ``M * (a + b * rate)``, where ``rate`` is the share of spikes that are not zero. By a product of
 matrices, with integer units or without, it is ``a + b * M``. Only their relation matters.
@@ -42,7 +42,7 @@ matrices, with integer units or without, it is ``a + b * M``. Only their relatio
 
 
 def by_events(levels: np.ndarray) -> bool:
-    """Whether a product of ``levels [M, K]`` takes less time spike by spike than as a product of matrices.
+    """Whether a product of ``levels [M, K]`` takes less time spike by spike than as a matrix product.
 
     The result is the same either way.
     """

@@ -323,7 +323,7 @@ class Memory(NamedTuple):
 
 
 class Room(NamedTuple):
-    """For use within an instruction: one per thread."""
+    """The temporary memory of an instruction, one per thread."""
 
     floats: np.ndarray
     short: np.ndarray
@@ -430,7 +430,7 @@ def _best(a, m, room, row):
 
 @_kernel
 def _neurons(op, a, m, room, b):
-    """All steps of the neurons of one element of the batch. True where a membrane is NaN."""
+    """All steps of the neurons of one element of the batch. True if a membrane is NaN."""
     x, start, size, spike, column, backwards, masked = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
     c = m.constants
     settings = Spike(c[spike], c[spike + 1], c[spike + 2], c[spike + 3], _ZERO, _ONE, False)

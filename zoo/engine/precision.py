@@ -91,7 +91,7 @@ class Precise(nn.Module, Generic[Programs]):
 
 
 def set_precision(network: nn.Module, precision: str) -> None:
-    """Set the precision of a network of any kind. Raises NotInIntegers where it is "int8" and the network cannot."""
+    """Set the precision of any network. Raises NotInIntegers if it is "int8" and the network cannot run in integers."""
     if isinstance(network, Precise):
         network.precision = precision
         if precision == "int8":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zoo.engine.kernels import Memory
 
 FEW_ROWS = 5
-"""Up to so many rows a program runs in one go, its products by events."""
+"""Up to this many rows, a program runs in one call, with its products spike by spike."""
 ROWS_PER_THREAD = 64
 """Rows that are worth a thread of their own."""
 SHORT = 32767
@@ -111,7 +111,7 @@ class Program:
         self.widths = dict.fromkeys(_TYPES, 0)
         self.state_width = self.past_width = 0
         self.room = self.inputs = 1
-        """The most values that an instruction needs room for, and that a product takes, in one row."""
+        """``room`` is the most temporary values of an instruction per row, ``inputs`` the most inputs of a product."""
         self._names = {id(parameter): name for name, parameter in network.named_parameters()}
         self._floats: list[np.ndarray] = []
         self._integers: list[np.ndarray] = []
@@ -306,7 +306,7 @@ class Program:
         return Result(arrays, after, values, places)
 
     def _run(self, code: np.ndarray, memory: "Memory") -> None:
-        """Run these instructions, the batch shared out among torch's threads where it is large."""
+        """Run these instructions; a large batch is divided among torch's threads."""
         from neurons.kernels.cpu import in_shares
         from zoo.engine import kernels
 
@@ -325,7 +325,7 @@ class Program:
             raise ValueError("a membrane is NaN: the input or the weights are not finite")
 
     def _matrix_product(self, instruction: np.ndarray, rows: int, arrays: dict[str, np.ndarray]) -> bool:
-        """A product of many rows; False where it is faster by events."""
+        """Compute a product of many rows; False if it takes less time spike by spike."""
         _, at, k, weight, n, out, _, largest, *_ = instruction.tolist()
         levels = arrays["levels"][at : at + rows * k].reshape(rows, k)
         if by_events(levels):
