@@ -115,7 +115,7 @@ class Program:
         self._names = {id(parameter): name for name, parameter in network.named_parameters()}
         self._floats: list[np.ndarray] = []
         self._integers: list[np.ndarray] = []
-        self._weights: dict[int, Weight] = {}
+        self._weights: dict[int, tuple[Tensor, Weight]] = {}
         self._memory = _Memory()
 
     # ---- Writing ----
@@ -143,8 +143,12 @@ class Program:
         if id(weight) not in self._weights:
             found = quantised(weight, self._names.get(id(weight), "a weight"))
             place, scale = _append(self._integers, found.levels.reshape(-1)), self.constant(found.scale)
-            self._weights[id(weight)] = Weight(place, scale, found.scale, *found.levels.shape)
-        return self._weights[id(weight)]
+            self._weights[id(weight)] = weight, Weight(place, scale, found.scale, *found.levels.shape)
+        return self._weights[id(weight)][1]
+
+    def integer_weights(self) -> list[Tensor]:
+        """The weights of all products."""
+        return [weight for weight, _ in self._weights.values()]
 
     def write(self, operation: int, *arguments: Any) -> None:
         self.code.append([operation, *arguments])
