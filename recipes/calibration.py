@@ -93,7 +93,7 @@ def scores(on: dict[str, Answers], band: Band, noun: str) -> dict[str, Any]:
 
 def set_temperature(model: Any, temperature: float) -> None:
     """Set the temperature of a loaded classifier."""
-    model.settings = replace(model.settings, temperature=temperature)
+    model.typed_config = replace(model.typed_config, temperature=temperature)
 
 
 def bundled(model: Any, scores: dict[str, Any], recipe: str, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import typer
 import zoo
 from recipes import calibration, report
 from recipes.recipe import Recipe, defaults
-from recipes.run_folder import BEST, read_settings
+from recipes.run_folder import BEST, read_run_config
 from zoo.command.failing import Commands
 
 Initial = Annotated[str | None, typer.Option(help="fine-tune this model")]
@@ -122,11 +122,11 @@ def add_training(app: typer.Typer, recipe: Recipe) -> None:
         run: Annotated[Path, typer.Argument(help="folder of a run that was interrupted")], data: Data, **given: Any
     ):
         """Continue an interrupted training, with the options that it was started with."""
-        settings = read_settings(run)
-        if "initial" in settings:
-            given["initial"] = settings["initial"]
-        options = type(recipe.training)(**settings["training"])
-        recipe.trainer(data, run, recipe.config_of(settings["model"]), options, **given).train()
+        run_config = read_run_config(run)
+        if "initial" in run_config:
+            given["initial"] = run_config["initial"]
+        options = type(recipe.training)(**run_config["training"])
+        recipe.trainer(data, run, recipe.config_of(run_config["model"]), options, **given).train()
 
     @app.command("fine-tune")
     @taking(recipe.own, recipe.fine_tune)
@@ -166,7 +166,7 @@ def add_scoring(app: typer.Typer, recipe: Recipe) -> None:
     ):
         """Score a model on one split."""
         network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
-        examples = recipe.read(data, split, network.settings, **of(recipe.read, given))
+        examples = recipe.read(data, split, network.typed_config, **of(recipe.read, given))
         answers, scores = recipe.evaluate(network, examples, **of(recipe.evaluate, given))
         if output:
             output.write_text("\n".join(answers) + "\n", encoding="utf-8")

@@ -44,7 +44,7 @@ from recipes.fine_tuning import FineTuning
 from recipes.gestures import GESTURES, MIRRORED
 from recipes.own_examples import read_table
 from recipes.recipe import Band, Recipe
-from recipes.run_folder import read_json, read_settings
+from recipes.run_folder import read_json, read_run_config
 from zoo.files import remove_leftovers, write_whole
 from zoo.inputs.data_files import plain_file, read_npz
 from zoo.inputs.events import (
@@ -485,13 +485,13 @@ def fine_tune(
         raise ValueError("there are no recordings to fine-tune on")
     frames, labels = [], []
     for i, (source, label) in enumerate(recordings):
-        if label not in model.settings.labels:
-            raise zoo.errors.unknown(f"label (recording {i})", label, model.settings.labels)
+        if label not in model.typed_config.labels:
+            raise zoo.errors.unknown(f"label (recording {i})", label, model.typed_config.labels)
         with naming(f"recording {i}"):
             events = as_events(source)
             with naming(source):
                 frames.append(bin_events(events, model.binning))
-        labels.append(model.settings.labels.index(label))
+        labels.append(model.typed_config.labels.index(label))
     options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed, mirror=False)
     device = model.output.weight.device
 
@@ -511,7 +511,7 @@ def fine_tune(
 
 def familiar_examples(model: GestureNetwork) -> list[Example]:
     """One second of each gesture by a simulated person; empty for a model with other labels."""
-    if list(model.settings.labels) != [*GESTURES]:
+    if list(model.typed_config.labels) != [*GESTURES]:
         return []
     events, parts = gesture_simulator.trial(gesture_simulator.STRANGER, "led", GESTURES, 1.0, seed=0)
     return [(bin_events(events.between(start, end), model.binning), GESTURES.index(name)) for name, start, end in parts]
@@ -528,7 +528,7 @@ def read_for(data: Path, split: str, config: GestureConfig, cache: Cache = None)
 def evaluate(model: GestureNetwork, samples: Samples) -> tuple[list[str], dict[str, Any]]:
     """The model's labels of the recordings, and the share of right ones in percent."""
     found = answers(model, samples)
-    labels = [model.settings.labels[int(place)] for place in found.logits.argmax(1)]
+    labels = [model.typed_config.labels[int(place)] for place in found.logits.argmax(1)]
     return labels, {"accuracy": calibration.accuracy(found)}
 
 
@@ -582,7 +582,7 @@ def add_real_recordings(
         return
     real = read_json(n_mnist, "let recipes.n_mnist write it again")
     for row, runs in zip(metrics["results"], groups.values()):
-        found = real["networks"].get(read_settings(runs[0])["model"]["mixer"], {})
+        found = real["networks"].get(read_run_config(runs[0])["model"]["mixer"], {})
         row["n_mnist_accuracy_mean"] = found.get("accuracy_test")
         row["n_mnist_standard_deviation"] = found.get("standard_deviation")
     metrics["commands"] += real["commands"]

@@ -274,7 +274,7 @@ def evaluate(model: TextClassifier, reviews: list[Review]) -> tuple[list[str], d
 def answers(model: TextClassifier, reviews: list[Review]) -> Answers:
     """The model's logits for reviews, whose labels it must have."""
     texts, labels = map(list, zip(*reviews))
-    right = torch.tensor([model.settings.labels.index(label) for label in labels])
+    right = torch.tensor([model.typed_config.labels.index(label) for label in labels])
     return Answers(torch.stack(model.logits(model.encode(texts))).cpu(), right)
 
 
@@ -311,7 +311,7 @@ def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
     if isinstance(labels, str):
         raise TypeError(f"labels must be a list of strings; got {labels!r}")
     with float32_on_cpu():
-        network = TextClassifier(replace(model.settings, labels=tuple(labels), temperature=1.0), model.tokenizer)
+        network = TextClassifier(replace(model.typed_config, labels=tuple(labels), temperature=1.0), model.tokenizer)
     anew = ("body.output.", "evidence_current.")
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith(anew)}
     network.load_state_dict(network.state_dict() | kept)
@@ -331,7 +331,7 @@ def fine_tune(
     """
     reviews = checked_reviews(reviews, "fine-tune on")
     labels = [review.label for review in reviews]
-    known = list(model.settings.labels)
+    known = list(model.typed_config.labels)
     for i, label in enumerate(labels):
         if label not in known:
             raise ValueError(
@@ -359,7 +359,7 @@ def fine_tune(
 
 def familiar_reviews(model: TextClassifier) -> list[Review]:
     """Film reviews that the model labels rightly; empty for a model with other labels."""
-    if model.settings.labels != LABELS:
+    if model.typed_config.labels != LABELS:
         return []
     readable = [review for review in FAMILIAR if _is_readable(model, review.text)]
     found = model.classify([review.text for review in readable])
@@ -375,7 +375,7 @@ def _is_readable(model: TextClassifier, text: str) -> bool:
 
 
 def _examples(model: TextClassifier, reviews: list[Review]) -> list[Example]:
-    known = model.settings.labels
+    known = model.typed_config.labels
     encoded = model.encode([review.text for review in reviews])
     return [Example(ids, known.index(review.label), None) for ids, review in zip(encoded, reviews)]
 
@@ -396,8 +396,8 @@ class Trainer(training.Trainer[TextClassifier]):
         tokenizer = train_tokenizer(texts, config.vocabulary)
         encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
         known = most_frequent(encoded, config.ngrams) if config.ngrams else torch.empty(0)
-        settings = replace(config, vocabulary=tokenizer.get_vocab_size(), ngrams=len(known))
-        network = TextClassifier(settings, tokenizer)
+        config = replace(config, vocabulary=tokenizer.get_vocab_size(), ngrams=len(known))
+        network = TextClassifier(config, tokenizer)
         evidence: Sequence[Tensor | None] = [None] * len(texts)
         if network.ngrams is not None:
             network.ngrams.known.copy_(known)

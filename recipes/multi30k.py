@@ -262,8 +262,8 @@ def fine_tune(
     """
     examples = encode(model.tokenizer, checked_pairs(pairs, "fine-tune on"))
     for i, (german, english) in enumerate(examples):
-        if min(len(german), len(english)) < 2 or max(len(german), len(english)) > model.settings.longest:
-            raise ValueError(f"pair {i} has an empty side, or one of more than {model.settings.longest} tokens")
+        if min(len(german), len(english)) < 2 or max(len(german), len(english)) > model.typed_config.longest:
+            raise ValueError(f"pair {i} has an empty side, or one of more than {model.typed_config.longest} tokens")
     options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed, muon=False, full_precision=0.0)
     device = model.embedding.weight.device
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from recipes import dvs_gesture, report
 from recipes.dvs_gesture import Samples, Trainer, Training
-from recipes.run_folder import read_settings
+from recipes.run_folder import read_run_config
 from zoo import errors
 from zoo.inputs.data_files import read_npz, warranted
 from zoo.inputs.events import as_events, bin_events, naming
@@ -105,7 +105,7 @@ def compare(folder: Path, runs: Path, output: Path, seeds: int, options: Trainin
     found = {
         "data": f"a sample of N-MNIST: {train} recordings to train, {val} to choose the checkpoint, {test} to score",
         "networks": networks,
-        "training": read_settings(runs / f"{mixers[0]}-0")["training"],
+        "training": read_run_config(runs / f"{mixers[0]}-0")["training"],
         "commands": [_command(seeds, options, mixers)],
     }
     output.write_text(json.dumps(found, indent=2) + "\n")

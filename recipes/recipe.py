@@ -103,9 +103,9 @@ class Recipe:
         """The name of the main score in ``evaluate`` and ``scores``."""
         return self.task.score.type
 
-    def config_of(self, settings: dict[str, Any]) -> Any:
+    def config_of(self, fields: dict[str, Any]) -> Any:
         """The configuration from the JSON of a run or a model."""
-        return type(self.config)(**settings)
+        return type(self.config)(**fields)
 
 
 def defaults(*functions: Callable[..., Any] | None) -> dict[str, inspect.Parameter]:

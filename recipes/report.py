@@ -16,7 +16,7 @@ import zoo
 from recipes import calibration
 from recipes.extras import need
 from recipes.recipe import Recipe, defaults
-from recipes.run_folder import BEST, read_json, read_settings, write_json
+from recipes.run_folder import BEST, read_json, read_run_config, write_json
 from recipes.training import SpikeMeter
 
 SCORES, COSTS, COSTS_PLOT, SPARSITY_PLOT = "scores.json", "costs.json", "costs.png", "sparsity.png"
@@ -103,8 +103,8 @@ def measure_costs(recipe: Recipe, run: Path, twins: list[Path], name: str, examp
 
     It is kept in ``costs.json``, with ``costs.png`` beside it, in the folder of the run.
     """
-    inputs, settings = recipe.inputs(examples), read_settings(run)
-    folders = {name: run} | {described(recipe, read_settings(twin), settings): twin for twin in twins}
+    inputs, run_config = recipe.inputs(examples), read_run_config(run)
+    folders = {name: run} | {described(recipe, read_run_config(twin), run_config): twin for twin in twins}
     profiles = [zoo.profile(zoo.load(folder / BEST), inputs, name=model) for model, folder in folders.items()]
     profiles[0].plot(run / COSTS_PLOT)
     costs = {
@@ -124,18 +124,18 @@ def by_network(runs: list[Path]) -> list[list[Path]]:
     """Runs in groups; the runs of a group differ only in their seed."""
     groups: dict[str, list[Path]] = {}
     for run in runs:
-        settings = read_settings(run)
-        settings["training"].pop("seed")
-        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+        run_config = read_run_config(run)
+        run_config["training"].pop("seed")
+        groups.setdefault(json.dumps(run_config, sort_keys=True), []).append(run)
     return list(groups.values())
 
 
-def described(recipe: Recipe, settings: dict[str, Any], beside: dict[str, Any]) -> str:
+def described(recipe: Recipe, run_config: dict[str, Any], beside: dict[str, Any]) -> str:
     """The name of a run's network for a table, with its ``tuned`` options that differ from those of ``beside``."""
-    template, model = recipe.networks[settings["model"]["mixer"]], settings["model"]
+    template, model = recipe.networks[run_config["model"]["mixer"]], run_config["model"]
     bits = model.get("bits")
     name = template.format(spikes="binary" if bits == 1 else f"{bits}-bit", **model)
-    own, others = (run["model"] | run["training"] for run in (settings, beside))
+    own, others = (run["model"] | run["training"] for run in (run_config, beside))
     told = {"bits"} if name != template else set()
     differs = [
         f"{option.replace('_', ' ')} {own[option]}" if own[option] else f"without {option.replace('_', ' ')}"
@@ -150,7 +150,7 @@ def by_name(recipe: Recipe, runs: list[Path], beside: dict[str, Any]) -> dict[st
 
     Raises ValueError if two networks would have the same name.
     """
-    named = [(described(recipe, read_settings(group[0]), beside), group) for group in by_network(runs)]
+    named = [(described(recipe, read_run_config(group[0]), beside), group) for group in by_network(runs)]
     if len(dict(named)) < len(named):
         places = "; ".join(f"{name}: {', '.join(map(str, group))}" for name, group in named)
         raise ValueError(f"runs of one network must differ in their seed alone; these differ in more: {places}")
@@ -186,16 +186,16 @@ def table(recipe: Recipe, groups: dict[str, list[Path]]) -> list[dict[str, Any]]
 
 def checkpoint_split(run: Path, split: str) -> str:
     """The card's words for what chose the checkpoint of ``run``: ``split``, or with a spike penalty the last epoch."""
-    return "nothing, it is that of the last epoch" if read_settings(run)["training"]["spike_penalty"] else split
+    return "nothing, it is that of the last epoch" if read_run_config(run)["training"]["spike_penalty"] else split
 
 
 def command_of(recipe: Recipe, run: Path) -> str:
     """The command that repeats a run, with all options that differ from the defaults."""
     default = json.loads(json.dumps(asdict(recipe.config) | asdict(recipe.training)))
-    settings = read_settings(run)
-    changed = {k: v for k, v in (settings["model"] | settings["training"]).items() if v != default[k]}
-    if "initial" in settings:
-        changed = {"initial": settings["initial"]} | {k: v for k, v in changed.items() if k in settings["training"]}
+    run_config = read_run_config(run)
+    changed = {k: v for k, v in (run_config["model"] | run_config["training"]).items() if v != default[k]}
+    if "initial" in run_config:
+        changed = {"initial": run_config["initial"]} | {k: v for k, v in changed.items() if k in run_config["training"]}
     options = "".join(
         f" --{'no-' if value is False else ''}{name.replace('_', '-')}{'' if isinstance(value, bool) else f' {value}'}"
         for name, value in changed.items()
@@ -236,7 +236,7 @@ def bundle(
         raise ValueError(f"the runs to choose from must differ in their seed alone; got {', '.join(map(str, runs))}")
     twins, sparsity = twins or [], sparsity or []
     chosen, scores = best_on_val(recipe, runs)
-    model, named = zoo.load(chosen / BEST), by_name(recipe, twins, read_settings(chosen))
+    model, named = zoo.load(chosen / BEST), by_name(recipe, twins, read_run_config(chosen))
     groups, first = {folder.name: runs} | named, scores[recipe.band.column]
     calibrated = calibration.bundled(model, scores, recipe.name, folder.name) if recipe.calibrated else {}
     metrics: dict[str, Any] = {
@@ -256,7 +256,7 @@ def bundle(
             "high": round(min(100.0, first + recipe.band.margin), 2),
         },
         "commands": commands(recipe, runs, [*twins, *sparsity], scores),
-        "seeds": sorted(read_settings(run)["training"]["seed"] for run in runs),
+        "seeds": sorted(read_run_config(run)["training"]["seed"] for run in runs),
         "checkpoint_split": checkpoint_split(chosen, recipe.checkpoint),
         "data": recipe.source(scores),
         "limits": [*recipe.limits],
@@ -277,7 +277,7 @@ def bundle(
 def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name: str) -> bytes:
     """Add to a card the curve of score against spike rate of ``runs`` and its model; returns the picture."""
     score = f"{recipe.score}_val"
-    penalties = [read_settings(run)["training"]["spike_penalty"] for run in runs]
+    penalties = [read_run_config(run)["training"]["spike_penalty"] for run in runs]
     points = [table(recipe, {f"tuned, spike penalty {penalty:g}": [run]})[0] for run, penalty in zip(runs, penalties)]
     own = metrics["results"][0]
     curve = metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from zoo.files import remove_leftovers, write_whole
 
-STATE, LOG, PLOT, BEST, SETTINGS = "state.pt", "log.jsonl", "training.png", "best", "settings.json"
+CHECKPOINT, LOG, PLOT, BEST, RUN_CONFIG = "state.pt", "log.jsonl", "training.png", "best", "settings.json"
 HEADING = b"snn-zoo training state 1, SHA-256 "
 """The first bytes of a checkpoint; the checksum of the rest and a line feed follow."""
 
@@ -59,32 +59,33 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
-    def read_state(self) -> dict[str, Any] | None:
-        """The last checkpoint of :meth:`write_state`, its tensors on the CPU; None if there was no training yet.
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint of :meth:`write_checkpoint`, its tensors on the CPU; None if there was no training yet.
 
         Raises ValueError for a damaged file, and if the folder is of a training whose checkpoint is missing.
         """
-        path = self.path / STATE
+        path = self.path / CHECKPOINT
         if not path.exists():
             if found := [name for name in (LOG, BEST) if (self.path / name).exists()]:
                 raise ValueError(
-                    f"{self.path} holds {' and '.join(found)} of a training whose {STATE} is gone, so it cannot go on; "
-                    "train in another folder"
+                    f"{self.path} holds {' and '.join(found)} of a training whose {CHECKPOINT} is gone, so it cannot "
+                    "go on; train in another folder"
                 )
             return None
         heading, _, content = path.read_bytes().partition(b"\n")
         if heading != HEADING + hashlib.sha256(content).hexdigest().encode():
             raise ValueError(
-                f"{path} is no state of a training, or damaged; put a copy of it back, or train anew in another folder"
+                f"{path} is damaged, or not the checkpoint of a training; put a copy of it back, or train anew in "
+                "another folder"
             )
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
-    def write_state(self, state: dict[str, Any]) -> None:
+    def write_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Replace the checkpoint; after an error the previous one is still there."""
         content = io.BytesIO()
-        torch.save(state, content)
+        torch.save(checkpoint, content)
         checksum = hashlib.sha256(content.getbuffer()).hexdigest().encode()
-        write_whole(self.path / STATE, HEADING + checksum + b"\n", content.getbuffer())
+        write_whole(self.path / CHECKPOINT, HEADING + checksum + b"\n", content.getbuffer())
 
     def write(self, name: str, content: bytes) -> bool:
         """Make the file ``name`` hold ``content``; return whether it had to be changed."""
@@ -132,6 +133,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def read_settings(run: Path) -> dict[str, Any]:
-    """The settings of a run: ``model`` config, ``training`` options, and ``initial`` if it had one."""
-    return read_json(run / SETTINGS, "give its training command again, which writes it anew")
+def read_run_config(run: Path) -> dict[str, Any]:
+    """The config of a run: ``model`` config, ``training`` options, and ``initial`` if it had one."""
+    return read_json(run / RUN_CONFIG, "give its training command again, which writes it anew")

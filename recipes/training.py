@@ -26,7 +26,7 @@ import zoo
 from neurons.kernels import cpu_memory
 from neurons.spike import FULL_PRECISION
 from recipes.extras import need
-from recipes.run_folder import BEST, LOG, PLOT, SETTINGS, RunFolder, write_json
+from recipes.run_folder import BEST, LOG, PLOT, RUN_CONFIG, RunFolder, write_json
 from zoo import files, tasks, weights
 from zoo.loading import float32_on_cpu
 from zoo.options import number, whole_number
@@ -252,12 +252,12 @@ class Trainer(Generic[Network]):
         self.log: list[dict[str, Any]] = []
         self.kept: dict[str, Tensor] = {}
         """The averaged weights, for ``best``."""
-        self.settings: dict[str, Any] = {"model": self.network.config, "training": asdict(self.options)}
+        self.run_config: dict[str, Any] = {"model": self.network.config, "training": asdict(self.options)}
         if initial:
-            self.settings["initial"] = initial
+            self.run_config["initial"] = initial
         self.resume()
         if self.accelerator.is_main_process:
-            write_json(self.folder.path / SETTINGS, self.settings)
+            write_json(self.folder.path / RUN_CONFIG, self.run_config)
             if self.epoch:
                 self.write_files()
         self.accelerator.wait_for_everyone()
@@ -273,24 +273,24 @@ class Trainer(Generic[Network]):
 
     def resume(self) -> None:
         """Continue from the folder's checkpoint if there is one; an error if it was made with other options."""
-        state = self.folder.read_state()
-        if state is None:
+        checkpoint = self.folder.read_checkpoint()
+        if checkpoint is None:
             return
-        if json.loads(state["settings"]) != self.settings:
+        if json.loads(checkpoint["settings"]) != self.run_config:
             raise ValueError(
-                f"{self.folder.path} was started with other settings; use another folder, or the same options"
+                f"{self.folder.path} was started with other options; use another folder, or the same options"
             )
-        self.network.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        for optimiser, kept in zip(self.optimisers, state["optimisers"]):
+        self.network.load_state_dict(checkpoint["model"])
+        self.average.load_state_dict(checkpoint["average"])
+        for optimiser, kept in zip(self.optimisers, checkpoint["optimisers"]):
             optimiser.load_state_dict(kept)
-        self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
-        self.log, self.kept = json.loads(state["log"]), state["kept"]
+        self.epoch, self.best, self.seconds = checkpoint["epoch"], checkpoint["best"], checkpoint["seconds"]
+        self.log, self.kept = json.loads(checkpoint["log"]), checkpoint["kept"]
 
-    def save_state(self) -> None:
-        self.folder.write_state(
+    def save_checkpoint(self) -> None:
+        self.folder.write_checkpoint(
             {
-                "settings": json.dumps(self.settings),
+                "settings": json.dumps(self.run_config),
                 "model": self.network.state_dict(),
                 "average": self.average.state_dict(),
                 "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -325,7 +325,7 @@ class Trainer(Generic[Network]):
         self.epoch += 1
         if self.accelerator.is_main_process:
             self.validate(loss)
-            self.save_state()
+            self.save_checkpoint()
             self.write_files()
             print(json.dumps({k: round(v, 3) for k, v in self.log[-1].items()}), flush=True)
 

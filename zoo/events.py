@@ -1,6 +1,7 @@
 """Recordings of event cameras as inputs of a model: making, joining, reading and writing them.
 
-All of it is defined in :mod:`zoo.inputs.events`; these are its public names.
+Users build recordings for ``predict``, so these names have an address that stays when files inside the package move.
+All of it is defined in :mod:`zoo.inputs.events`.
 """
 
 from zoo.inputs.events import Events, as_events, join, read_aedat, read_events, write_aedat

@@ -1,4 +1,4 @@
-"""Loading a model: find it, check it, build it, fill it."""
+"""Loading a model: find it, check it, build it, fill in its weights."""
 
 import os
 import threading
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
     from zoo.networks.translation import Translator
 
 SOON_READ = 2**26
-"""The most bytes of weights that are read to explain why they do not fit; larger ones may be holes without end."""
+"""The most bytes of weights that are read to explain why they do not fit; a larger file may be only holes."""
 PARTS_PER_TENSOR = 16
-"""The most modules, parameters and buffers of a network for each of its tensors; ours have four at most."""
+"""The most modules, parameters and buffers of a network per tensor of its weights; ours have at most four."""
 _OF_A_CONFIG = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What an architecture raises for a config or assets that make no sense: also where it did not expect them to."""
+"""The errors that an architecture may raise, by intent or not, for a config or assets that make no sense."""
 _default_type = threading.RLock()
-"""Held where torch's default type may be set aside."""
+"""Held while torch's default type may be changed."""
 
 
-# What a bundled name gives is known before it is loaded; a folder or a repository may hold any architecture.
+# The type of a bundled model is known from its name; a folder or a repository may hold any architecture.
+# A type checker reads these names here and nowhere else, so a new bundled model is added here too.
 @overload
 def load(
     name_or_repo_or_folder: Literal["lite-snn-multi30k"],
@@ -82,13 +83,13 @@ def load(
 ) -> Any:
     """Load a model, ready to use: in evaluation mode, in float32, with its preprocessing attached.
 
-    The name is a bundled model's (``"lite-snn-multi30k"``), a repository's on the Hugging Face Hub (``"org/name"``,
-    at the commit, tag or branch ``revision``), or a local folder's, given as a ``Path`` or as text that starts as a
-    path does (``"./folder"``). Bundled models and folders need no network, nor does a commit that the Hub's cache
-    already holds. ``device`` is where the model goes (the CPU unless given) and ``backend`` what its neurons scan
-    with: ``"auto"``, ``"torch"``, ``"cpu"`` or ``"cupy"``. ``precision`` is what products of spikes are computed with
-    (:class:`zoo.engine.precision.Precise`): ``"auto"``, in integers of eight bits where the model can and is faster so,
-    ``"float32"`` or ``"int8"``.
+    The name is that of a bundled model (``"lite-snn-multi30k"``), of a repository on the Hugging Face Hub
+    (``"org/name"``, at the commit, tag or branch ``revision``), or of a local folder, given as a ``Path`` or as text
+    that starts like a path (``"./folder"``). Bundled models and folders need no network connection, nor does a commit
+    that is already in the Hub's cache. ``device`` is the model's device (by default the CPU) and ``backend`` what runs
+    its neurons' scans: ``"auto"``, ``"torch"``, ``"cpu"`` or ``"cupy"``. ``precision`` is what the
+    products of spikes are computed with (:class:`zoo.engine.precision.Precise`): ``"auto"`` (integers of eight bits
+    where the model can), ``"float32"`` or ``"int8"``.
 
     Raises ``zoo.errors.UnknownNameError`` (with a suggestion), ``DamagedModelError`` for a file that is missing,
     truncated or altered, ``NewerFormatError``, ``WeightsMismatchError`` (naming the tensors), ``HubError``,
@@ -110,7 +111,7 @@ def load(
             weights.check_fits(header, _build(config, assets, folder, "meta"), path)
     except (errors.DamagedModelError, errors.WeightsMismatchError):
         if record["bytes"] <= SOON_READ:
-            files.read_checked(folder, files.WEIGHTS, record)  # an altered file is the better explanation
+            files.read_checked(folder, files.WEIGHTS, record)  # an altered file explains it better
         raise
     data = files.read_checked(folder, files.WEIGHTS, record)
     network = _build(config, assets, folder, "cpu")
@@ -124,15 +125,15 @@ def load(
 
 
 def float32_on_cpu() -> AbstractContextManager[None]:
-    """Within it networks are built in float32 on the CPU, whatever torch's default type and device are.
+    """Context in which networks are built in float32 on the CPU, whatever torch's default type and device are.
 
-    Another default type is set aside for all threads, as torch has one for all; several may build at once.
+    Another default type is replaced for all threads, because torch has only one; several threads may build at once.
     """
     return _float32_on("cpu")
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Within it tensors that hold no values are made without what torch would load its compiler and sympy for."""
+    """Context in which meta tensors are made without operations for which torch imports its compiler and sympy."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -160,16 +161,16 @@ def _float32_on(device: str) -> Iterator[None]:
 
 
 def _header(folder: Path, record: dict) -> dict[str, weights.Stored]:
-    """What the weights file says that it holds; no weights are read."""
+    """The header of the weights file; no weights are read."""
     with files.open_recorded(folder, files.WEIGHTS, record) as file:
         return weights.read_header(file, record["bytes"], folder / files.WEIGHTS)
 
 
 @contextmanager
 def _no_larger_than(header: dict[str, weights.Stored]) -> Iterator[None]:
-    """Within it this thread builds no network of many more parts than a file with this header has tensors.
+    """Context in which this thread builds no network with many more parts than a file with this header has tensors.
 
-    A number in a config may ask for more layers than there is time to build, even without any memory for them.
+    A number in a config may ask for more layers than can be built in reasonable time, even without memory for them.
     """
     most, found, here = PARTS_PER_TENSOR * (len(header) + PARTS_PER_TENSOR), 0, threading.get_ident()
 
@@ -194,7 +195,7 @@ def _no_larger_than(header: dict[str, weights.Stored]) -> Iterator[None]:
 
 
 def _build(config: dict, assets: dict[str, bytes], folder: Path, device: str) -> Any:
-    """The network with weights of any value, or, on the meta device, without any."""
+    """The network with arbitrary weights or, on the meta device, without values."""
     path = folder / files.CONFIG
     architecture = registry.architecture(config["architecture"])
     if architecture.task != config["task"]:
@@ -202,7 +203,7 @@ def _build(config: dict, assets: dict[str, bytes], folder: Path, device: str) ->
             path, f"says the task is {config['task']!r}, but {config['architecture']!r} is for {architecture.task!r}"
         )
     try:
-        # The first values are overwritten, so drawing them leaves the caller's random numbers as they were.
+        # The initial values are overwritten later; drawing them does not change the caller's random numbers.
         with torch.random.fork_rng(devices=[]), _float32_on(device):
             return architecture.from_config(config["architecture_config"], assets)
     except _OF_A_CONFIG as error:

@@ -15,7 +15,7 @@ def ends_as_if_never_interrupted(trainer: Callable[[Path], Trainer], folder: Pat
     whole = trainer(folder / "whole")
     whole.train()
     interrupted = trainer(folder / "interrupted")
-    interrupted.save_state = lambda save=interrupted.save_state: (save(), exec("raise KeyboardInterrupt"))
+    interrupted.save_checkpoint = lambda save=interrupted.save_checkpoint: (save(), exec("raise KeyboardInterrupt"))
     with pytest.raises(KeyboardInterrupt):
         interrupted.train()
     resumed = trainer(folder / "interrupted")

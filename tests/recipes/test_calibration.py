@@ -68,9 +68,8 @@ def test_where_likelihood_has_no_end_the_temperature_is_at_its_limit(right, limi
 def test_a_bundled_classifier_is_calibrated_and_its_card_says_by_how_much(name):
     info = zoo.info(name)
     found = info.metrics["calibration"]
-    assert (
-        info.config["architecture_config"]["temperature"] == found["temperature"] == zoo.load(name).settings.temperature
-    )
+    assert info.config["architecture_config"]["temperature"] == found["temperature"]
+    assert zoo.load(name).typed_config.temperature == found["temperature"]
     fitted, _ = found["rows"]
     assert found["fitted_on"] == fitted["name"]
     for row in found["rows"]:

@@ -29,7 +29,7 @@ from recipes.dvs_gesture import (
     tensors,
 )
 from recipes.gesture_simulator import write_data_set
-from recipes.run_folder import read_settings
+from recipes.run_folder import read_run_config
 from tests.recipes.resuming import ends_as_if_never_interrupted
 from zoo.inputs.events import read_aedat
 from zoo.networks.gesture import GestureConfig, GestureNetwork
@@ -347,7 +347,7 @@ def test_the_card_says_first_that_the_data_is_simulated_and_how_to_fine_tune(run
     scores = [json.loads((runs[name] / "scores.json").read_text()) for name in ("a", "b")]
     tests = [score["accuracy_test"] for score in scores]
     assert info.scores["seeds"] == 2 and info.scores["accuracy_test"] in tests
-    calibrated = zoo.load(folder).settings.temperature
+    calibrated = zoo.load(folder).typed_config.temperature
     assert calibrated == info.metrics["calibration"]["temperature"] != 1
     assert "recordings of val (simulated people)" in card and "were not calibrated" not in card
     assert info.scores["accuracy_val"] == max(score["accuracy_val"] for score in scores)
@@ -374,14 +374,14 @@ def test_a_saved_model_is_calibrated_on_val(runs, data, tmp_path):
     )
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert zoo.load(folder).settings.temperature == found["temperature"]
+    assert zoo.load(folder).typed_config.temperature == found["temperature"]
     assert zoo.info(folder).metrics["calibration"]["rows"] == found["rows"]
 
 
 def test_a_row_of_the_card_holds_runs_of_one_network_alone(runs, samples, tmp_path):
     trainer(samples, tmp_path / "longer", epochs=2, seed=2).train()
     with pytest.raises(ValueError, match=r"must differ in their seed alone.*longer"):
-        report.by_name(dvs_gesture.RECIPE, [runs["a"], tmp_path / "longer"], read_settings(runs["a"]))
+        report.by_name(dvs_gesture.RECIPE, [runs["a"], tmp_path / "longer"], read_run_config(runs["a"]))
     with pytest.raises(ValueError, match="must differ in their seed alone"):
         report.bundle(dvs_gesture.RECIPE, [runs["a"], runs["lif"]], tmp_path / "model", "")
 

@@ -293,7 +293,7 @@ def test_runs_are_measured_once_and_bundled_with_a_card(learned, corpus, own_cor
         for found in zoo.load(tmp_path / "model").classify(texts)
     ]
     assert info.metrics["example"]["output"] == answers
-    assert info.metrics["calibration"]["temperature"] == zoo.load(tmp_path / "model").settings.temperature != 1
+    assert info.metrics["calibration"]["temperature"] == zoo.load(tmp_path / "model").typed_config.temperature != 1
     for path in (own_corpus / "aclImdb" / "test").rglob("*.txt"):
         path.write_text("Other reviews, which are another test set.")
     assert run_command("measure", runs[2], "--data", own_corpus).exit_code == 0
@@ -321,7 +321,7 @@ def test_a_run_that_was_measured_before_there_was_a_calibration_is_bundled_witho
     assert info.metrics["calibration"] == expected | {"command": "python -m recipes.imdb calibrate ./model --data DATA"}
     assert info.metrics["example"] == imdb.example_of(model) != plain.metrics["example"]
     assert info.scores == plain.scores and info.config["files"] == plain.config["files"]
-    assert imdb.with_labels(model, ["good", "bad"]).settings.temperature == 1
+    assert imdb.with_labels(model, ["good", "bad"]).typed_config.temperature == 1
 
 
 def test_the_command_of_a_run_names_what_is_not_the_default(learned):

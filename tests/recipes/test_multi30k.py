@@ -142,9 +142,9 @@ def test_muon_that_torch_lacks_is_named(corpus, tmp_path, monkeypatch):
         trainer(corpus, tmp_path / "run", muon=True)
 
 
-def test_a_run_is_not_resumed_with_other_settings(corpus, tmp_path):
+def test_a_run_is_not_resumed_with_other_options(corpus, tmp_path):
     trainer(corpus, tmp_path / "run", epochs=1).train()
-    with pytest.raises(ValueError, match="was started with other settings"):
+    with pytest.raises(ValueError, match="was started with other options"):
         trainer(corpus, tmp_path / "run", epochs=3)
 
 
@@ -234,24 +234,24 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
 
 
 def test_a_row_says_what_was_chosen_for_a_twin():
-    def settings(mixer="input-gated-lif", bits=4, dropout=0.1, full_precision=1.0):
+    def run_config(mixer="input-gated-lif", bits=4, dropout=0.1, full_precision=1.0):
         model = {"mixer": mixer, "bits": bits, "dropout": dropout}
         return {"model": model, "training": {"full_precision": full_precision}}
 
-    own = settings()
-    assert report.described(multi30k.RECIPE, settings("gru"), own) == "GRU with attention"
+    own = run_config()
+    assert report.described(multi30k.RECIPE, run_config("gru"), own) == "GRU with attention"
     assert (
-        report.described(multi30k.RECIPE, settings("relu", dropout=0.2), own)
+        report.described(multi30k.RECIPE, run_config("relu", dropout=0.2), own)
         == "ReLU in place of neurons (dropout 0.2)"
     )
     binary = "input-gated LIF, binary spikes (full precision 0.5)"
-    assert report.described(multi30k.RECIPE, settings(bits=1, full_precision=0.5), own) == binary
+    assert report.described(multi30k.RECIPE, run_config(bits=1, full_precision=0.5), own) == binary
 
 
 def test_a_network_without_spikes_has_no_spike_rate():
     tokenizer = multi30k.train_tokenizer(PAIRS, 120)
-    settings = replace(SMALL, vocabulary=tokenizer.get_vocab_size(), mixer="gru")
-    model = multi30k.Translator(settings, tokenizer)
+    config = replace(SMALL, vocabulary=tokenizer.get_vocab_size(), mixer="gru")
+    model = multi30k.Translator(config, tokenizer)
     assert spike_rate(model, PAIRS[:2]) is None
 
 
@@ -265,8 +265,8 @@ def test_a_network_without_spikes_has_no_spike_rate():
 )
 def test_pairs_that_cannot_be_learned_from_are_refused(pairs, message):
     tokenizer = multi30k.train_tokenizer(PAIRS, 120)
-    settings = replace(SMALL, vocabulary=tokenizer.get_vocab_size())
-    model = multi30k.Translator(settings, tokenizer)
+    config = replace(SMALL, vocabulary=tokenizer.get_vocab_size())
+    model = multi30k.Translator(config, tokenizer)
     with pytest.raises(ValueError, match=message):
         multi30k.fine_tune(model, pairs)
 

@@ -92,9 +92,10 @@ def tried(recipe, tmp_path_factory):
     (folder / "own.csv").write_text(tiny.own)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        save = training.Trainer.save_state
+        save = training.Trainer.save_checkpoint
         with patch.context() as cut_off:
-            cut_off.setattr(training.Trainer, "save_state", lambda self: (save(self), exec("raise KeyboardInterrupt")))
+            then_stop = lambda self: (save(self), exec("raise KeyboardInterrupt"))  # noqa: E731
+            cut_off.setattr(training.Trainer, "save_checkpoint", then_stop)
             run(recipe, f"train --data DATA --run one --epochs 2 {tiny.options}", status=130)
         assert len(Path("one/log.jsonl").read_text().splitlines() if Path("one/log.jsonl").exists() else []) < 2
         run(recipe, "resume one --data DATA")

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from recipes import extras, imdb, multi30k, report
-from recipes.run_folder import RunFolder, read_settings
+from recipes.run_folder import RunFolder, read_run_config
 from tests.recipes import tiny_runs
 
 PROGRAM = Path(tiny_runs.__file__)
@@ -44,7 +44,7 @@ def without_times(run: Path) -> list[dict]:
 
 def assert_same(run: Path, other: Path) -> None:
     """Assert that two runs have the same weights (trained and averaged), best model and log, bit for bit."""
-    first, second = RunFolder(run).read_state(), RunFolder(other).read_state()
+    first, second = RunFolder(run).read_checkpoint(), RunFolder(other).read_checkpoint()
     for part in ("model", "average", "kept"):
         assert first[part].keys() == second[part].keys()
         for name, value in first[part].items():
@@ -95,7 +95,7 @@ def test_a_training_that_fails_or_is_interrupted_lets_go_of_its_folder(data, tmp
     with pytest.raises(RuntimeError, match="make a new one"):
         failing.train()
     tiny_runs.trainer(data, tmp_path / "run", epochs=2).train()
-    with pytest.raises(ValueError, match="was started with other settings"):
+    with pytest.raises(ValueError, match="was started with other options"):
         tiny_runs.trainer(data, tmp_path / "run", epochs=1)
     tiny_runs.trainer(data, tmp_path / "run", epochs=2)
 
@@ -118,7 +118,7 @@ def cut(path: Path) -> None:
         lambda run: (run / "training.png").unlink(),
         lambda run: shutil.copytree(run / "best", run / ".best.saving-0"),
         lambda run: (run / "best").rename(run / ".best.previous-0"),
-        lambda run: (run / "state.pt.7.new").write_text("half of a state"),
+        lambda run: (run / "state.pt.7.new").write_text("half of a checkpoint"),
     ],
     ids=[
         "a cut log",
@@ -128,20 +128,20 @@ def cut(path: Path) -> None:
         "a cut config",
         "no config",
         "no best",
-        "empty settings",
+        "empty settings.json",
         "no plot",
         "a model half-saved",
         "a model half-replaced",
-        "a state half-written",
+        "a checkpoint half-written",
     ],
 )
-def test_whatever_is_made_from_the_state_is_made_again_at_the_next_start(data, whole, run, damage):
+def test_whatever_is_made_from_the_checkpoint_is_made_again_at_the_next_start(data, whole, run, damage):
     damage(run)
     again = tiny_runs.trainer(data, run)
     assert again.epoch == 3  # no epoch is trained again
     again.train()
     assert_same(run, whole)
-    assert contents(run) == NAMES and read_settings(run) == read_settings(whole)
+    assert contents(run) == NAMES and read_run_config(run) == read_run_config(whole)
 
 
 def test_a_model_that_was_kept_before_the_last_epoch_is_made_again_too(data, tmp_path):
@@ -164,15 +164,15 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_bytes(b""), r"state\.pt is no state of a training, or damaged"),
-        (cut, r"state\.pt is no state of a training, or damaged"),
-        (flip, r"state\.pt is no state of a training, or damaged"),
-        (lambda path: torch.save({"theirs": 1}, path), r"state\.pt is no state of a training, or damaged"),
+        (lambda path: path.write_bytes(b""), r"state\.pt is damaged, or not the checkpoint of a training"),
+        (cut, r"state\.pt is damaged, or not the checkpoint of a training"),
+        (flip, r"state\.pt is damaged, or not the checkpoint of a training"),
+        (lambda path: torch.save({"theirs": 1}, path), r"state\.pt is damaged, or not the checkpoint of a training"),
         (Path.unlink, r"holds log\.jsonl and best of a training whose state\.pt is gone"),
     ],
     ids=["empty", "cut", "one bit changed", "of something else", "gone"],
 )
-def test_a_state_that_cannot_be_read_is_told_in_one_line_and_nothing_is_lost(data, run, damage, message):
+def test_a_checkpoint_that_cannot_be_read_is_told_in_one_line_and_nothing_is_lost(data, run, damage, message):
     damage(run / "state.pt")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
     result = CliRunner().invoke(multi30k.command_line(), ["train", "--data", str(data), "--run", str(run)])
@@ -229,7 +229,7 @@ def test_an_output_that_is_closed_ends_a_training_after_an_epoch_that_is_kept(da
 @pytest.mark.parametrize("content", ["", '{"accuracy', "[]", "\xff"], ids=["empty", "cut", "a list", "no text"])
 def test_a_record_of_a_run_that_is_damaged_is_named_with_what_to_do(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="latin-1")
-    read = {"scores.json": report.read_scores, "costs.json": report.read_costs}.get(name, read_settings)
+    read = {"scores.json": report.read_scores, "costs.json": report.read_costs}.get(name, read_run_config)
     with pytest.raises(ValueError, match=rf"{name} (is damaged|holds no JSON object).*; (remove it|give its training)"):
         read(tmp_path)
 

@@ -1,4 +1,4 @@
-"""The closed list of operations: what ordinary networks are made of is on it, and nothing that nobody reaches."""
+"""The closed list of operations: it has all operations of ordinary networks, and none that are never reached."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def pictures(dimensions):
 
 
 def normed(rows, weights):
-    """Mean and variance of each of so many rows, and an affine map."""
+    """The counts of mean and variance of each of ``rows`` rows, and of an affine map."""
     multiplications, additions = 2 * SIZE + 2 * rows + weights * SIZE, 3 * SIZE - rows + weights * SIZE
     return Counts(multiplications=multiplications, additions=additions, functions={"rsqrt": rows})
 
@@ -33,14 +33,14 @@ def of_functions(**functions):
 
 
 def convolved(layer, dimensions):
-    """A convolution, its input, and a product for each weight that a number meets."""
+    """A convolution, its input, and its counts: one product per pair of input and weight."""
     x, y = pictures(dimensions), layer(pictures(dimensions))
     products = (x if layer.transposed else y).numel() * layer.weight[0].numel()
     return layer, x, Counts(products, products, additions=products + y.numel())
 
 
 def averaged(layer, dimensions, window):
-    """A pooling, its input, and the mean of so many numbers for each of its outputs."""
+    """A pooling, its input, and its counts: the mean of some numbers per output."""
     n = layer(pictures(dimensions)).numel()
     return layer, pictures(dimensions), Counts(multiplications=n, additions=n * (window - 1))
 
@@ -158,7 +158,7 @@ def test_arithmetic_is_counted(name):
 
 
 def causal(x):
-    """The mask of attention to the past alone."""
+    """The mask of attention to the past only."""
     return nn.Transformer.generate_square_subsequent_mask(len(x))
 
 
@@ -188,7 +188,7 @@ def test_every_ordinary_block_is_counted_in_inference_mode_too(name, inferring):
 
 @pytest.fixture
 def reached(monkeypatch):
-    """The names of all operations that profiles meet in this test."""
+    """The names of all operations that the profiles of a test see."""
     found, classified = set(), meter._classified
 
     def noted(func):
@@ -220,4 +220,4 @@ def test_every_operation_on_the_list_is_reached_by_a_model_a_twin_or_a_test(reac
     for function in (*MOVES.values(), written_step_by_step):
         zoo.profile(Of(lambda net, x, function=function: function(x)), (real(6, 2, 5),))
     listed = set().union(*operations.WITHOUT_ARITHMETIC, operations.WRITTEN, operations.FUNCTIONS, operations.COUNTED)
-    assert listed - reached == {"cudnn_batch_norm"}  # which runs on a GPU
+    assert listed - reached == {"cudnn_batch_norm"}  # which only runs on a GPU

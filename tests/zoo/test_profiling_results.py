@@ -177,7 +177,7 @@ def translator(mixer):
 def test_every_translator_is_counted_while_it_really_translates(mixer):
     model = translator(mixer)
     profile = zoo.profile(model, ["Ein Hund rennt durch den Park."], beam_size=1)
-    config, rows = model.settings, {row.name: row for row in profile.rows}
+    config, rows = model.typed_config, {row.name: row for row in profile.rows}
     output = rows["decoder.0.output"].counts.dense_macs
     steps = output // model.decoder[0].output.weight.numel()
     assert output == steps * model.decoder[0].output.weight.numel()

@@ -65,9 +65,9 @@ def refused(folder):
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_a_setting_of_any_size_is_refused_before_a_network_of_it_is_built(name, tmp_path):
-    settings = json.loads((MODEL_CARDS / name / files.CONFIG).read_text())["architecture_config"]
+    config = json.loads((MODEL_CARDS / name / files.CONFIG).read_text())["architecture_config"]
     harmless = {"longest", "pool", "bin_size", "height", "kernel"}
-    numbers = [key for key, value in settings.items() if type(value) is int and key not in harmless]
+    numbers = [key for key, value in config.items() if type(value) is int and key not in harmless]
     assert len(numbers) >= 4
     for number in numbers:
         for size in (10**6, 2**62):
@@ -281,11 +281,11 @@ def test_a_setting_is_changed_by_writing_the_config_anew_and_only_if_the_model_l
     folder = shutil.copytree(MODEL_CARDS / "lite-snn-multi30k", tmp_path / "lite-snn-multi30k")
     before = (folder / files.WEIGHTS).read_bytes()
     saving.rewrite_config(folder, longest=99)
-    assert zoo.load(folder).settings.longest == 99
+    assert zoo.load(folder).typed_config.longest == 99
     assert (folder / files.WEIGHTS).read_bytes() == before
     with pytest.raises(errors.WeightsMismatchError):
         saving.rewrite_config(folder, width=512)
-    assert zoo.load(folder).settings.width == 256
+    assert zoo.load(folder).typed_config.width == 256
     assert [path.name for path in tmp_path.iterdir()] == ["lite-snn-multi30k"]
 
 

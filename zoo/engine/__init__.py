@@ -1,1 +1,1 @@
-"""Networks of spiking neurons computed in integers: what their modules write down, run by compiled kernels."""
+"""Networks of spiking neurons computed in integers: their modules write a program, and compiled kernels run it."""

@@ -1,14 +1,14 @@
-"""The instructions of a program, by number, and what :mod:`zoo.engine.program` and the kernels must agree on."""
+"""The instructions of a program, by number, and the constants shared by :mod:`zoo.engine.program` and the kernels."""
 
 EMBED, NORM, WINDOWS, PRODUCT, RESCALE, ATTENTION, BEST = range(7)
 LEARNABLE_LIF, MULTIBIT_LIF, MULTIBIT_SYNAPTIC_LIF, INPUT_GATED_LIF, RECURRENT_GATED_LIF = range(7, 12)
 FIRST_NEURON = LEARNABLE_LIF
 """From here on the instructions are those of neurons."""
 ARGUMENTS = 15
-"""Of an instruction, at most."""
+"""The most arguments of an instruction."""
 NONE = -1
-"""In the place of what an instruction does without."""
+"""Stands for an argument that an instruction does not have."""
 LANES = 16
-"""Sums of floats are added up in so many parts, as vector instructions do, and the parts in a fixed order."""
+"""A sum of floats is computed as this many partial sums, like vector instructions do, added in a fixed order."""
 EPSILON = 1e-5
-"""Of layer norm."""
+"""The epsilon of layer norm."""

@@ -24,7 +24,7 @@ def scales(weight: Tensor) -> Tensor:
 
 
 def quantised(weight: Tensor, name: str) -> IntegerWeight:
-    """The nearest integers of ``weight [N, K]``. Raises ValueError, with the ``name``, where it is not finite."""
+    """The nearest integers of ``weight [N, K]``. Raises ValueError, with the ``name``, if it is not finite."""
     weight = weight.detach().to("cpu", torch.float32)
     if not torch.isfinite(weight).all():
         raise ValueError(f"{name} has values that are not finite, so the network cannot compute with it")
@@ -57,16 +57,16 @@ def matrix_product(levels: np.ndarray, weights: np.ndarray, largest: int, out: n
     if has_integer_units():
         torch._int_mm(a, b, out=torch.from_numpy(out))
         return
-    # Floats hold whole numbers exactly up to the number of their bits.
+    # Floats hold whole numbers exactly if these fit into the mantissa's bits.
     exact = torch.float32 if len(weights) * largest * LARGEST <= 2**24 else torch.float64
     torch.from_numpy(out).copy_(a.to(exact) @ b.to(exact))
 
 
 @functools.cache
 def has_integer_units() -> bool:
-    """Whether torch's product of integers is exact here, and not in 16 bits on the way, which overflow.
+    """Whether torch's product of integers is exact here: without intermediate sums in 16 bits, which overflow.
 
-    It is where the processor has instructions for such products (VNNI) and oneDNN uses them.
+    It is exact if the processor has instructions for such products (VNNI) and oneDNN uses them.
     """
     extreme = torch.tensor([LARGEST, -LARGEST], dtype=torch.int8)
     for rows in (1, 32):

@@ -1,11 +1,11 @@
-"""What the engine computes, compiled by Numba: the instructions of a program, one after another, row by row.
+"""The engine's computation, compiled by Numba: the instructions of a program, one after another, row by row.
 
-A **row** is one time step of one element of the batch. Every instruction computes a row from that row (and the memory
-of its own past) alone, in an order that depends on nothing else. So a result is the same bits whatever the batch, the
-number of threads and the processor; sums of integers have no order anyway.
+A **row** is one time step of one element of the batch. Every instruction computes a row only from that row and its own
+past, in a fixed order. So a result has the same bits whatever the batch, the number of threads and the processor; sums
+of integers are exact in any order.
 
-Memory is a few arrays of one dimension, and instructions are rows of integers: the operation, then where in the arrays
-it reads and writes. :mod:`zoo.engine.program` writes them and says what each takes.
+Memory is a few one-dimensional arrays. Instructions are rows of integers: the operation, then the places in the arrays
+that it reads and writes. :mod:`zoo.engine.program` writes them and defines their arguments.
 """
 
 import hashlib
@@ -62,9 +62,9 @@ def _hand_over(short, sums):
 
 @_kernel
 def spike_product(levels, weights, sums, places, short, most):
-    """``sums [N] = levels [K] @ weights [K, N]``, adding up the rows of the levels that are not zero.
+    """``sums [N] = levels [K] @ weights [K, N]``, by adding the rows of the levels that are not zero.
 
-    Sums of up to ``most`` products fit into 16 bits, where twice as many are added at once as in 32.
+    Sums of up to ``most`` products fit into 16 bits; the processor adds twice as many of these at once as in 32 bits.
     """
     sums[:] = 0
     count = 0
@@ -173,7 +173,7 @@ def _exponentials(x, largest, out):
 
 @_kernel
 def _largest(x, lanes):
-    """The largest of x, which is finite or minus infinity."""
+    """The largest value of x, whose values are finite or minus infinity."""
     lanes[:] = -np.inf
     whole = len(x) // LANES * LANES
     for i in range(0, whole, LANES):
@@ -197,7 +197,7 @@ def _add_scaled(values, by, out):
 def attend(query, keys, values, count, heads, out, scores, lanes):
     """Context ``out [N]`` of ``query [N]``: softmax(query . key / sqrt(N / heads)) times the values, head by head.
 
-    ``keys [N, S]`` and ``values [S, N]``, of which the first ``count`` are there.
+    ``keys [N, S]`` and ``values [S, N]``; only the first ``count`` of S are used.
     """
     part = len(query) // heads
     by = _ONE / np.sqrt(np.float32(part))
@@ -226,7 +226,7 @@ def _any_above(x, bound):
 def best(logits, exponentials, values, places, lanes):
     """The log-probabilities and places of the ``len(values)`` largest of ``logits``, the largest first.
 
-    Of equal ones the earlier is the better.
+    Of equal logits, the earlier comes first.
     """
     largest = _largest(logits, lanes)
     _exponentials(logits, largest, exponentials)
@@ -249,7 +249,7 @@ def best(logits, exponentials, values, places, lanes):
         values[i] -= norm
 
 
-# ---- Neurons: the spikes of one step as levels, the state in place. True where a membrane is NaN ----
+# ---- Neurons: the spikes of one step as levels, the state in place. True if a membrane is NaN ----
 
 
 @_kernel
@@ -315,7 +315,7 @@ def _copy(values, out):
 
 
 class Memory(NamedTuple):
-    """What a program reads and writes. ``[...]`` is one dimension."""
+    """The memory that a program reads and writes. ``[...]`` is one dimension."""
 
     steps: int
     batch: int
@@ -324,7 +324,7 @@ class Memory(NamedTuple):
     weights: np.ndarray
     """int8 ``[...]``."""
     numbers: np.ndarray
-    """float32 ``[...]``; here and in the next two are the buffers."""
+    """float32 ``[...]``; this and the next two hold the buffers."""
     levels: np.ndarray
     """int8 ``[...]``."""
     sums: np.ndarray
@@ -332,15 +332,15 @@ class Memory(NamedTuple):
     tokens: np.ndarray
     """``[T, B]``."""
     lengths: np.ndarray
-    """``[B]``, of the sequences."""
+    """``[B]``, the lengths of the sequences."""
     state: np.ndarray
-    """``[B, ...]``, of the neurons, before the run; ``after`` it."""
+    """``[B, ...]``, the state of the neurons before the run; ``after`` is that after the run."""
     after: np.ndarray
     past: np.ndarray
-    """int8 ``[B, ...]``, last inputs of windows and last spikes, before the run; ``past_after`` it."""
+    """int8 ``[B, ...]``, last inputs of windows and last spikes before the run; ``past_after`` are those after it."""
     past_after: np.ndarray
     context: np.ndarray
-    """What attention looks at (:class:`zoo.engine.program.Context`), so many ``sequences`` of so many ``keys``."""
+    """The memory of attention (:class:`zoo.engine.program.Context`): ``sequences`` sequences of ``keys`` keys."""
     sequences: int
     keys: int
     sources: np.ndarray
@@ -547,7 +547,7 @@ _digest = hashlib.sha256(inspect.getsource(cpu_kernels).encode()).hexdigest()
 
 
 def _interpreter(made_of: str) -> Any:
-    """The interpreter. Numba keeps it on disk until this file changes, or what this function closes over."""
+    """The interpreter. Numba keeps it on disk until this file, or a value that the function closes over, changes."""
 
     @_kernel
     def run(code, memory, room, start, stop):

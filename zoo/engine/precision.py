@@ -1,8 +1,8 @@
-"""Which numbers a network computes its products of spikes with: floats, or the integers that the spikes are.
+"""The numbers that a network uses for its products of spikes: floats, or integers, as spikes are integers.
 
 A network that can run in integers derives from :class:`Precise` and writes its programs in ``lower``. They are written
-when they are first needed and again after its weights changed, so a model that was trained further runs on its new
-weights. Training is always in floats.
+when first needed, and again after its weights have changed, so a model that was trained further uses its new weights.
+Training is always in floats.
 """
 
 from itertools import chain
@@ -20,20 +20,20 @@ from zoo.errors import unknown
 
 PRECISIONS = ("auto", "float32", "int8")
 LOOKED_AT = 64
-"""Values of a tensor that are compared, see :func:`_fingerprint`."""
+"""The number of values of a tensor that are compared, see :func:`_fingerprint`."""
 
 Programs = TypeVar("Programs")
 
 
 def check_precision(precision: Any) -> str:
-    """``precision``; ``zoo.errors.UnknownNameError`` for another than "auto", "float32" and "int8"."""
+    """``precision``; ``zoo.errors.UnknownNameError`` unless it is "auto", "float32" or "int8"."""
     if not isinstance(precision, str) or precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     return precision
 
 
 class _Written(Generic[Programs]):
-    """The programs of a network as it was when they were written, or why it has none. Not copied with a network."""
+    """The programs of a network, or why it has none, with the fingerprint that they belong to. Never copied."""
 
     def __init__(self) -> None:
         self.found: tuple[Any, Programs | NotInIntegers] | None = None
@@ -47,7 +47,7 @@ class Precise(nn.Module, Generic[Programs]):
     """Base of the networks that can compute products of spikes in integers."""
 
     precision = Setting(lambda _, precision: check_precision(precision))
-    """"auto": in integers where the network can and nothing speaks against it, else in floats; "float32": in floats;
+    """"auto": in integers if the network can and nothing prevents it, else in floats; "float32": in floats;
     "int8": in integers, or :class:`zoo.engine.program.NotInIntegers` (a ValueError) says why not."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Precise(nn.Module, Generic[Programs]):
 
     @property
     def last_precision(self) -> str | None:
-        """What the last call computed with: "int8" or "float32"; None before the first."""
+        """The precision of the last call: "int8" or "float32"; None before the first."""
         return self._written.ran
 
     def lower(self) -> Programs:
@@ -65,7 +65,7 @@ class Precise(nn.Module, Generic[Programs]):
         raise NotInIntegers(f"{type(self).__name__} does not say how it runs in integers")
 
     def programs(self) -> Programs | None:
-        """The programs to run, of the network as it is now; None where it runs in floats."""
+        """The programs of the network as it is now; None if it runs in floats."""
         written = self._written
         found = NotInIntegers('precision is "float32"') if self.precision == "float32" else self._find()
         written.ran = "float32" if isinstance(found, NotInIntegers) else "int8"
@@ -101,10 +101,10 @@ def set_precision(network: nn.Module, precision: str) -> None:
 
 
 def _fingerprint(network: nn.Module) -> tuple:
-    """All that the programs of a network follow from. Raises NotInIntegers where modules must be called one by one.
+    """Everything that determines a network's programs. Raises NotInIntegers if its modules must be called one by one.
 
-    Tensors are known by their memory, their version, which torch counts up with every change, and a few of their
-    values: changes by ``.data`` are not counted.
+    Tensors are recognised by their memory, their version, which torch increases with every change, and a few of their
+    values, because changes through ``.data`` do not increase the version.
     """
     if network.training:
         raise NotInIntegers("it is in training mode; call .eval()")

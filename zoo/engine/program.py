@@ -1,7 +1,7 @@
-"""A network written down as a program: a list of instructions on plain memory, which a compiled kernel runs.
+"""A network as a program: a list of instructions on plain memory, which a compiled kernel runs.
 
-Modules write it, each its own part, by their method ``lower``: so there is one definition of a network, and its
-program follows from it. What a program cannot express raises :class:`NotInIntegers`.
+Each module writes its own part, with its method ``lower``: so there is one definition of a network, and its program
+follows from it. Anything that a program cannot express raises :class:`NotInIntegers`.
 """
 
 import math
@@ -29,20 +29,20 @@ SHORT = 32767
 
 
 class NotInIntegers(ValueError):
-    """Why a network, as it is, is not computed in integers."""
+    """The reason why a network, as it is now, is not computed in integers."""
 
 
 class Buffer(NamedTuple):
-    """``width`` values in every row, in the memory called ``kind``."""
+    """``width`` values per row, in the memory called ``kind``."""
 
     kind: str
     place: int
-    """Where it starts, in values per row."""
+    """Its start, in values per row."""
     width: int
 
 
 class Spikes(NamedTuple):
-    """Spikes as ``levels`` between ``-largest`` and ``largest``; a level is as much as the constant at ``unit``."""
+    """Spikes as ``levels`` between ``-largest`` and ``largest``; the constant at ``unit`` is the size of one level."""
 
     levels: Buffer
     unit: int
@@ -50,7 +50,7 @@ class Spikes(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """Places of the constants of an integer weight ``[inputs, outputs]``, and its scales themselves."""
+    """The places of the constants of an integer weight ``[inputs, outputs]``, and its scales."""
 
     levels: int
     scale: int
@@ -60,10 +60,10 @@ class Weight(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What attention looks at: keys ``[N, S]`` and values ``[S, N]`` of each of several sequences, in each layer.
+    """The memory of attention: keys ``[N, S]`` and values ``[S, N]`` of several sequences, in each layer.
 
-    ``memory [layers, sequences, 2, N * S]`` holds them. Row b of a program's batch looks at the first
-    ``lengths[sources[b]]`` of the sequence ``sources[b]``.
+    ``memory [layers, sequences, 2, N * S]`` holds them. Row b of a program's batch attends to the first
+    ``lengths[sources[b]]`` keys of the sequence ``sources[b]``.
     """
 
     memory: np.ndarray
@@ -77,7 +77,7 @@ NO_CONTEXT = Context(np.zeros((0, 0, 2, 0), np.float32), 0, np.zeros(0, np.int64
 
 
 class Result(NamedTuple):
-    """What a run has left: its buffers' memory, the state, and of the best outputs the log-probabilities and places."""
+    """The result of a run: the buffers' memory, the state, and the log-probabilities and places of the best outputs."""
 
     arrays: dict[str, np.ndarray]
     state: tuple[np.ndarray, np.ndarray]
@@ -86,7 +86,7 @@ class Result(NamedTuple):
 
 
 class _Memory(threading.local):
-    """What a program computes in, one per thread; grown as needed and used again."""
+    """The working memory of a program, one per thread; it grows as needed and is reused."""
 
     def __init__(self):
         self.arrays: dict[str, np.ndarray] = {}
@@ -109,9 +109,9 @@ _TYPES = {"numbers": np.float32, "levels": np.int8, "sums": np.int32}
 
 
 class Program:
-    """Instructions, the constants they take, and the room they need per row.
+    """Instructions, their constants, and the memory they need per row.
 
-    ``names`` are those of the network's weights, by their identity, for errors.
+    The names of the network's weights are kept for errors.
     """
 
     def __init__(self, network: nn.Module):
@@ -129,7 +129,7 @@ class Program:
     # ---- Writing ----
 
     def lower(self, module: nn.Module, *arguments: Any, **named: Any) -> Any:
-        """What ``module.lower(self, ...)`` writes, if that is the method beside the module's own ``forward``."""
+        """Call ``module.lower(self, ...)``, if the same class defines it and the module's ``forward``."""
         kind = type(module)
         if "forward" in vars(module) or _defined_in(kind, "forward") is not _defined_in(kind, "lower"):
             raise NotInIntegers(f"{kind.__name__} does not say how it runs in integers")
@@ -147,15 +147,15 @@ class Program:
         return self.buffer("numbers", width)
 
     def constant(self, values: Tensor | np.ndarray) -> int:
-        """The place of these numbers."""
+        """Add constants; returns their place."""
         if isinstance(values, Tensor):
             values = values.detach().numpy()
         return _append(self._floats, np.asarray(values, np.float32).reshape(-1))
 
     def weight(self, weight: Tensor, arranged: Tensor | None = None) -> Weight:
-        """The integers of ``weight [outputs, inputs]``, once however often it is used.
+        """Add the integers of ``weight [outputs, inputs]``, only once however often it is used.
 
-        Of a weight of another shape, or whose inputs come in another order, ``arranged`` is a view that has them so.
+        ``arranged`` is the weight in this shape, if its own is another, or if the inputs come in another order.
         """
         if id(weight) not in self._weights:
             found = quantised(weight if arranged is None else arranged, self._names.get(id(weight), "a weight"))
@@ -167,7 +167,7 @@ class Program:
         self.code.append([operation, *arguments])
 
     def product(self, spikes: tuple[Spikes, ...], weight: Tensor) -> tuple[list[Any], Weight]:
-        """Spikes, side by side, times ``weight [N, K]``: for each of them a buffer of sums and the place of a unit."""
+        """Spikes, side by side, times ``weight [N, K]``: per part of the spikes, a buffer of sums and its unit."""
         whole, start, sums = self.weight(weight), 0, list[Any]()
         for part in spikes:
             out, k = self.buffer("sums", whole.outputs), part.levels.width
@@ -196,13 +196,13 @@ class Program:
         return self.norm(x, layer.weight, layer.bias, 1, masked)
 
     def norm(self, x: Buffer, weight: Tensor, bias: Tensor, parts: int, masked: bool) -> Buffer:
-        """Layer norm of ``parts`` equal parts of ``x``; 0 beyond the length of a sequence where ``masked``."""
+        """Layer norm of ``parts`` equal parts of ``x``; with ``masked``, 0 beyond the length of a sequence."""
         out = self.buffer("numbers", x.width)
         self.write(instructions.NORM, x, out, x.width, parts, self.constant(weight), self.constant(bias), int(masked))
         return out
 
     def state(self, width: int, keeps_state: bool) -> int:
-        """A column of the state, for those who keep any."""
+        """Reserve a column of the state, for neurons that keep state."""
         if not keeps_state:
             self.room = max(self.room, width)
             return instructions.NONE
@@ -289,7 +289,7 @@ class Program:
         return place, place + 4, level_count(neuron.bits) - 1
 
     def windows(self, spikes: Spikes, kernel: int, left: int, keeps_state: bool) -> Spikes:
-        """Each step with those around it: ``left`` before it, the others after it."""
+        """Each step joined with its neighbours: ``left`` steps before it, the others after it."""
         width, column = spikes.levels.width, instructions.NONE
         out = self.buffer("levels", kernel * width)
         if keeps_state:
@@ -298,14 +298,14 @@ class Program:
         return spikes._replace(levels=out)
 
     def embedding(self, weight: Tensor, by: float) -> Buffer:
-        """The rows of ``weight [V, N]`` of the tokens, times ``by``."""
+        """The tokens' rows of ``weight [V, N]``, times ``by``."""
         whole = self.weight(weight)
         out, scale = self.buffer("numbers", whole.inputs), self.constant(whole.scales * np.float32(by))
         self.write(instructions.EMBED, out, whole.inputs, whole.levels, scale, whole.outputs)
         return out
 
     def attention(self, query: Buffer, heads: int, layer: int) -> Buffer:
-        """What ``query`` finds in the memory of the ``layer``-th layer."""
+        """The result of attention of ``query`` to the memory of the ``layer``-th layer."""
         out = self.buffer("numbers", query.width)
         self.write(instructions.ATTENTION, query, out, query.width, heads, layer)
         return out
@@ -319,7 +319,7 @@ class Program:
     # ---- Running ----
 
     def finish(self) -> "Program":
-        """To be called when everything is written."""
+        """Complete the program; call it when everything is written."""
         shape = len(self.code), instructions.ARGUMENTS + 1
         self._fixed, self._per_row = np.full(shape, instructions.NONE, np.int64), np.zeros(shape, np.int64)
         for i, instruction in enumerate(self.code):
@@ -339,11 +339,11 @@ class Program:
         context: Context | None = None,
         count: int = 0,
     ) -> Result:
-        """Run it on ``inputs``, of which column b holds ``lengths[b]``, and from ``state`` (None: at rest).
+        """Run it on ``inputs``, of which column b holds ``lengths[b]``, from ``state`` (None: at rest).
 
-        They are tokens ``[T, B]``, or the numbers ``[T, B, N]`` of a program that is :meth:`given` some.
+        They are tokens ``[T, B]``, or numbers ``[T, B, N]`` for the buffer :meth:`given`.
 
-        ``count`` is how many of the best outputs are wanted.
+        ``count`` is the number of best outputs wanted.
         """
         from zoo.engine import kernels  # which imports Numba
 
@@ -406,13 +406,13 @@ class Program:
 
 
 def part(buffer: Buffer, result: Result, steps: int, batch: int) -> np.ndarray:
-    """A buffer's values ``[T, B, width]``, as a run has left them."""
+    """A buffer's values ``[T, B, width]`` after a run."""
     first = buffer.place * steps * batch
     return result.arrays[buffer.kind][first : first + steps * batch * buffer.width].reshape(steps, batch, buffer.width)
 
 
 def _append(values: list[np.ndarray], more: np.ndarray) -> int:
-    """The place of ``more`` in all the values, of which it is the last."""
+    """Append ``more`` to the values; returns its place among all of them."""
     values.append(more)
     return sum(map(len, values)) - len(more)
 

@@ -10,7 +10,7 @@ NextTokens = Callable[[Tensor, Any, Any, int], tuple["Likely", Any]]
 
 
 class Likely(NamedTuple):
-    """The ``count`` most probable next tokens of each hypothesis, the best first: ``[B*K, count]`` each."""
+    """The ``count`` most probable next tokens of each hypothesis, best first: each field is ``[B*K, count]``."""
 
     log_probabilities: Tensor
     tokens: Tensor
@@ -24,7 +24,7 @@ class Hypothesis(NamedTuple):
 
 
 def most_likely(log_probabilities: Tensor, count: int) -> Likely:
-    """The ``count`` most probable of all tokens ``[B*K, V]``, or all of them."""
+    """The ``count`` most probable of all tokens ``[B*K, V]``, or all if there are fewer."""
     return Likely(*log_probabilities.topk(min(count, log_probabilities.shape[-1])))
 
 
@@ -50,8 +50,8 @@ def beam_search(
     """The best hypothesis for each of B sentences, without ``begin`` and ``end``; ``beam_size`` 1 is greedy.
 
     ``next_tokens(tokens [B*K], state, memory, count) -> (Likely, state)`` advances every hypothesis by one token and
-    gives its ``count`` most probable next ones, or all there are. ``memory`` has one row per sentence; ``state`` has
-    one row per hypothesis, and is None in the first call.
+    returns its ``count`` most probable next tokens (all if there are fewer). ``memory`` has one row per sentence;
+    ``state`` has one row per hypothesis, and is None in the first call.
 
     The best hypothesis has the highest ``sum of log-probabilities / n ** length_penalty``, where n is the number of its
     tokens, including ``end``. A sentence is done when ``beam_size`` of its hypotheses have ended, or at ``longest [B]``

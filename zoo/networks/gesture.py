@@ -1,19 +1,19 @@
-"""Classifiers of event-camera recordings: convolutions into spiking neurons, scanned along time.
+"""Classifiers of event-camera recordings: convolutions that feed spiking neurons, scanned along time.
 
 A recording becomes frames of event counts (:class:`zoo.inputs.events.Binning`), ``[T, B, 2, H, W]``. Then::
 
     x = log(1 + counts)
-    x = multi-bit LIF(batch norm(convolution(x)))           a few blocks, each but the first at half the resolution
+    x = multi-bit LIF(batch norm(convolution(x)))           a few blocks; each after the first halves the resolution
     f, c = batch norm(convolution(x))
     y = input-gated LIF(f, c)
     V[t] = V[t-1] + W y[t] + b                              the integrator readout
     probabilities after T frames = softmax(V[T] / T / temperature)
 
-so that every weight layer but the first takes spikes of a few bits. All memory of the past is the neurons' state, which
-is explicit: a recording fed in slices (:meth:`GestureNetwork.stream`) gives the same answer as the whole of it.
+So every weight layer except the first takes spikes of a few bits. Only the neurons' state remembers the past, and it is
+explicit: a recording in slices (:meth:`GestureNetwork.stream`) gives the same answer as the whole recording.
 
-The twins differ in the neurons only. ``mixer`` is ``input-gated-lif`` as above; ``lif``, plain LIF neurons with binary
-spikes and nothing learned in them; ``relu``, which has no memory but the readout's; ``convgru``, ReLU blocks below a
+The twins differ only in the neurons. ``mixer`` is ``input-gated-lif`` as above; ``lif``, plain LIF neurons with binary
+spikes and no learned parameters; ``relu``, with no memory except the readout's; ``convgru``, ReLU blocks below a
 convolutional GRU (Ballas et al., ICLR 2016, arXiv 1511.06432).
 """
 
@@ -29,7 +29,7 @@ import neurons
 from neurons.monitors import evaluation_view
 from zoo.inputs import events
 from zoo.networks.layers import SequenceDropout, at_least_one
-from zoo.networks.mixers import spike_options
+from zoo.networks.mixers import ConvolutionalGRU, FrameMixer, spike_options
 from zoo.networks.probabilities import check_temperature, most_probable
 from zoo.networks.streaming import Stream
 from zoo.registry import register_architecture
@@ -37,18 +37,18 @@ from zoo.registry import register_architecture
 MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
 MOST_BLOCKS = 16
 GATE_HORIZON = 32.0
-"""Frames that the slowest gated neurons remember before training: about a gesture of 1.5 seconds, in bins of 50 ms."""
+"""Frames that the slowest gated neurons remember before training: about a gesture of 1.5 seconds in bins of 50 ms."""
 
 
 @dataclass(frozen=True)
 class GestureConfig:
-    """All that rebuilds a classifier.
+    """All that is needed to rebuild a classifier.
 
     ``height``, ``width``, ``pool``, ``bin_by`` and ``bin_size`` say how events become frames
     (:class:`zoo.inputs.events.Binning`). Block i of ``blocks`` has ``i * channels`` channels, the last layer of neurons
     ``head``. ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike;
-    its threshold keeps the many places where nothing happens silent. ``temperature`` divides the logits where
-    ``predict`` makes probabilities of them (:mod:`zoo.networks.probabilities`).
+    its threshold keeps the many inactive places silent. ``predict`` divides the logits by ``temperature`` before it
+    makes them probabilities (:mod:`zoo.networks.probabilities`).
     """
 
     labels: list[str]
@@ -83,11 +83,11 @@ class GestureConfig:
         return events.Binning(self.height, self.width, self.pool, self.bin_by, self.bin_size)
 
     def neuron(self, channels: int) -> nn.Module | None:
-        """The neurons of a block; None in the twins without spikes."""
+        """The neurons of a block; None for twins without spikes."""
         if self.mixer == "lif":
             return neurons.LearnableLIF(learn_leak=False, learn_threshold=False)
         if self.mixer == "input-gated-lif":
-            # Time constants from one step to about ten, so that some channels see motion and others hold.
+            # Time constants from one step to about ten, so that some channels see motion and others remember.
             leak = torch.linspace(0.0, 0.9, channels)
             return neurons.MultiBitLIF(leak=leak, **spike_options(self))
         return None
@@ -100,61 +100,9 @@ class Prediction(NamedTuple):
     probabilities: dict[str, float]
 
 
-def over_frames(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer for images on each frame of ``[T, B, C, H, W]``."""
-    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-
-
-def normalised_convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Convolution of width 3 and batch norm."""
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
-
-
-class Block(nn.Module):
-    """Convolution, batch norm and neurons on ``[T, B, C, H, W]``; ReLU where there are no neurons."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, neuron: nn.Module | None):
-        super().__init__()
-        self.currents = normalised_convolution(inputs, outputs, stride)
-        self.neuron = neuron
-
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        current = over_frames(self.currents, x)
-        if self.neuron is None:
-            return torch.relu(current), None
-        return self.neuron(current, state)
-
-
-class ConvolutionalGRU(nn.Module):
-    """GRU whose products are convolutions, over ``[T, B, C, H, W]``.
-
-    ``r, z = sigmoid(x W + h U)``; ``n = tanh(x W' + (r * h) U')``; ``h = (1 - z) * n + z * h``.
-    """
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.outputs = outputs
-        self.currents = normalised_convolution(inputs, 3 * outputs)
-        self.gates = nn.Conv2d(outputs, 2 * outputs, 3, padding=1, bias=False)
-        self.candidate = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        currents = over_frames(self.currents, x)
-        if h is None:
-            h = currents.new_zeros((currents.shape[1], self.outputs, *currents.shape[3:]))
-        outputs = []
-        for gates, candidate in zip(*(part.unbind(0) for part in currents.split([2 * self.outputs, self.outputs], 2))):
-            r, z = torch.sigmoid(gates + self.gates(h)).chunk(2, dim=1)
-            n = torch.tanh(candidate + self.candidate(r * h))
-            h = (1 - z) * n + z * h
-            outputs.append(h)
-        return torch.stack(outputs), h
-
-
 @register_architecture("gesture-network")
 class GestureNetwork(nn.Module):
-    """Classifier of event-camera recordings: ``predict`` takes the events of one and gives its label.
+    """Classifier of event-camera recordings: ``predict`` takes the events of a recording and returns its label.
 
     Called on frames of event counts ``[T, B, 2, H, W]`` and their number ``lengths [B]`` (all T unless given) it
     returns logits ``[B, labels]``.
@@ -165,20 +113,20 @@ class GestureNetwork(nn.Module):
 
     def __init__(self, config: GestureConfig):
         super().__init__()
-        self.settings, self.binning = config, config.binning()
+        self.typed_config, self.binning = config, config.binning()
         sizes = [2, *(config.channels * (i + 1) for i in range(config.blocks))]
         self.blocks = nn.ModuleList(
-            Block(inputs, outputs, 1 if i == 0 else 2, config.neuron(outputs))
+            FrameMixer(inputs, outputs, 1 if i == 0 else 2, config.neuron(outputs))
             for i, (inputs, outputs) in enumerate(pairwise(sizes))
         )
         if config.mixer == "convgru":
             self.head: nn.Module = ConvolutionalGRU(sizes[-1], config.head)
         elif config.mixer == "input-gated-lif":
-            head = Block(sizes[-1], 2 * config.head, 1, neurons.InputGatedLIF(**spike_options(config)))
+            head = FrameMixer(sizes[-1], 2 * config.head, 1, neurons.InputGatedLIF(**spike_options(config)))
             neurons.start_gates(cast(nn.BatchNorm2d, head.currents[1]).bias, GATE_HORIZON)
             self.head = head
         else:
-            self.head = Block(sizes[-1], config.head, 1, config.neuron(config.head))
+            self.head = FrameMixer(sizes[-1], config.head, 1, config.neuron(config.head))
         height, width = self.binning.shape[1:]
         for _ in range(config.blocks - 1):
             height, width = -(-height // 2), -(-width // 2)
@@ -188,8 +136,8 @@ class GestureNetwork(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """All that rebuilds this network."""
-        return asdict(self.settings)
+        """All that is needed to rebuild this network."""
+        return asdict(self.typed_config)
 
     def assets(self) -> dict[str, bytes]:
         """None: the labels are part of the config."""
@@ -217,16 +165,16 @@ class GestureNetwork(nn.Module):
         return membrane[lengths - 1, torch.arange(len(lengths), device=lengths.device)] / lengths.unsqueeze(-1)
 
     def stream(self) -> "GestureStream":
-        """A recording to be fed in slices."""
+        """A new recording, to be fed in slices."""
         return GestureStream(self)
 
     def predict(self, recording: Any) -> Prediction:
         """The label of one recording of one gesture, and the probability of each label.
 
         ``recording`` is an event file (``.aedat``, ``.npz``, ``.npy``), or a structured array or dict with t (in
-        microseconds), x, y and p (:func:`zoo.inputs.events.as_events`). The bin that it ends in is not complete and not
-        used. Raises TypeError and ValueError for what is no recording of this camera, or shorter than one bin; errors
-        of a file name it.
+        microseconds), x, y and p (:func:`zoo.inputs.events.as_events`). Its last, incomplete bin is not used. Raises
+        TypeError and ValueError if it is not a recording of this camera or is shorter than one bin; errors of a file
+        name the file.
         """
         stream, found = self.stream(), events.as_events(recording)
         with events.naming(recording):
@@ -235,9 +183,9 @@ class GestureNetwork(nn.Module):
 
 
 class GestureStream(Stream):
-    """A recording that is classified while it comes in: slices go in, the prediction so far comes out.
+    """A recording that is classified while it comes in: it takes slices and gives the prediction so far.
 
-    The network runs on one frame at a time, so the answer depends on the events alone and not on how they were sliced.
+    The network runs on one frame at a time, so the answer depends only on the events, not on how they were sliced.
     """
 
     def __init__(self, model: GestureNetwork):
@@ -265,5 +213,5 @@ class GestureStream(Stream):
         """The prediction from all complete bins so far; ValueError before the first is complete."""
         if self.membrane is None:
             raise ValueError(events.too_short(self.bins))
-        settings = self.model.settings
-        return Prediction(*most_probable(self.membrane / self.bins.count, settings.labels, settings.temperature))
+        config = self.model.typed_config
+        return Prediction(*most_probable(self.membrane / self.bins.count, config.labels, config.temperature))

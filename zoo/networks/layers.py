@@ -11,27 +11,27 @@ from torch.nn import functional as F
 from zoo.engine.program import Buffer, Program, Spikes
 
 ROW_GROUP = 16
-"""Rows of a group, see :class:`RowGroups`."""
+"""Rows per group, see :class:`RowGroups`."""
 
 
 def whole_row_groups(x: Tensor, group: int) -> Tensor:
-    """``x [..., rows, N]`` with rows of zeros added, up to a multiple of ``group``."""
+    """``x [..., rows, N]``, padded with rows of zeros to a multiple of ``group``."""
     missing = -x.shape[-2] % group
     return F.pad(x, (0, 0, 0, missing)) if missing else x
 
 
 def first_rows(y: Tensor, rows: int) -> Tensor:
-    """``y [..., rows, N]`` without what :func:`whole_row_groups` has added."""
+    """``y [..., rows, N]`` without the rows that :func:`whole_row_groups` has added."""
     return y if y.shape[-2] == rows else y.narrow(-2, 0, rows)
 
 
 class RowGroups(nn.Module):
-    """A module that in evaluation mode computes its products in whole groups of rows; in training, on the rows alone.
+    """A module that in evaluation mode computes its products in whole groups of rows; in training, without padding.
 
-    A CPU's matrix product adds up in another order for a few rows, and for those left over from groups of rows. In
-    whole groups a row of the result is the same bits whatever the other rows are; so it was measured of MKL, with which
-    PyTorch is built, in single precision, for up to 768 inputs. (Groups of 8 are enough on an AMD EPYC, 16 are needed
-    where MKL uses AVX-512. From about 1,000 inputs on, MKL shares out the inputs among several threads, by the number
+    For a few rows, and for rows left over from groups, a CPU's matrix product sums in another order. In whole groups, a
+    row of the result has the same bits whatever the other rows are. This was measured for MKL, with which PyTorch is
+    built, in single precision, for up to 768 inputs. (Groups of 8 are enough on an AMD EPYC, groups of 16 are needed if
+    MKL uses AVX-512. From about 1,000 inputs on, MKL divides the inputs among several threads, depending on the number
     of rows.)
     """
 
@@ -39,7 +39,7 @@ class RowGroups(nn.Module):
     """False within :func:`without_row_groups`."""
 
     def in_groups(self, x: Tensor, group: int = ROW_GROUP) -> Tensor:
-        """``x [..., rows, N]`` as the module's products take it."""
+        """``x [..., rows, N]``, padded if the module's products need it."""
         return x if self.training or not self.adds_rows else whole_row_groups(x, group)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -51,7 +51,7 @@ class RowGroups(nn.Module):
 
 @contextmanager
 def without_row_groups(network: nn.Module) -> Iterator[None]:
-    """Within it ``network`` adds no rows, so that whoever counts its operations counts those of the input."""
+    """Context in which ``network`` adds no rows, so that only operations on the input are counted."""
     parts = [module for module in network.modules() if isinstance(module, RowGroups)]
     before = [part.adds_rows for part in parts]
     for part in parts:
@@ -95,7 +95,7 @@ def at_least_one(config: Any, *names: str) -> None:
 
 
 class ParallelLayerNorm(nn.Module):
-    """Layer norm of equal parts of the channels apart from one another (gate and candidate, left and right)."""
+    """Separate layer norms of equal parts of the channels (gate and candidate, left and right)."""
 
     def __init__(self, channels: int, parts: int):
         super().__init__()
@@ -112,7 +112,7 @@ class ParallelLayerNorm(nn.Module):
 
 
 class TokenConvolution(nn.Module):
-    """Convolution over the tokens of ``[T, B, N]`` without bias: centred, or causal with its past as state.
+    """Convolution over the tokens of ``[T, B, N]`` without bias: centred, or causal with past inputs as state.
 
     The state is ``[B, kernel - 1, N]``, the last inputs.
     """
@@ -144,7 +144,7 @@ class TokenConvolution(nn.Module):
 
 
 def mirrored(x: Tensor, mask: Tensor) -> Tensor:
-    """Each sequence of ``x [T, B, N]`` from its end to its start; its padding, where ``mask [T, B, 1]`` is 0, stays."""
+    """Each sequence of ``x [T, B, N]`` reversed; its padding, where ``mask [T, B, 1]`` is 0, keeps its place."""
     place = torch.arange(len(x), device=x.device).view(-1, 1, 1)
     source = torch.where(mask > 0, mask.sum(0).long() - 1 - place, place)
     return x.gather(0, source.expand_as(x))

@@ -1,8 +1,12 @@
-"""What stands in a layer of a stream ``h [T, B, N]``: the stream as spikes, and what mixes it along the tokens.
+"""The mixers of a sequence along time, of the spiking networks and of their twins.
 
-A mixer takes ``(s, state, mask)`` and gives ``(y, state)``. The state is explicit and has the batch first; it is None
-before the first token. ``mask [T, B, 1]`` is 1 at the tokens and 0 at the padding of whole sequences. ``mixer`` is the
-name of a neuron, or ``relu``, ``lstm`` or ``gru`` in the twins without spikes.
+A mixer takes ``(x, state)`` and returns ``(y, state)``. The state is explicit and has the batch first; it is None
+before the first step. A mixer of tokens also takes a ``mask [T, B, 1]``: 1 at the tokens, 0 at the padding.
+``mixer`` is the name of a neuron, or ``relu``, ``lstm`` or ``gru`` for the twins without spikes.
+
+Tokens are ``[T, B, N]``: :class:`SpikingMixer`, :class:`RecurrentMixer` and :class:`BagOfWords`, and
+:class:`StreamSpikes`, which turns a stream of currents into their input. Frames are ``[T, B, C, H, W]``:
+:class:`FrameMixer` and :class:`ConvolutionalGRU`.
 """
 
 from typing import Any
@@ -14,12 +18,11 @@ import neurons
 from zoo.engine.program import Buffer, NotInIntegers, Program, Spikes
 from zoo.networks.layers import ParallelLayerNorm, RowGroups, TokenConvolution, first_rows, mirrored
 
-RECURRENT_MIXERS = ("lstm", "gru")
-MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT_MIXERS)
+RECURRENT: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
 def spike_options(config: Any, **changed: Any) -> dict[str, Any]:
-    """The options of multi-bit neurons in a network's config, some of them ``changed``."""
+    """The options of multi-bit neurons from a network's config, with those in ``changed`` replaced."""
     names = ("bits", "threshold_levels", "initial_range", "range_tracking")
     return {name: getattr(config, name) for name in names} | changed
 
@@ -27,15 +30,15 @@ def spike_options(config: Any, **changed: Any) -> dict[str, Any]:
 def scan_both_ways(pair: nn.ModuleList, left: Tensor, right: Tensor) -> Tensor:
     """The outputs of two neurons, side by side: the first scans ``left [T, B, N]``, the second ``right`` from its end.
 
-    At the padding ``right`` must be 0, so that the scan from there starts at rest.
+    ``right`` must be 0 at the padding, so that the scan from the end starts at rest.
     """
     return torch.cat([pair[0](left)[0], pair[1](right.flip(0))[0].flip(0)], dim=-1)
 
 
 class StreamSpikes(nn.Module):
-    """The stream of currents, normalised and turned into what the layers' weights take.
+    """The stream of currents, normalised and turned into the input of the layers' weights.
 
-    Spikes of a multi-bit (or learnable) LIF; ReLU, or nothing, in the twins.
+    That is the spikes of a multi-bit (or learnable) LIF; in the twins without spikes it is ReLU, or no function.
     """
 
     def __init__(self, width: int, mixer: str, spike: dict[str, Any]):
@@ -58,7 +61,7 @@ class StreamSpikes(nn.Module):
         return (y if mask is None else y * mask), state
 
     def lower(self, program: Program, h: Buffer, causal: bool) -> Spikes:
-        """``causal``: step by step, from a state; else whole sequences, with padding."""
+        """``causal``: step by step, from a state; otherwise whole sequences, with padding."""
         if self.neuron is None:
             raise NotInIntegers("it has no spikes")
         current = program.layer_norm(h, self.norm, masked=not causal)
@@ -66,15 +69,18 @@ class StreamSpikes(nn.Module):
 
 
 class SpikingMixer(nn.Module):
-    """Convolution over the tokens into gated neurons (or learnable LIF, or ReLU, on all channels)."""
+    """Convolution over the tokens that feeds gated neurons (or learnable LIF, or ReLU, on all channels).
 
-    def __init__(self, width: int, kernel: int, mixer: str, spike: dict[str, Any], causal: bool):
+    Unless it is ``causal``, half of the neurons read from right to left.
+    """
+
+    def __init__(self, inputs: int, channels: int, kernel: int, mixer: str, spike: dict[str, Any], causal: bool):
         super().__init__()
         gated = mixer == "input-gated-lif"
-        self.outputs = width if gated else 2 * width
-        self.convolution = TokenConvolution(width, 2 * width, kernel, causal)
+        self.outputs = channels if gated else 2 * channels
+        self.convolution = TokenConvolution(inputs, 2 * channels, kernel, causal)
         self.directions = 1 if causal or mixer == "relu" else 2
-        self.norm = ParallelLayerNorm(2 * width, self.directions * (2 if gated else 1))
+        self.norm = ParallelLayerNorm(2 * channels, self.directions * (2 if gated else 1))
         self.neurons = nn.ModuleList()
         for _ in range(0 if mixer == "relu" else self.directions):
             self.neurons.append(neurons.InputGatedLIF(**spike) if gated else neurons.LearnableLIF())
@@ -84,7 +90,7 @@ class SpikingMixer(nn.Module):
         current, past = self.convolution(s, past)
         current = self.norm(current)
         if mask is not None:
-            current = current * mask  # no current at the padding, so a scan from the right starts at rest
+            current = current * mask  # no current at the padding, so a scan from the end starts at rest
         if not self.neurons:
             return torch.relu(current), (past, None)
         if self.directions == 1:
@@ -106,25 +112,26 @@ class SpikingMixer(nn.Module):
 
 
 class RecurrentMixer(RowGroups):
-    """LSTM or GRU in the place of convolution and neurons; in the encoder half of it reads from right to left.
+    """LSTM or GRU instead of convolution and neurons; of two ``directions``, one reads from right to left.
 
-    (PyTorch's packed sequences do the same and take several times as long on a CPU.)
+    (PyTorch's packed sequences do the same and take several times as long on a CPU.) ``adds_rows`` is for inputs that
+    are computed together, see :class:`zoo.networks.layers.RowGroups`.
     """
 
-    def __init__(self, width: int, mixer: str, causal: bool):
+    def __init__(self, inputs: int, channels: int, mixer: str, directions: int, adds_rows: bool = True):
         super().__init__()
-        kind, directions = (nn.LSTM if mixer == "lstm" else nn.GRU), (1 if causal else 2)
-        self.outputs = width
-        self.networks = nn.ModuleList([kind(width, width // directions) for _ in range(directions)])
+        kind, self.outputs, self.adds_rows = RECURRENT[mixer], channels, adds_rows
+        self.networks = nn.ModuleList([kind(inputs, channels // directions) for _ in range(directions)])
 
     def forward(self, s: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
-        if mask is not None:
-            (right, _), (left, _) = self._run(0, s), self._run(1, mirrored(s, mask))
-            return torch.cat([right, mirrored(left, mask)], dim=-1), None
-        return self._run(0, s, state)
+        if len(self.networks) == 1:
+            return self._run(0, s, state)
+        assert mask is not None  # says where whole sequences end, from where they are read to the left
+        (right, _), (left, _) = self._run(0, s), self._run(1, mirrored(s, mask))
+        return torch.cat([right, mirrored(left, mask)], dim=-1), None
 
     def _run(self, direction: int, s: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """One of the networks, in whole groups of rows; its state is kept with the batch first, as all state is."""
+        """Run one of the networks, in whole groups of rows; its state has the batch first, like all state."""
         network, batch = self.networks[direction], s.shape[1]
         if state is not None:
             state = tuple(self.in_groups(part.unsqueeze(0).contiguous()) for part in state)
@@ -132,3 +139,66 @@ class RecurrentMixer(RowGroups):
         y, state = network(self.in_groups(s), state)
         parts = state if isinstance(state, tuple) else (state,)
         return first_rows(y, batch), tuple(first_rows(part.squeeze(0), batch) for part in parts)
+
+
+class BagOfWords(nn.Module):
+    """Tokens as they are: nothing is mixed."""
+
+    def __init__(self, inputs: int):
+        super().__init__()
+        self.outputs = inputs
+
+    def forward(self, x: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
+        return x, None
+
+
+def over_frames(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer for images on each frame of ``[T, B, C, H, W]``."""
+    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def normalised_convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Convolution of width 3 and batch norm."""
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+
+
+class FrameMixer(nn.Module):
+    """Convolution and batch norm of each frame, into neurons, which run along time; into ReLU where there are none."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, neuron: nn.Module | None):
+        super().__init__()
+        self.currents = normalised_convolution(inputs, outputs, stride)
+        self.neuron = neuron
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        current = over_frames(self.currents, x)
+        if self.neuron is None:
+            return torch.relu(current), None
+        return self.neuron(current, state)
+
+
+class ConvolutionalGRU(nn.Module):
+    """GRU whose products are convolutions, over ``x [T, B, C, H, W]``.
+
+    ``r, z = sigmoid(x W + h U)``; ``n = tanh(x W' + (r * h) U')``; ``h = (1 - z) * n + z * h``.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.outputs = outputs
+        self.currents = normalised_convolution(inputs, 3 * outputs)
+        self.gates = nn.Conv2d(outputs, 2 * outputs, 3, padding=1, bias=False)
+        self.candidate = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        currents = over_frames(self.currents, x)
+        if h is None:
+            h = currents.new_zeros((currents.shape[1], self.outputs, *currents.shape[3:]))
+        outputs = []
+        for gates, candidate in zip(*(part.unbind(0) for part in currents.split([2 * self.outputs, self.outputs], 2))):
+            r, z = torch.sigmoid(gates + self.gates(h)).chunk(2, dim=1)
+            n = torch.tanh(candidate + self.candidate(r * h))
+            h = (1 - z) * n + z * h
+            outputs.append(h)
+        return torch.stack(outputs), h

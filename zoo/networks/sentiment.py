@@ -1,24 +1,24 @@
-"""Classifiers of text: a layer of input-gated spiking neurons over words and n-grams, and its twins.
+"""Classifiers of text: a layer of input-gated spiking neurons over words and n-grams, and their twins.
 
-A text is words ``w[t]``; the input of the network at word t is ``x[t] = (embedding of w[t], evidence)``, where evidence
-is one number for each of the n-grams of one, two and three words that end at t, looked up in a table (zero for an
-n-gram it does not hold, and where one comes again). Then::
+A text is words ``w[t]``. The input of the network at word t is ``x[t] = (embedding of w[t], evidence)``. Evidence is
+one number for each of the n-grams of one, two and three words that end at t. It is looked up in a table, and is zero
+for an n-gram that is not in the table or that has occurred before in the text. Then::
 
     f, c = layer norm(convolution over the words of x)
     y = input-gated LIF(f, c)                         half of the neurons run from the last word to the first
-    V = integrator(W_e evidence)                      its membrane at the end is what the evidence alone says
+    V = integrator(W_e evidence)                      its membrane at the end is the sum of the evidence
     logits = W [mean of y over the words, maximum of y over the words] + b + V
 
-The network sees a text to its end, however long it is. Padding has no current, so a scan from the right starts at rest.
+The network reads a text to its end, however long it is. Padding has no current, so a scan from the end starts at rest.
 
-The twins differ in what turns x into y: ``mixer`` is ``input-gated-lif``, ``relu`` (the convolution alone), ``lstm``,
+The twins differ in how x becomes y: ``mixer`` is ``input-gated-lif``, ``relu`` (the convolution alone), ``lstm``,
 ``bilstm``, ``gru`` or ``bag-of-words`` (y = x). ``learnable-lif`` is the network of RR24 (Rathi and Roy, IEEE TCDS
-2024, 10.1109/TCDS.2024.3396431): two layers of learnable LIF and an integrator for a readout, several time steps a
+2024, 10.1109/TCDS.2024.3396431): two layers of learnable LIF and an integrator as readout, with several time steps per
 word.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -29,8 +29,8 @@ import neurons
 from neurons.monitors import evaluation_view
 from zoo.inputs.text import TextReader, normal
 from zoo.inputs.tokenizer import read_tokenizer
-from zoo.networks.layers import ParallelLayerNorm, SequenceDropout, TokenConvolution, at_least_one, mirrored
-from zoo.networks.mixers import scan_both_ways, spike_options
+from zoo.networks.layers import SequenceDropout, at_least_one
+from zoo.networks.mixers import BagOfWords, RecurrentMixer, SpikingMixer, spike_options
 from zoo.networks.probabilities import check_temperature, most_probable
 from zoo.registry import register_architecture
 
@@ -40,23 +40,24 @@ TOKENIZER_FILE = "tokenizer.json"
 LONGEST_NGRAM = 3
 MOST_STEPS_PER_WORD = 64
 GATE_HORIZON = 64.0
-"""Words that the slowest gated neurons remember before training: a few sentences, which the readout then pools."""
+"""Words that the slowest gated neurons remember before training: a few sentences; the readout pools over the text."""
 MEAN_SCALE = 16
-"""What the mean over a text's words is multiplied with: about its inverse spread, as that of 256 words apart."""
-RECURRENT = {"lstm": (nn.LSTM, 1), "bilstm": (nn.LSTM, 2), "gru": (nn.GRU, 1)}
+"""The factor of the mean over a text's words: about one over its spread, as for the mean of 256 independent words."""
+RECURRENT = {"lstm": ("lstm", 1), "bilstm": ("lstm", 2), "gru": ("gru", 1)}
+"""The recurrent twins: what they are made of, and in how many directions they read."""
 MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT, "bag-of-words")
 
 
 @dataclass(frozen=True)
 class TextClassifierConfig:
-    """All that rebuilds a classifier, apart from its tokenizer.
+    """All that is needed to rebuild a classifier, except its tokenizer.
 
-    ``vocabulary`` and ``ngrams`` are the words and n-grams it knows, ``width`` the size of an embedding, ``channels``
-    the neurons, ``kernel`` the words a convolution sees, ``mixer`` what turns words into features; ``bits``,
-    ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike;
-    ``steps_per_word`` are the time steps of ``learnable-lif``. ``word_dropout`` is the chance that a word's embedding
-    is left out in training, ``dropout`` that of a feature of the readout. ``temperature`` divides the logits where
-    ``classify`` makes probabilities of them (:mod:`zoo.networks.probabilities`).
+    ``vocabulary`` and ``ngrams`` are the numbers of words and n-grams it knows, ``width`` the size of an embedding,
+    ``channels`` the number of neurons, ``kernel`` the words a convolution sees, ``mixer`` the part that turns words
+    into features; ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit
+    spike; ``steps_per_word`` are the time steps of ``learnable-lif``. ``word_dropout`` is the probability that a word's
+    embedding is dropped in training, ``dropout`` that of a feature of the readout. ``classify`` divides the logits by
+    ``temperature`` before it makes them probabilities (:mod:`zoo.networks.probabilities`).
     """
 
     labels: tuple[str, ...]
@@ -91,8 +92,18 @@ class TextClassifierConfig:
 
     @property
     def inputs(self) -> int:
-        """Channels of x."""
+        """The number of channels of x."""
         return self.width + (LONGEST_NGRAM if self.ngrams else 0)
+
+    def mixing(self) -> SpikingMixer | RecurrentMixer | BagOfWords:
+        """What turns words into features."""
+        if self.mixer == "bag-of-words":
+            return BagOfWords(self.inputs)
+        if self.mixer in RECURRENT:
+            kind, directions = RECURRENT[self.mixer]
+            # Texts are computed one by one, so no row is next to another's.
+            return RecurrentMixer(self.inputs, self.channels, kind, directions, adds_rows=False)
+        return SpikingMixer(self.inputs, self.channels, self.kernel, self.mixer, spike_options(self), causal=False)
 
 
 class Classification(NamedTuple):
@@ -109,8 +120,9 @@ class Classification(NamedTuple):
 def ngram_keys(tokens: Tensor) -> Tensor:
     """Hashes ``[T, B, LONGEST_NGRAM]`` (int32) of the n-grams of 1, 2, ... tokens that end at each of ``[T, B]``.
 
-    ``key(w, ..., v) = (key(w, ...) * 1000003 + v + 1) mod (2^31 - 1)``. Before the first token stands one token of
-    padding, however long the n-gram: the n-grams of two and three that end at the first token have one key.
+    ``key(w, ..., v) = (key(w, ...) * 1000003 + v + 1) mod (2^31 - 1)``. Before the first token there is one token of
+    padding, however long the n-gram. So the n-grams of two and of three tokens that end at the first token have the
+    same key.
     """
     before, keys = torch.zeros_like(tokens), []
     for _ in range(LONGEST_NGRAM):
@@ -121,7 +133,7 @@ def ngram_keys(tokens: Tensor) -> Tensor:
 
 
 class NgramEvidence(nn.Module):
-    """One number for each known n-gram, found by its key; zero for any other. Not trained with the network."""
+    """One number per known n-gram, found by its key; zero for any other. Not trained with the network."""
 
     known: Tensor
 
@@ -131,10 +143,10 @@ class NgramEvidence(nn.Module):
         self.evidence = nn.Parameter(torch.zeros(count), requires_grad=False)
 
     def places(self, tokens: Tensor) -> Tensor:
-        """Where the table holds the n-grams of ``tokens [T, B]``: ``[T, B, LONGEST_NGRAM]``.
+        """The indices in the table of the n-grams of ``tokens [T, B]``: ``[T, B, LONGEST_NGRAM]``.
 
-        -1 where it does not, and for one that an n-gram of its length was before: naive Bayes asks whether a text has
-        it.
+        The index is -1 for an n-gram that is not in the table, and for one that has occurred before in the text: naive
+        Bayes only asks whether a text has an n-gram.
         """
         keys = ngram_keys(tokens)
         places = torch.searchsorted(self.known, keys).clamp_(max=len(self.known) - 1)
@@ -149,72 +161,20 @@ class NgramEvidence(nn.Module):
         return self.evidence[places] * (places >= 0)
 
 
-class SpikingMixer(nn.Module):
-    """Convolution over the words into gated neurons, half of them from right to left; or into ReLU."""
-
-    def __init__(self, config: TextClassifierConfig):
-        super().__init__()
-        gated = config.mixer == "input-gated-lif"
-        self.outputs = config.channels if gated else 2 * config.channels
-        self.convolution = TokenConvolution(config.inputs, 2 * config.channels, config.kernel, causal=False)
-        self.norm = ParallelLayerNorm(2 * config.channels, 4 if gated else 1)
-        if gated:
-            for bias in self.norm.bias.chunk(2):  # one direction each
-                neurons.start_gates(bias, GATE_HORIZON)
-        self.neurons = nn.ModuleList()
-        for _ in range(2 if gated else 0):
-            self.neurons.append(neurons.InputGatedLIF(**spike_options(config)))
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        current = self.norm(self.convolution(x, None)[0])
-        if not self.neurons:
-            return torch.relu(current)
-        left, right = current.chunk(2, dim=-1)
-        return scan_both_ways(self.neurons, left, right * mask)
-
-
-class RecurrentMixer(nn.Module):
-    """LSTM or GRU in the place of convolution and neurons; a second one, if any, reads each text from its end.
-
-    (PyTorch's packed sequences do the same and take many times as long on a CPU.)
-    """
-
-    def __init__(self, config: TextClassifierConfig):
-        super().__init__()
-        kind, directions = RECURRENT[config.mixer]
-        self.outputs = config.channels
-        self.networks = nn.ModuleList([kind(config.inputs, config.channels // directions) for _ in range(directions)])
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        outputs = [self.networks[0](x)[0]]
-        if len(self.networks) > 1:
-            outputs.append(mirrored(self.networks[1](mirrored(x, mask))[0], mask))
-        return torch.cat(outputs, dim=-1)
-
-
-class BagOfWords(nn.Module):
-    """The words as they are."""
-
-    def __init__(self, config: TextClassifierConfig):
-        super().__init__()
-        self.outputs = config.inputs
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return x
-
-
 class PooledReadout(nn.Module):
     """Mean and maximum over the words, into one linear layer."""
 
     def __init__(self, config: TextClassifierConfig):
         super().__init__()
-        mixers: dict[str, Any] = {"relu": SpikingMixer, "input-gated-lif": SpikingMixer, "bag-of-words": BagOfWords}
-        self.mixer = mixers.get(config.mixer, RecurrentMixer)(config)
+        self.mixer = config.mixing()
+        if config.mixer == "input-gated-lif":
+            for bias in cast(SpikingMixer, self.mixer).norm.bias.chunk(2):  # one direction each
+                neurons.start_gates(bias, GATE_HORIZON)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(2 * self.mixer.outputs, len(config.labels))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y = self.mixer(x, mask)
+        y, _ = self.mixer(x, mask=mask)
         y = y.to(torch.promote_types(y.dtype, torch.float32))  # in half precision, a sum over many words is not exact
         mask = mask.to(y.dtype)
         mean = (y * mask).sum(0) / mask.sum(0)
@@ -224,9 +184,9 @@ class PooledReadout(nn.Module):
 
 
 class IntegratedReadout(nn.Module):
-    """RR24's network: two layers of learnable LIF into an integrator, whose membrane at a text's end is the answer.
+    """RR24's network: two layers of learnable LIF and an integrator, whose membrane at the end of a text is the answer.
 
-    The membrane is divided by the time steps of the text itself: neither padding nor the batch changes it.
+    The membrane is divided by the text's own number of time steps: neither padding nor the batch changes it.
     """
 
     def __init__(self, config: TextClassifierConfig):
@@ -240,7 +200,7 @@ class IntegratedReadout(nn.Module):
         self.integrator = neurons.Integrator()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        y = self.currents[0](x).repeat_interleave(self.steps_per_word, dim=0)  # each step of a word has its current
+        y = self.currents[0](x).repeat_interleave(self.steps_per_word, dim=0)  # the steps of a word share its current
         y = self.dropout(self.neurons[0](y)[0])
         y = self.dropout(self.neurons[1](self.currents[1](y))[0])
         steps = mask.repeat_interleave(self.steps_per_word, dim=0)
@@ -250,10 +210,11 @@ class IntegratedReadout(nn.Module):
 
 @register_architecture("text-classifier")
 class TextClassifier(nn.Module):
-    """Classifier with its tokenizer: ``classify`` takes texts and gives labels with probabilities.
+    """Classifier with its tokenizer: ``classify`` takes texts and returns labels with probabilities.
 
-    Called on token ids ``[T, B]`` (padded with 0) it returns logits ``[B, labels]``. ``evidence [T, B, 3]`` stands in
-    for what the table of n-grams says: a network in training must not be shown what a table learned from the same text.
+    Called on token ids ``[T, B]`` (padded with 0) it returns logits ``[B, labels]``. ``evidence [T, B, 3]`` replaces
+    the evidence from the table of n-grams: a network must not be trained with evidence that a table learned from the
+    same text.
     """
 
     task = "text-classification"
@@ -264,7 +225,7 @@ class TextClassifier(nn.Module):
             raise ValueError(
                 f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
             )
-        self.settings, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "text")
+        self.typed_config, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "text")
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.ngrams = None
         if config.ngrams:
@@ -276,26 +237,26 @@ class TextClassifier(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """All that rebuilds this network, apart from its assets."""
-        return asdict(self.settings) | {"labels": list(self.settings.labels)}
+        """All that is needed to rebuild this network, except its assets."""
+        return asdict(self.typed_config) | {"labels": list(self.typed_config.labels)}
 
     @property
     def tokenizer(self) -> Tokenizer:
         return self.reader.tokenizer
 
     def assets(self) -> dict[str, bytes]:
-        """The tokenizer, as the file that goes with the weights."""
+        """The tokenizer, as a file to be saved with the weights."""
         return {TOKENIZER_FILE: self.tokenizer.to_str(pretty=True).encode()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], assets: dict[str, bytes]) -> "TextClassifier":
-        settings = TextClassifierConfig(**config | {"labels": tuple(config["labels"])})
-        return cls(settings, read_tokenizer(assets[TOKENIZER_FILE], SPECIAL_TOKENS))
+        typed_config = TextClassifierConfig(**config | {"labels": tuple(config["labels"])})
+        return cls(typed_config, read_tokenizer(assets[TOKENIZER_FILE], SPECIAL_TOKENS))
 
     def forward(self, tokens: Tensor, evidence: Tensor | None = None) -> Tensor:
         x = self.embedding(tokens)
         if self.training:
-            kept = F.dropout(x.new_ones(tokens.shape), self.settings.word_dropout)
+            kept = F.dropout(x.new_ones(tokens.shape), self.typed_config.word_dropout)
             x = x * kept.unsqueeze(-1)
         mask = (tokens != PAD).unsqueeze(-1).to(x.dtype)
         if self.ngrams is None:
@@ -308,12 +269,13 @@ class TextClassifier(nn.Module):
     def classify(self, texts: list[str]) -> list[Classification]:
         """The label of each text with the probabilities of all labels.
 
-        Texts are computed one by one, so that a result is the same, to the last bit, whatever else is in the list.
-        It may be called in training mode, and from several threads at once. Raises TypeError for anything but a list
-        of strings, and ValueError, with the text's place, for one that is empty or has nothing that the model knows.
+        Texts are computed one by one, so that a result is the same, to the last bit, whatever other texts are in the
+        list. It may be called in training mode, and from several threads at once. Raises TypeError for anything but a
+        list of strings, and ValueError, with the text's place, for a text that is empty or has nothing that the model
+        knows.
         """
         logits = self.logits(self.encode(texts))
-        labels, temperature = self.settings.labels, self.settings.temperature
+        labels, temperature = self.typed_config.labels, self.typed_config.temperature
         return [Classification(*most_probable(row, labels, temperature)) for row in logits]
 
     @torch.inference_mode()
@@ -328,7 +290,7 @@ class TextClassifier(nn.Module):
         self._check(text, self.reader.ids([normal(text, where)])[0], where)
 
     def _check(self, text: str, ids: list[int], where: str) -> None:
-        self.reader.check_known(text, ids, self.reader.known, where)  # ":)" alone says something
+        self.reader.check_known(text, ids, self.reader.known, where)  # ":)" alone is meaningful
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The token ids of each text, or the error that says what is wrong with one."""

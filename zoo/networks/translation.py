@@ -1,7 +1,7 @@
 """Translators: a convolutional spiking encoder-decoder with attention, and its twins without spikes.
 
-A stream ``h [T, B, N]`` of currents runs through the layers, each of which adds to it. In a layer of the spiking
-network (RR24's translator is the model for it, with PR22's input-gated neuron in place of a plain one)::
+A stream ``h [T, B, N]`` of currents runs through the layers, each of which adds to it. A layer of the spiking network
+(modelled on RR24's translator, with PR22's input-gated neuron in place of a plain LIF) computes::
 
     s = multi-bit LIF(layer norm(h))                  the stream as spikes
     f, c = layer norm(convolution over the tokens of s)
@@ -9,11 +9,11 @@ network (RR24's translator is the model for it, with PR22's input-gated neuron i
     z = multi-bit LIF(layer norm(attention(y, e)))    decoder only; e are the encoder's spikes
     h = h + W [y, z]
 
-so that every weight layer takes spikes, of a few bits each; the only one that does not is the first, the embedding.
-In the encoder half of the gated channels are scanned from right to left; the decoder sees the past only. All state is
-explicit and runs along dimension 0, so translating token by token is the same code on one step at a time.
+So every weight layer except the first, the embedding, takes spikes of a few bits. In the encoder, half of the gated
+channels are scanned from right to left; the decoder sees only the past. All state is explicit and runs along dimension
+0, so translating token by token uses the same code with one step at a time.
 
-The twins differ in the layer's mixer only: ``mixer`` is the name of a neuron, or ``relu``, ``lstm`` or ``gru``.
+The twins differ only in the mixer of a layer: ``mixer`` is the name of a neuron, or ``relu``, ``lstm`` or ``gru``.
 """
 
 from dataclasses import asdict, dataclass
@@ -34,28 +34,29 @@ from zoo.inputs.text import SHOWN, TextReader, normal
 from zoo.inputs.tokenizer import read_tokenizer
 from zoo.networks.decoding import Hypothesis, Likely, NextTokens, beam_search, most_likely
 from zoo.networks.layers import Linear, RowGroups, SequenceDropout, at_least_one, first_rows
-from zoo.networks.mixers import MIXERS, RECURRENT_MIXERS, RecurrentMixer, SpikingMixer, StreamSpikes, spike_options
+from zoo.networks.mixers import RECURRENT, RecurrentMixer, SpikingMixer, StreamSpikes, spike_options
 from zoo.options import number, whole_number
 from zoo.registry import register_architecture
 
 PAD, BEGIN, END, UNKNOWN = range(4)
 NEVER = [PAD, BEGIN, UNKNOWN]
-"""What is never a next token."""
+"""Tokens that are never a next token."""
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
 TOKENIZER_FILE = "tokenizer.json"
+MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT)
 LARGEST_PENALTY = 10.0
 HYPOTHESES = 16_384
-"""The most hypotheses that are extended at once: what a search takes of memory grows with them."""
+"""The most hypotheses that are extended at once: the memory of a search grows with their number."""
 
 
 @dataclass(frozen=True)
 class TranslatorConfig:
-    """All that rebuilds a translator, apart from its tokenizer.
+    """All that is needed to rebuild a translator, except its tokenizer.
 
-    ``width`` N is the channels of the stream, ``kernel`` the tokens a convolution sees, ``mixer`` what stands in a
-    layer; ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit spike,
-    ``gated_range`` is the initial range of the gated neurons, whose membrane sums up what it did not fire;
-    ``longest`` is the most tokens a sentence may have.
+    ``width`` N is the number of channels of the stream, ``kernel`` the tokens a convolution sees, ``mixer`` the mixer
+    of a layer; ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit
+    spike, ``gated_range`` is the initial range of the gated neurons, whose membrane accumulates what it has not fired;
+    ``longest`` is the most tokens of a sentence.
     """
 
     vocabulary: int
@@ -84,11 +85,11 @@ class TranslatorConfig:
         return StreamSpikes(self.width, self.mixer, spike_options(self))
 
     def mixing(self, causal: bool) -> SpikingMixer | RecurrentMixer:
-        """What mixes the tokens in a layer; one that is not ``causal`` sees those to come as well."""
-        if self.mixer in RECURRENT_MIXERS:
-            return RecurrentMixer(self.width, self.mixer, causal)
+        """The mixer of the tokens in a layer; if it is not ``causal``, it also sees later tokens."""
+        if self.mixer in RECURRENT:
+            return RecurrentMixer(self.width, self.width, self.mixer, 1 if causal else 2)
         spike = spike_options(self, initial_range=self.gated_range)
-        return SpikingMixer(self.width, self.kernel, self.mixer, spike, causal)
+        return SpikingMixer(self.width, self.width, self.kernel, self.mixer, spike, causal)
 
 
 class EncoderLayer(nn.Module):
@@ -125,13 +126,13 @@ class Attention(RowGroups):
         return key, value
 
     def lower(self, program: Program, y: tuple[Spikes, ...], layer: int) -> Buffer:
-        """Of the ``layer``-th layer; its memory is in the program's context."""
+        """Write the attention of the ``layer``-th layer; its memory is in the program's context."""
         return program.attention(program.lower(self.query, y), self.heads, layer)
 
     def forward(self, y: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Context ``[T, B, N]`` for ``y [T, B, ...]``; ``mask [B, 1, 1, S]`` is True at the tokens.
 
-        In a search B is k hypotheses a sentence, side by side, over the keys and values of the sentence.
+        In a search B is k hypotheses per sentence, side by side, over the keys and values of the sentence.
         """
         query = self.query(y).unflatten(-1, (self.heads, -1)).unflatten(1, (len(key), -1))  # [T, B, k, heads, ...]
         steps, _, k = query.shape[:3]
@@ -160,21 +161,21 @@ class DecoderLayer(nn.Module):
         return h, (stream, mixed, context)
 
     def lower(self, program: Program, h: Buffer, layer: int) -> Buffer:
-        """As the ``layer``-th layer of the decoder."""
+        """Write it as the ``layer``-th layer of the decoder."""
         y = program.lower(self.mixer, program.lower(self.spikes, h, causal=True))
         z = program.lower(self.context_spikes, program.lower(self.attention, y, layer), causal=True)
         return program.lower(self.output, (*y, z), h)
 
 
 class Context(NamedTuple):
-    """Of a batch of source sentences: keys and values for each decoder layer, and the mask ``[B, 1, 1, S]``."""
+    """The memory of a batch of source sentences: keys and values per decoder layer, and the mask ``[B, 1, 1, S]``."""
 
     memories: tuple[tuple[Tensor, Tensor], ...]
     mask: Tensor
 
 
 class Translation(NamedTuple):
-    """A translation and its score, as :meth:`Translator.translate_scored` has it."""
+    """A translation and its score, from :meth:`Translator.translate_scored`."""
 
     text: str
     score: float
@@ -182,7 +183,7 @@ class Translation(NamedTuple):
 
 @register_architecture("translator")
 class Translator(RowGroups, Precise["TranslatorPrograms"]):
-    """Sequence-to-sequence network with its tokenizer: ``translate`` takes sentences and gives sentences.
+    """Sequence-to-sequence network with its tokenizer: ``translate`` takes sentences and returns sentences.
 
     Called on token ids ``source [S, B]`` and ``target [T, B]`` (padded with 0) it returns the logits of the token
     after each target token ``where [T, B]`` is True, ``[tokens, vocabulary]``.
@@ -196,7 +197,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
             raise ValueError(
                 f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
             )
-        self.settings, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "sentence")
+        self.typed_config, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "sentence")
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.encoder = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
         self.encoder_spikes = config.stream_spikes()
@@ -208,15 +209,15 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
 
     @property
     def config(self) -> dict[str, Any]:
-        """All that rebuilds this network, apart from its assets."""
-        return asdict(self.settings)
+        """All that is needed to rebuild this network, except its assets."""
+        return asdict(self.typed_config)
 
     @property
     def tokenizer(self) -> Tokenizer:
         return self.reader.tokenizer
 
     def assets(self) -> dict[str, bytes]:
-        """The tokenizer, as the file that goes with the weights."""
+        """The tokenizer, as a file to be saved with the weights."""
         return {TOKENIZER_FILE: self.tokenizer.to_str(pretty=True).encode()}
 
     @classmethod
@@ -224,13 +225,13 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
         return cls(TranslatorConfig(**config), read_tokenizer(assets[TOKENIZER_FILE], SPECIAL_TOKENS))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        return self.dropout(self.embedding(tokens) * self.settings.width**0.5)
+        return self.dropout(self.embedding(tokens) * self.typed_config.width**0.5)
 
     def encode(self, source: Tensor) -> Context:
-        """What the decoder reads of ``source [S, B]``: its context in :meth:`scan`.
+        """What the decoder knows of ``source [S, B]``: the context for :meth:`scan`.
 
-        Keys are in groups of their own, so that attention adds up in the same order whatever S the batch has. Its
-        softmax adds up in vectors, of 16 numbers at most; a product with more than 128 values may be done in two parts.
+        Keys are padded to whole groups, so that attention sums in the same order whatever S the batch has. Its softmax
+        sums in vectors of at most 16 numbers; a product with more than 128 values may be computed in two parts.
         """
         tokens, group = source != PAD, 16 if len(source) <= 128 else 256
         mask = tokens.unsqueeze(-1).to(self.embedding.weight.dtype)
@@ -246,7 +247,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
         return Context(tuple(memories), self.in_groups(tokens, group).T[:, None, None, :])
 
     def scan(self, target: Tensor, state: Any, context: Context) -> tuple[Tensor, Any]:
-        """Last spikes ``[T, B, N]`` for each token of ``target [T, B]``, and the state for the tokens to come."""
+        """Last layer's spikes ``[T, B, N]`` for the tokens of ``target [T, B]``, and the state for the next tokens."""
         *layers, last = [None] * (len(self.decoder) + 1) if state is None else state
         h = self.embed(target)
         after = []
@@ -257,7 +258,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
         return self.dropout(s), (*after, last)
 
     def logits(self, s: Tensor) -> Tensor:
-        """Scores of the next token from the decoder's last spikes; the weights are the embedding's."""
+        """Scores of the next token from the spikes of the decoder's last layer; the weights are the embedding's."""
         return self.product(s, self.embedding.weight, self.output_bias)
 
     def forward(self, source: Tensor, target: Tensor, where: Tensor) -> Tensor:
@@ -284,12 +285,12 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
 
     def lower(self) -> "TranslatorPrograms":
         encoder, decoder = Program(self), Program(self)
-        h = encoder.embedding(self.embedding.weight, self.settings.width**0.5)
+        h = encoder.embedding(self.embedding.weight, self.typed_config.width**0.5)
         for layer in self.encoder:
             h = encoder.lower(layer, h)
         e = encoder.lower(self.encoder_spikes, h, causal=False)
         memories = [encoder.lower(cast(DecoderLayer, layer).attention.key_value, (e,)) for layer in self.decoder]
-        h = decoder.embedding(self.embedding.weight, self.settings.width**0.5)
+        h = decoder.embedding(self.embedding.weight, self.typed_config.width**0.5)
         for place, layer in enumerate(self.decoder):
             h = decoder.lower(layer, h, place)
         bias = self.output_bias.detach().clone()
@@ -300,26 +301,26 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
     def translate(
         self, sentences: list[str], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
     ) -> list[str]:
-        """Translate each sentence; the result does not depend on what else is in the list, nor on ``batch_size``.
+        """Translate each sentence; the result depends neither on other sentences in the list nor on ``batch_size``.
 
-        ``beam_size`` 1 is greedy search; ``length_penalty`` is the power of the length that the log-probability of a
-        hypothesis is divided by where hypotheses are compared; ``batch_size`` is the most sentences computed at once.
-        It may be called in training mode, and from several threads at once. Raises TypeError for anything but a list
-        of strings, and ValueError for an option out of its interval and, with the sentence's place, for text that is
-        empty, too long, in a script the model has never seen, or without a word that it knows.
+        ``beam_size`` 1 is greedy search; to compare hypotheses, their log-probability is divided by their length to the
+        power ``length_penalty``; ``batch_size`` is the most sentences computed at once. It may be called in training
+        mode, and from several threads at once. Raises TypeError for anything but a list of strings, and ValueError for
+        an option out of its interval and, with the sentence's place, for text that is empty, too long, in a script the
+        model has never seen, or without a word that it knows.
         """
         return [found.text for found in self.translate_scored(sentences, beam_size, length_penalty, batch_size)]
 
     def translate_scored(
         self, sentences: list[str], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
     ) -> list[Translation]:
-        """As :meth:`translate`, each with its score: the mean log-probability of a token of it, the end counted.
+        """Like :meth:`translate`, each with its score: the mean log-probability of its tokens, including the end token.
 
-        Scores of sentences of any length can be compared: 0 is certain, and ``exp(score)`` the (geometric) mean of the
-        probabilities. A low score says that the model would not bet on what it wrote, as is the case where the sentence
-        is no sentence, or of a kind that it was not trained on. It does not find every mistake.
+        Scores of sentences of any length can be compared: 0 is certain, and ``exp(score)`` is the geometric mean of the
+        probabilities. A low score means that the model is unsure of its translation, for example if the input is not a
+        sentence, or of a kind that it was not trained on. A score does not reveal every mistake.
         """
-        beam_size = whole_number("beam_size", beam_size, 1, self.settings.vocabulary)
+        beam_size = whole_number("beam_size", beam_size, 1, self.typed_config.vocabulary)
         length_penalty = number("length_penalty", length_penalty, 0, LARGEST_PENALTY)
         batch_size = min(whole_number("batch_size", batch_size, 1), max(1, HYPOTHESES // beam_size))
         encoded, device = self._encoded(sentences), self.embedding.weight.device
@@ -342,7 +343,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
         if 2 * sum(c not in self.reader.alphabet for c in letters) > len(letters):
             raise ValueError(f"{where} is not in a script this model has seen: {text[:SHOWN]!r}")
         self.reader.check_known(text, ids, self.reader.visible, where)
-        longest = self.settings.longest - 1
+        longest = self.typed_config.longest - 1
         if len(ids) > longest:
             raise ValueError(f"{where} has {len(ids)} tokens and the model takes at most {longest}; split it")
 
@@ -355,14 +356,14 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
 
 
 class TranslatorPrograms(NamedTuple):
-    """A translator in integers: its encoder, the keys and values for each decoder layer, and a step of its decoder."""
+    """A translator in integers: its encoder, the keys and values per decoder layer, and one step of its decoder."""
 
     encoder: Program
     memories: list[Buffer]
     decoder: Program
 
     def reading(self, source: Tensor) -> tuple[NextTokens, tuple[Tensor]]:
-        """What a search takes, for ``source [S, B]``: its ``next_tokens`` and ``memory``, a row per sentence."""
+        """The arguments of a search for ``source [S, B]``: its ``next_tokens`` and ``memory``, one row per sentence."""
         lengths = (source != PAD).sum(0)
         steps, batch = source.shape
         result = self.encoder.run(source.contiguous().numpy(), lengths.numpy())

@@ -1,4 +1,4 @@
-"""The meter: sees every operation of a running network and books it on the layer that ran it."""
+"""The meter: sees every operation of a running network and counts it for the layer that ran it."""
 
 import functools
 from collections import Counter
@@ -24,7 +24,7 @@ from zoo.profiling.spikes import BINARY, REAL, ZERO
 
 @functools.cache
 def _classified(func: Any) -> tuple[str, str, bool]:
-    """The name of an operation as the lists have it, which kind it is, and whether it works in place."""
+    """The name of an operation in the lists, its kind, and whether it works in place."""
     namespace, name = func._schema.name.split("::")
     in_place = name.endswith("_") and not name.endswith("__")
     name = name.strip("_") if name.startswith("__") else name.removesuffix("_")
@@ -45,7 +45,7 @@ class UncountableError(NotImplementedError):
 
 
 class Meter(TorchDispatchMode):
-    """Counts what runs while it is :meth:`attached`."""
+    """Counts all operations while it is :meth:`attached`."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -56,7 +56,7 @@ class Meter(TorchDispatchMode):
         self._add_rows()
 
     def _add_rows(self) -> None:
-        """A row a module; what a layer counted as a whole holds is that layer's."""
+        """Add one row per module; the modules inside a layer that is counted as a whole belong to that layer."""
         seen: set[int] = set()
         self._leaves: dict[nn.Module, str] = {}
         self._inside: list[nn.Module] = []
@@ -78,16 +78,16 @@ class Meter(TorchDispatchMode):
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Within it, all that the model does is counted."""
+        """Context in which everything that the model does is counted."""
         fast = torch.backends.mha.get_fastpath_enabled()
         with ExitStack() as stack:
             for module, name in self._leaves.items():
                 stack.enter_context(self._hooked(name, module))
-            # Fused attention would hide its products: the path that is made of plain ones computes the same.
+            # Fused attention would hide its products; the path made of plain operations computes the same.
             stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
             torch.backends.mha.set_fastpath_enabled(False)
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(without_row_groups(self.model))  # the rows of zeros are not the network's work
+            stack.enter_context(without_row_groups(self.model))  # the added rows of zeros do not count
             stack.enter_context(around_steps(self.model, self._around_step))
             stack.enter_context(self)
             yield
@@ -105,7 +105,7 @@ class Meter(TorchDispatchMode):
         def leave(module, args, kwargs, output):
             self._suspended -= count is not None
             if not self._suspended:
-                with self._paused():  # what is computed to count is not to be counted
+                with self._paused():  # operations of the counting itself are not counted
                     self._finish(name, module, count, (*args, *kwargs.values()), output)
             self._noted_before.pop()
             self.ledger.running.pop()
@@ -130,13 +130,13 @@ class Meter(TorchDispatchMode):
             self._note_new_spikes(name, inputs, output)
 
     def _uncounted(self, function: Callable) -> Any:
-        """A neuron's constants (its range, its clipped leak) are worked out once for a model, not for an input."""
+        """Not counted: a neuron's constants (range, clipped leak) are computed once per model, not per input."""
         with self._paused():
             return function()
 
     @contextmanager
     def _paused(self) -> Iterator[None]:
-        """Within it operations do not pass through here at all, which takes time."""
+        """Context in which operations bypass the meter, which saves time."""
         self.__exit__(None, None, None)
         try:
             yield
@@ -153,7 +153,7 @@ class Meter(TorchDispatchMode):
         return y, after
 
     def _note_new_spikes(self, name: str, inputs: tuple, output: Any) -> None:
-        """A neuron of another library gives itself away: 0 and 1 come out, went in nowhere, and no part made them."""
+        """Recognise a neuron of another library: 0 and 1 come out, none go in, and no part of it made them."""
         made = [t for t in pytree.tree_leaves(output) if self._is_binary(t)]
         if made and not any(self.ledger.tags.of(t) is not None for t in pytree.tree_leaves(inputs)):
             self.ledger.note_spikes(name, made[0])
@@ -163,7 +163,7 @@ class Meter(TorchDispatchMode):
         return tag is not None and isinstance(tag.sources, int) and tag.sources == BINARY
 
     def tag_inputs(self, inputs: Any) -> None:
-        """Inputs that are 0 and 1 throughout are spikes."""
+        """Tag inputs that hold only 0 and 1 as spikes."""
         for tensor in pytree.tree_leaves(inputs):
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and ((tensor == 0) | (tensor == 1)).all():
                 self.ledger.tags.set(tensor, BINARY)
@@ -202,7 +202,7 @@ class Meter(TorchDispatchMode):
         return out
 
     def _count(self, name: str, func: Any, args: tuple, kwargs: dict, in_place: bool) -> Any:
-        # What works in place is counted before it has changed its operand.
+        # An operation in place is counted before it changes its operand.
         out = args[0] if in_place else func(*args, **kwargs)
         self.ledger.result_tag = None
         results = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]

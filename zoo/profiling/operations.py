@@ -1,9 +1,9 @@
-"""What each of torch's operations costs: a closed list. What is not on it cannot be counted, and is an error.
+"""The cost of each torch operation: a closed list. An operation that is not on it cannot be counted, and is an error.
 
-The operations are those that reach torch's dispatcher (ATen), whatever the Python that led there. They fall into four
-kinds: those that only move values, those that cost no arithmetic (:data:`FREE`), those that are counted, and those
-that evaluate a function (:data:`FUNCTIONS`), which is noted by name. Comparisons, rounding, random numbers and
-arithmetic on whole numbers (places, lengths) are free.
+The operations are those that reach torch's dispatcher (ATen), whatever Python code called them. There are four kinds:
+operations that only move values, operations that cost no arithmetic (:data:`FREE`), operations that are counted, and
+operations that evaluate a function (:data:`FUNCTIONS`), which is noted by name. Comparisons, rounding, random numbers
+and arithmetic on whole numbers (indices, lengths) are free.
 """
 
 import math
@@ -36,19 +36,19 @@ MOVED: dict[str, tuple[int, ...]] = dict.fromkeys(
     "scatter": (0, 3),
     "index_put": (0, 2),
 }
-"""Operations whose results are values of the arguments at these places, tensors or constants."""
+"""Operations whose results are values of the arguments at these places (tensors or constants)."""
 
 KEPT = _words("clone _to_copy detach lift_fresh relu abs neg")
-"""Operations that keep each value in its place: a result is zero where its input is, and a level where that is one."""
+"""Operations that keep each value in its place: a result is zero where its input is zero, and a level where that is."""
 
 CHOSEN = _words(
     """max_pool2d_with_indices max_pool3d_with_indices upsample_nearest1d upsample_nearest2d upsample_nearest3d
     amax amin"""
 )
-"""Operations whose results are some of the values: levels, if all are of one scale."""
+"""Operations whose results are some of the values; they are levels if all values have one scale."""
 
 WRITTEN = {"copy": (1,), "fill": (1,), "zero": (), "index_put": (2,), "masked_fill": (2,), "scatter": (3,)}
-"""Operations in place (``copy_``), and where the values that they write come from."""
+"""Operations in place (``copy_``), and the places of the arguments that they write."""
 
 ZEROS = _words("zeros zeros_like new_zeros")
 
@@ -74,12 +74,12 @@ def _size(out: Any) -> int:
 
 
 def _columns(ledger: Ledger, tensor: Tensor, dim: int, constant_other: bool, counts: Counts) -> dict[int, tuple]:
-    """For each place of the summed dimension, how many values there are of each kind over dimension ``dim``.
+    """For each place of the summed dimension, the number of values of each kind over dimension ``dim``.
 
-    Keys are bits of a spike, values ``(non-zero, non-zero)``; REAL stands for real numbers, ``(all, non-zero)``.
-    Levels need one scale for all that is summed up: one per place where the other operand's constants can take it up,
-    else one for the whole tensor. Where there is none they are turned into real numbers first, which takes an integer
-    multiplication each.
+    A key is the bits of a spike, with value ``(non-zero, non-zero)``; the key REAL, for real numbers, has
+    ``(all, non-zero)``. Levels can only be summed if they have one scale: one per place if the other operand's
+    constants can absorb it, else one for the whole tensor. Otherwise they are first turned into real numbers, which
+    takes one integer multiplication each.
     """
     tag = ledger.tags.of(tensor)
     if tag is None and ledger.is_parameter(tensor):
@@ -106,14 +106,14 @@ def _columns(ledger: Ledger, tensor: Tensor, dim: int, constant_other: bool, cou
 
 
 def _convert(counts: Counts, bits: int, spikes: int) -> None:
-    """Turn levels into real numbers: one integer multiplication each."""
+    """Count turning levels into real numbers: one integer multiplication each."""
     if bits > 2:
         counts.integer_multiplications += spikes
         counts.shift_additions += spikes * (bits - 2)
 
 
 def add_products(counts: Counts, bits: tuple[int, int], pairs: int, nonzero: int) -> None:
-    """``pairs`` products of two numbers that are spikes of so many bits, or REAL, each added to a sum."""
+    """Count ``pairs`` products, each added to a sum, of two numbers whose ``bits`` are those of spikes, or REAL."""
     counts.additions += pairs
     spikes = [b for b in bits if b != REAL]
     if not spikes:
@@ -133,12 +133,12 @@ def matrix_product(ledger: Ledger, a: Tensor, b: Tensor) -> Counts:
         for bits_b, (all_b, some_b) in right.items():
             add_products(counts, (bits_a, bits_b), int((all_a * all_b).sum()), int((some_a * some_b).sum()))
     if not any(constant) and max(*left, *right) > BINARY:
-        counts.multiplications += a.numel() // max(a.shape[-1], 1) * b.shape[-1]  # the scale, which no weight takes up
+        counts.multiplications += a.numel() // max(a.shape[-1], 1) * b.shape[-1]  # the scale, which no weight absorbs
     return counts
 
 
 def fan_out_product(ledger: Ledger, x: Tensor, fan_out: int) -> Counts:
-    """Each value of ``x [..., K]`` times ``fan_out`` weights of its own column, every product added to a sum."""
+    """Count each value of ``x [..., K]`` times ``fan_out`` weights of its column, with every product added to a sum."""
     counts = Counts(dense_macs=x.numel() * fan_out)
     flat = x.reshape(-1, x.shape[-1])
     tag = ledger.tags.of(x)
@@ -184,7 +184,7 @@ def _convolution(ledger, args, kwargs, out) -> Counts:
     copies = weight.shape[1] if transposed else weight.shape[0] // groups
 
     def reached(mask: Tensor) -> int:
-        """How many weights the marked inputs meet, all in all; padding meets none."""
+        """The total number of products of the marked inputs with weights; padding has none."""
         return round(torch.ops.aten.convolution(mask.double(), ones, None, *geometry).sum().item()) * copies
 
     nonzero, tag = x != 0, ledger.tags.of(x)
@@ -196,7 +196,7 @@ def _convolution(ledger, args, kwargs, out) -> Counts:
     sources = torch.where(nonzero, ledger.tags.full(x), ZERO)
     first = sources.amax([d for d in range(x.dim()) if d != x.dim() - weight.dim() + 1], keepdim=True)
     real = ~((sources == first) | (sources == ZERO)) | (sources == REAL)
-    if real.any():  # two scales in a channel, or real numbers beside spikes
+    if real.any():  # two scales in one channel, or real numbers beside spikes
         for source in sources[sources > BINARY].unique().tolist():
             _convert(counts, ledger.tags.bits[source], int((sources == source).sum()))
         add_products(counts, (REAL, REAL), counts.dense_macs, reached(nonzero))
@@ -211,11 +211,11 @@ def _convolution(ledger, args, kwargs, out) -> Counts:
 
 
 def _elements(ledger: Ledger, operands: tuple, out: Tensor, counts: Counts) -> int:
-    """Elements of ``out`` where no operand is a spike that is zero; levels become real numbers on the way."""
+    """The number of elements of ``out`` without a zero spike as operand; counts turning levels into real numbers."""
     active = None
     for operand in operands:
         tag = ledger.tags.of(operand)
-        if tag is None or (isinstance(tag.sources, int) and tag.sources == ZERO):  # a state at rest is no spikes
+        if tag is None or (isinstance(tag.sources, int) and tag.sources == ZERO):  # a state at rest is not spikes
             continue
         nonzero = operand != 0
         sources = torch.where(nonzero, ledger.tags.full(operand), ZERO)
@@ -254,7 +254,7 @@ def _chosen(ledger: Ledger, other: Any, out: Tensor) -> int | Tensor | None:
         return kept.sources if isinstance(kept.sources, int) else kept.sources.expand(out.shape).clone()
     if isinstance(other, Tensor) and not (other.numel() == 1 and ledger.is_parameter(other)):
         return None
-    value = float(other)  # one level, of this scale
+    value = float(other)  # one level with this scale
     return BINARY if value == 1 else ledger.tags.source(f"{ledger.innermost} * {value}", 1)
 
 
@@ -265,7 +265,7 @@ def _div(ledger, args, kwargs, out) -> Counts:
 
 
 def _each(multiplications: int = 0, additions: int = 0, function: str | None = None) -> Callable:
-    """A handler for what costs so much for each element of the result."""
+    """A handler for an operation with the given cost per element of the result."""
 
     def handler(ledger, args, kwargs, out) -> Counts:
         n, counts = _size(out), Counts()
@@ -309,7 +309,7 @@ def _rows(x: Tensor, dim: int) -> int:
 
 
 def _softmax(ledger, args, kwargs, out) -> Counts:
-    """exp(x - max) / sum: two additions and a division an element, the first of the sum's terms being free."""
+    """exp(x - max) / sum: two additions and a division per element, except that a sum's first term is free."""
     n, rows = out.numel(), _rows(out, args[1])
     return Counts(additions=2 * n - rows, multiplications=n, functions=Counter(exp=n))
 
@@ -344,9 +344,9 @@ def _group_norm(ledger, args, kwargs, out) -> Counts:
 
 
 def _batch_norm(ledger, args, kwargs, out) -> Counts:
-    """With statistics of the training, one scale and one shift for each channel; else those of the input first."""
+    """With statistics from training, one scale and one shift per channel; otherwise also the input's statistics."""
     x, weight, bias, _, _, by_input = args[:6]
-    if by_input:  # an instance norm hands over a channel for each sample
+    if by_input:  # an instance norm passes samples times channels as channels
         return _normalised(x.numel(), x.shape[1], weight is not None, bias is not None)
     counts = Counts()
     _elements(ledger, args[:1], args[0], counts)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import zoo.events
 from zoo.inputs import events
 from zoo.inputs.events import (
     LATEST,
@@ -493,3 +494,9 @@ def test_some_events_are_taken_by_time():
     found = recording([(1, 1, 0, 0), (5, 2, 0, 0), (5, 3, 0, 0), (9, 4, 0, 0)])
     assert found.between(5, 9).x.tolist() == [2, 3]
     assert columns(events.join([found[:1], found[1:]])) == columns(found)
+
+
+def test_zoo_events_holds_the_public_names_of_the_module_that_defines_them():
+    assert zoo.events.__all__
+    for name in zoo.events.__all__:
+        assert getattr(zoo.events, name) is getattr(events, name)

@@ -26,7 +26,7 @@ def test_rows_of_a_state_are_taken_in_every_part_of_it():
 
 
 def table(*rows: dict[int, float]) -> Tensor:
-    """Log-probabilities ``[tokens, tokens]`` of the next token after each; what a row does not name never comes."""
+    """Log-probabilities ``[tokens, tokens]`` of the next token after each; tokens not named in a row never come."""
     found = torch.full((len(rows), len(rows)), NEVER)
     for token, row in enumerate(rows):
         for following, value in row.items():
@@ -35,7 +35,7 @@ def table(*rows: dict[int, float]) -> Tensor:
 
 
 class Recorder:
-    """A decoder that is a table and notes what it was called on; its state counts the tokens of each hypothesis."""
+    """A decoder that is a table and records its calls; its state counts the tokens of each hypothesis."""
 
     def __init__(self, chain: Tensor):
         self.chain = chain
@@ -63,7 +63,7 @@ def test_a_sentence_that_is_done_leaves_the_batch_with_its_memory():
 
 @pytest.mark.parametrize("beam", [1, 2, 3])
 def test_the_search_ends_when_as_many_hypotheses_have_ended_as_the_beam_has(beam):
-    # Ending is always the likelier choice by far, so each token ends one hypothesis.
+    # Ending is always by far the likeliest choice, so each token ends one hypothesis.
     chain = table({END: -0.1, 2: -3.0}, {}, {END: -0.1, 2: -3.0})
     found, decoder = search(chain, [20], beam)
     assert found == [Hypothesis([], pytest.approx(-0.1))]

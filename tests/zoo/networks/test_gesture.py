@@ -25,7 +25,7 @@ SMALL = {"height": 16, "width": 16, "pool": 2, "bin_size": 1000, "channels": 4, 
 def network(mixer: str = "input-gated-lif", **options) -> GestureNetwork:
     torch.manual_seed(0)
     model = GestureNetwork(GestureConfig(LABELS, **SMALL | {"mixer": mixer} | options))
-    model(torch.randint(0, 4, (8, 4, 2, 8, 8)))  # gives batch norm some statistics
+    model(torch.randint(0, 4, (8, 4, 2, 8, 8)))  # gives batch norm its statistics
     return model.eval()
 
 
@@ -189,7 +189,7 @@ def test_an_impossible_network_is_refused(options, message):
 
 
 def odd_files(folder: Path) -> dict[str, str]:
-    """Files that are recordings of this camera in part only, and what is wrong with each."""
+    """Files that are only partly recordings of this camera, and what is wrong with each."""
     events = recording()
     write_aedat(folder / "outside.aedat", as_events(events | {"x": events["x"] + 3}))
     np.savez(folder / "short.npz", **recording(last=500))

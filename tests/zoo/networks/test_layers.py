@@ -1,4 +1,4 @@
-"""Products in whole groups of rows: a row's result has nothing to do with the other rows."""
+"""Products in whole groups of rows: a row's result does not depend on the other rows."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ LABELS = ["a", "b"]
 @pytest.mark.parametrize(
     ("bias", "directions", "horizon"),
     [
-        (lambda: sentiment.SpikingMixer(sentiment.TextClassifierConfig(tuple(LABELS), 9, 0)).norm.bias, 2, 64),
+        (lambda: sentiment.PooledReadout(sentiment.TextClassifierConfig(tuple(LABELS), 9, 0)).mixer.norm.bias, 2, 64),
         (lambda: gesture.GestureNetwork(gesture.GestureConfig(LABELS)).head.currents[1].bias, 1, 32),
     ],
     ids=["text classifier", "gesture network"],
@@ -88,4 +88,4 @@ def test_the_gates_of_a_new_network_start_with_time_constants_up_to_its_horizon(
 
 def test_a_twin_without_gates_has_no_such_start():
     config = sentiment.TextClassifierConfig(tuple(LABELS), 9, 0, mixer="relu")
-    assert not sentiment.SpikingMixer(config).norm.bias.any()
+    assert not sentiment.PooledReadout(config).mixer.norm.bias.any()

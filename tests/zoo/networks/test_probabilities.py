@@ -1,4 +1,4 @@
-"""A temperature: it changes probabilities, never a label, and a model without one is as it was."""
+"""A temperature: it changes probabilities, never a label, and a model without one is unchanged."""
 
 import json
 import math
@@ -55,7 +55,7 @@ def test_a_folder_from_before_there_were_temperatures_has_1_and_another_changes_
     del config["architecture_config"]["temperature"]
     (folder / files.CONFIG).write_bytes(files.to_json(files.sealed(config)))
     label, before = of_an_example(zoo.load(folder))
-    assert zoo.load(folder).settings.temperature == 1.0
+    assert zoo.load(folder).typed_config.temperature == 1.0
     weights = (folder / files.WEIGHTS).read_bytes()
     saving.rewrite_config(folder, temperature=2.5)
     model = zoo.load(folder)

@@ -1,4 +1,4 @@
-"""The text classifiers: what enters their weights, what padding and other texts do not change, what they refuse."""
+"""The text classifiers: the inputs of their weights, independence of padding and other texts, and errors."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_probabilities_are_those_of_the_labels_and_the_first_is_the_largest():
 def test_half_of_the_neurons_know_what_is_to_come_and_half_what_was():
     model = classifier(ngrams=0, kernel=1)
     outputs = []
-    model.body.mixer.register_forward_hook(lambda module, inputs, y: outputs.append(y))
+    model.body.mixer.register_forward_hook(lambda module, inputs, output: outputs.append(output[0]))
     first, last_changed, first_changed = [3, 4, 5, 6], [3, 4, 5, 7], [8, 4, 5, 6]
     for text in (first, last_changed, first_changed):
         model(batch(model, [text]))
@@ -108,7 +108,7 @@ def test_the_bilstm_twin_is_pytorch_s_bidirectional_lstm_on_packed_sequences():
             getattr(library, name + suffix).copy_(value)
     packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
     expected, _ = nn.utils.rnn.pad_packed_sequence(library(packed)[0])
-    torch.testing.assert_close(mixer(x, mask) * mask, expected)
+    torch.testing.assert_close(mixer(x, mask=mask)[0] * mask, expected)
 
 
 @torch.no_grad()

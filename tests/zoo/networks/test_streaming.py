@@ -1,4 +1,4 @@
-"""Explicit state and streams are one protocol, for every network that has them."""
+"""Explicit state and streams follow one protocol, for every network that has them."""
 
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ from zoo.networks.translation import Translator, TranslatorConfig
 from zoo.registry import architecture
 from zoo.tasks import TASKS
 
-# All networks here have spikes of full precision: no other order of a sum turns a spike over.
+# All networks here have spikes of full precision: another order of a sum cannot change a level.
 STEPS, BATCH = 6, 3
 PAIRS = [("ein hund rennt", "a dog runs"), ("zwei hunde im schnee", "two dogs in the snow")]
 
@@ -106,7 +106,7 @@ def test_state_has_the_batch_first_so_that_rows_of_it_go_on_by_themselves(name, 
     torch.testing.assert_close(some, together[:, rows], rtol=1e-4, atol=1e-4)
 
 
-# Streams. Each kind of piece has its input here, cut into pieces of any length.
+# Streams. Each kind of piece has its input here, to be cut into pieces of any length.
 
 
 def events() -> Events:

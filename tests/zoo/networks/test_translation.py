@@ -1,36 +1,15 @@
-"""The translators: what enters their weights, what they carry from token to token, and what they refuse."""
+"""The translators: the inputs of their weights, their state from token to token, and errors."""
 
 import itertools
 
 import pytest
 import torch
+from tiny_translator import PAIRS, token_batch, translator
 from torch import nn
 
 import neurons
-from recipes.multi30k import train_tokenizer
 from zoo.networks.decoding import beam_search, most_likely
 from zoo.networks.translation import BEGIN, END, MIXERS, PAD, Translator, TranslatorConfig, pad
-
-PAIRS = [
-    ("Ein Hund rennt durch den Schnee.", "A dog runs through the snow."),
-    ("Zwei Männer spielen Fußball im Park.", "Two men play soccer in the park."),
-    ("Eine Frau liest ein Buch.", "A woman reads a book."),
-    ("Kinder springen ins kalte Wasser!", "Children jump into the cold water!"),
-    ("Der Mann mit dem grünen Hut fährt Fahrrad.", "The man with the green hat rides a bike."),
-]
-
-
-def translator(mixer: str = "input-gated-lif", **options) -> Translator:
-    """A small network with random weights, in evaluation mode."""
-    torch.manual_seed(1)
-    tokenizer = train_tokenizer(PAIRS, 120)
-    settings = {"width": 32, "encoder_layers": 2, "decoder_layers": 2, "mixer": mixer, "initial_range": 1.0}
-    config = TranslatorConfig(vocabulary=tokenizer.get_vocab_size(), **(settings | options))
-    return Translator(config, tokenizer).eval()
-
-
-def token_batch(model: Translator, side: int) -> torch.Tensor:
-    return pad([[*model.tokenizer.encode(pair[side]).ids, END] for pair in PAIRS])
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -106,7 +85,7 @@ def test_scores_are_the_same_bits_alone_and_beside_sentences_of_other_lengths(mi
     model = translator(mixer, width=64)
 
     def scores(source: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Of each token after the first ones ``tokens [T, B * hypotheses]``."""
+        """The log-probability of each token after the first ones, of ``tokens [T, B * hypotheses]``."""
         memory, state, steps = model.encode(source), None, []
         for step in tokens:
             spikes, state = model.scan(step.unsqueeze(0), state, memory)
@@ -115,7 +94,7 @@ def test_scores_are_the_same_bits_alone_and_beside_sentences_of_other_lengths(mi
 
     generator = torch.Generator().manual_seed(0)
     lengths = [1, 2, 7, 16, 19, 50, 127, 130, 150, 200]
-    vocabulary = model.settings.vocabulary
+    vocabulary = model.typed_config.vocabulary
     sources = [torch.randint(END + 2, vocabulary, (n,), generator=generator).tolist() for n in lengths]
     tokens = torch.randint(END + 2, vocabulary, (4, len(lengths) * hypotheses), generator=generator)
     together = scores(pad(sources), tokens)
@@ -232,7 +211,7 @@ def test_a_kernel_of_any_size_decodes_token_by_token(kernel):
 @pytest.mark.parametrize("part", ["encoder", "decoder", "embedding"])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_part_of_the_network_may_be_in_another_mode_than_the_rest(part, training):
-    model = translator("lstm", dropout=0.0)  # no spikes, which a rounding may move
+    model = translator("lstm", dropout=0.0)  # no spikes, which a rounding may change
     source, target = token_batch(model, 0), token_batch(model, 1)
     expected = model(source, target, target != PAD)
     model.train(training).get_submodule(part).train(not training)
