@@ -1,7 +1,10 @@
 """The instructions of a program, by number, and the constants shared by :mod:`zoo.engine.program` and the kernels."""
 
-EMBED, NORM, MULTIBIT_LIF, INPUT_GATED_LIF, WINDOWS, PRODUCT, RESCALE, ATTENTION, BEST = range(9)
-ARGUMENTS = 12
+EMBED, NORM, WINDOWS, PRODUCT, RESCALE, ATTENTION, BEST = range(7)
+LEARNABLE_LIF, MULTIBIT_LIF, MULTIBIT_SYNAPTIC_LIF, INPUT_GATED_LIF, RECURRENT_GATED_LIF = range(7, 12)
+FIRST_NEURON = LEARNABLE_LIF
+"""From here on the instructions are those of neurons."""
+ARGUMENTS = 15
 """The most arguments of an instruction."""
 NONE = -1
 """Stands for an argument that an instruction does not have."""

@@ -21,12 +21,15 @@ from zoo.engine.instructions import (
     BEST,
     EMBED,
     EPSILON,
+    FIRST_NEURON,
     INPUT_GATED_LIF,
     LANES,
+    LEARNABLE_LIF,
     MULTIBIT_LIF,
     NONE,
     NORM,
     PRODUCT,
+    RECURRENT_GATED_LIF,
     RESCALE,
     WINDOWS,
 )
@@ -250,6 +253,18 @@ def best(logits, exponentials, values, places, lanes):
 
 
 @_kernel
+def learnable_lif(x, membrane, leak, threshold, levels):
+    strange = False
+    for i in range(len(membrane)):
+        new = leak[i] * membrane[i] + x[i]
+        spike = _ONE if new / threshold[i] - _ONE > _ZERO else _ZERO
+        strange |= new != new
+        levels[i] = np.int8(spike)
+        membrane[i] = new - threshold[i] * spike
+    return strange
+
+
+@_kernel
 def multibit_lif(x, membrane, leak, levels, spike):
     strange = False
     for i in range(len(membrane)):
@@ -258,6 +273,19 @@ def multibit_lif(x, membrane, leak, levels, spike):
         strange |= new != new
         levels[i] = np.int8(level)
         membrane[i] = new - level / spike.scale
+    return strange
+
+
+@_kernel
+def multibit_synaptic_lif(x, current, membrane, tau, levels, spike):
+    strange = False
+    for i in range(len(membrane)):
+        new_current = tau[i] * current[i] + x[i]
+        new = membrane[i] + new_current
+        level = _level(new, spike)
+        strange |= new != new
+        levels[i] = np.int8(level)
+        current[i], membrane[i] = new_current, new - level / spike.scale
     return strange
 
 
@@ -309,7 +337,7 @@ class Memory(NamedTuple):
     """``[B, ...]``, the state of the neurons before the run; ``after`` is that after the run."""
     after: np.ndarray
     past: np.ndarray
-    """int8 ``[B, ...]``, the last inputs of windows before the run; ``past_after`` are those after the run."""
+    """int8 ``[B, ...]``, last inputs of windows and last spikes before the run; ``past_after`` are those after it."""
     past_after: np.ndarray
     context: np.ndarray
     """The memory of attention (:class:`zoo.engine.program.Context`): ``sequences`` sequences of ``keys`` keys."""
@@ -326,6 +354,8 @@ class Room(NamedTuple):
     """The temporary memory of an instruction, one per thread."""
 
     floats: np.ndarray
+    sums: np.ndarray
+    """int32."""
     short: np.ndarray
     """int16."""
     indices: np.ndarray
@@ -429,32 +459,78 @@ def _best(a, m, room, row):
 
 
 @_kernel
+def _recurrent_gated_lif(a, constants, weights, room, currents, state, before, out, settings):
+    """One step; ``before`` are the levels of the last one, none at the first step from rest."""
+    n, unit, scale, first, most = a[2], a[3] + 4, a[9], a[10], a[11]
+    sums = room.floats[2 * n : 4 * n]
+    _copy(currents, sums)
+    if len(before):
+        product = room.sums[: 2 * n]
+        matrix = weights[first : first + 2 * n * n].reshape(n, 2 * n)
+        spike_product(before, matrix, product, room.indices, room.short, most)
+        _rescale(product, constants[unit], sums, True)
+        _scale(sums, constants[scale : scale + 2 * n])
+        _add(currents, sums)
+    return input_gated_lif(sums[:n], sums[n:], state[:n], state[n:], out, settings)
+
+
+@_kernel
+def _input_gated_lif(a, currents, state, out, settings):
+    """One step, place by place of a picture; each place has its gate currents, then its candidates."""
+    size, n = a[2], a[9]
+    strange = False
+    for i in range(0, size, n):
+        f, c = currents[2 * i : 2 * i + n], currents[2 * i + n : 2 * (i + n)]
+        strange |= input_gated_lif(f, c, state[i : i + n], state[size + i : size + i + n], out[i : i + n], settings)
+    return strange
+
+
+@_kernel
+def _fire(op, a, constants, weights, room, currents, state, before, out, settings):
+    """One step of the neurons of one element of the batch. True where a membrane is NaN."""
+    size = a[2]
+    if op == INPUT_GATED_LIF:
+        return _input_gated_lif(a, currents, state, out, settings)
+    if op == RECURRENT_GATED_LIF:
+        return _recurrent_gated_lif(a, constants, weights, room, currents, state, before, out, settings)
+    first = constants[a[9] : a[9] + size]
+    if op == LEARNABLE_LIF:
+        return learnable_lif(currents, state, first, constants[a[10] : a[10] + size], out)
+    if op == MULTIBIT_LIF:
+        return multibit_lif(currents, state, first, out, settings)
+    return multibit_synaptic_lif(currents, state[:size], state[size:], first, out, settings)
+
+
+@_kernel
 def _neurons(op, a, m, room, b):
     """All steps of the neurons of one element of the batch. True if a membrane is NaN."""
-    x, start, size, spike, column, backwards, masked = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
+    x, start, size, spike, column = a[0], a[1], a[2], a[3], a[4]
+    backwards, masked, inputs, first = a[5], a[6], a[7], a[8]
     c = m.constants
     settings = Spike(c[spike], c[spike + 1], c[spike + 2], c[spike + 3], _ZERO, _ONE, False)
-    width = size if op == MULTIBIT_LIF else 2 * size
+    width = 2 * size if op in (INPUT_GATED_LIF, RECURRENT_GATED_LIF) else size
+    parts = size if op in (LEARNABLE_LIF, MULTIBIT_LIF) else 2 * size
+    before, keeps_spikes = m.levels[:0], op == RECURRENT_GATED_LIF and column != NONE
     if column == NONE:
-        state = room.floats[:width]
+        state = room.floats[:parts]
         state[:] = 0
     else:
-        state = m.after[b, column : column + width]
-        _copy(m.state[b, column : column + width], state)
+        state = m.after[b, column : column + parts]
+        _copy(m.state[b, column : column + parts], state)
+    if keeps_spikes:
+        before = m.past[b, a[12] : a[12] + size]
     strange = False
     for i in range(m.steps):
         t = m.steps - 1 - i if backwards else i
         row = t * m.batch + b
         out = _row(m.levels, start, row, size)
-        if op == MULTIBIT_LIF:
-            leak = a[7]
-            strange |= multibit_lif(_row(m.numbers, x, row, size), state, c[leak : leak + size], out, settings)
-        else:
-            inputs, first = a[7], a[8]
-            currents = m.numbers[x + row * inputs + first : x + row * inputs + first + 2 * size]
-            strange |= input_gated_lif(currents[:size], currents[size:], state[:size], state[size:], out, settings)
+        currents = m.numbers[x + row * inputs + first : x + row * inputs + first + width]
+        strange |= _fire(op, a, c, m.weights, room, currents, state, before, out, settings)
         if masked and t >= m.lengths[b]:
             out[:] = 0
+        before = out
+    if keeps_spikes:
+        _copy(before, m.past_after[b, a[12] : a[12] + size])
     return strange
 
 
@@ -474,7 +550,7 @@ def _interpreter(made_of: str) -> Any:
         for i in range(len(code)):
             op, a = code[i, 0], code[i, 1:]
             for b in range(start, stop):
-                if op in (MULTIBIT_LIF, INPUT_GATED_LIF):
+                if op >= FIRST_NEURON:
                     if _neurons(op, a, memory, room, b):
                         return True
                     continue

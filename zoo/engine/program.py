@@ -72,6 +72,7 @@ class Context(NamedTuple):
     lengths: np.ndarray
 
 
+_NO_TOKENS = np.zeros((0, 0), np.int64)
 NO_CONTEXT = Context(np.zeros((0, 0, 2, 0), np.float32), 0, np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
@@ -97,6 +98,13 @@ class _Memory(threading.local):
         return found
 
 
+_INSTRUCTIONS: dict[type, int] = {
+    neurons.LearnableLIF: instructions.LEARNABLE_LIF,
+    neurons.MultiBitLIF: instructions.MULTIBIT_LIF,
+    neurons.MultiBitSynapticLIF: instructions.MULTIBIT_SYNAPTIC_LIF,
+    neurons.InputGatedLIF: instructions.INPUT_GATED_LIF,
+    neurons.RecurrentGatedLIF: instructions.RECURRENT_GATED_LIF,
+}
 _TYPES = {"numbers": np.float32, "levels": np.int8, "sums": np.int32}
 
 
@@ -132,16 +140,25 @@ class Program:
         self.widths[kind] += width
         return Buffer(kind, place, width)
 
+    def given(self, width: int) -> Buffer:
+        """The buffer of the numbers that a run is given, ``width`` in every row. To be called first."""
+        if self.widths["numbers"]:
+            raise ValueError("a program is given numbers in its first buffer, and it has others already")
+        return self.buffer("numbers", width)
+
     def constant(self, values: Tensor | np.ndarray) -> int:
         """Add constants; returns their place."""
         if isinstance(values, Tensor):
             values = values.detach().numpy()
         return _append(self._floats, np.asarray(values, np.float32).reshape(-1))
 
-    def weight(self, weight: Tensor) -> Weight:
-        """Add the integers of ``weight [outputs, inputs]``, only once however often it is used."""
+    def weight(self, weight: Tensor, arranged: Tensor | None = None) -> Weight:
+        """Add the integers of ``weight [outputs, inputs]``, only once however often it is used.
+
+        ``arranged`` is the weight in this shape, if its own is another, or if the inputs come in another order.
+        """
         if id(weight) not in self._weights:
-            found = quantised(weight, self._names.get(id(weight), "a weight"))
+            found = quantised(weight if arranged is None else arranged, self._names.get(id(weight), "a weight"))
             place, scale = _append(self._integers, found.levels.reshape(-1)), self.constant(found.scale)
             self._weights[id(weight)] = weight, Weight(place, scale, found.scale, *found.levels.shape)
         return self._weights[id(weight)][1]
@@ -196,45 +213,91 @@ class Program:
         self.state_width += width
         return self.state_width - width
 
-    def multibit_lif(self, neuron: nn.Module, x: Buffer, keeps_state: bool, masked: bool) -> Spikes:
-        """One neuron per column of ``x``."""
-        spike, unit, largest = self._spike(neuron, neurons.MultiBitLIF)
-        leak = self.constant(cast(neurons.MultiBitLIF, neuron).step_parameters().leak.detach().expand(x.width))
-        out, column = self.buffer("levels", x.width), self.state(x.width, keeps_state)
-        self.write(instructions.MULTIBIT_LIF, x, out, x.width, spike, column, int(False), int(masked), leak)
-        return Spikes(out, unit, largest)
+    def past(self, width: int) -> int:
+        """A column of the state that holds levels."""
+        self.past_width += width
+        return self.past_width - width
 
-    def input_gated_lif(
-        self, neuron: nn.Module, x: Buffer, first: int, size: int, keeps_state: bool, backwards: bool, masked: bool
+    def neuron(
+        self,
+        neuron: nn.Module,
+        x: Buffer,
+        keeps_state: bool,
+        masked: bool = False,
+        backwards: bool = False,
+        first: int = 0,
+        inputs: int | None = None,
+        places: int = 1,
     ) -> Spikes:
-        """``size`` neurons on the columns of ``x`` from ``first`` on: their gate currents, then their candidates."""
-        spike, unit, largest = self._spike(neuron, neurons.InputGatedLIF)
-        out, column = self.buffer("levels", size), self.state(2 * size, keeps_state)
+        """The neurons of a layer, on the columns ``inputs`` of ``x`` from ``first`` on; on all of them if not given.
+
+        On a picture these are ``places`` one after another, each with the layer's channels. Spikes are 0 beyond the
+        length of a sequence where ``masked``; without state, every sequence starts at rest.
+        """
+        layer = self._checked(neuron)
+        size = ((x.width - first) if inputs is None else inputs) // layer.inputs_per_neuron
+        spike, unit, largest = self._spike(layer)
+        out = self.buffer("levels", size)
+        column = self.state(
+            size * (len(layer.State._fields) - isinstance(layer, neurons.RecurrentGatedLIF)), keeps_state
+        )
         where = x, out, size, spike, column, int(backwards), int(masked), x.width, first
-        self.write(instructions.INPUT_GATED_LIF, *where)
+        self.write(_INSTRUCTIONS[type(layer)], *where, *self._parameters(layer, size, places, largest, keeps_state))
         return Spikes(out, unit, largest)
 
-    def _spike(self, neuron: nn.Module, kind: type[MultiBitNeuron]) -> tuple[int, int, int]:
-        """The places of the spike function's constants and of the unit of its levels, and the largest level."""
-        if type(neuron) is not kind or {"forward", "scan", "step"} & vars(neuron).keys():
-            raise NotInIntegers(f"{type(neuron).__name__} has no instruction of the engine here")
-        if neuron.bits == FULL_PRECISION:
+    def _checked(self, neuron: nn.Module) -> neurons.Neuron:
+        """``neuron``, if it is one that has an instruction."""
+        if type(neuron) not in _INSTRUCTIONS or {"forward", "scan", "step"} & vars(neuron).keys():
+            raise NotInIntegers(f"{type(neuron).__name__} has no instruction of the engine")
+        if isinstance(neuron, MultiBitNeuron) and neuron.bits == FULL_PRECISION:
             raise NotInIntegers("a neuron in full precision fires no levels; give it bits from 1 to 8")
+        return cast(neurons.Neuron, neuron)
+
+    def _parameters(self, neuron: neurons.Neuron, size: int, places: int, largest: int, keeps_state: bool) -> list[int]:
+        """What the instruction of a neuron takes besides: places of its parameters, one per neuron."""
+
+        def each(parameter: Tensor) -> int:
+            return self.constant(parameter.detach().expand(size // places).repeat(places))
+
+        found = neuron.step_parameters()
+        if isinstance(neuron, neurons.InputGatedLIF):
+            return [size // places]
+        if isinstance(neuron, neurons.LearnableLIF):
+            return [each(found.leak), each(found.threshold)]
+        if isinstance(neuron, neurons.MultiBitLIF):
+            return [each(found.leak)]
+        if isinstance(neuron, neurons.MultiBitSynapticLIF):
+            return [each(found.tau)]
+        recurrent = cast(neurons.RecurrentGatedLIF, neuron).recurrent_weight
+        whole = self.weight(recurrent, recurrent.T)
+        self.room, self.inputs = max(self.room, 2 * whole.outputs), max(self.inputs, size)
+        column = self.past(size) if keeps_state else instructions.NONE
+        return [whole.scale, whole.levels, SHORT // (LARGEST * largest), column]
+
+    def _spike(self, neuron: neurons.Neuron) -> tuple[int, int, int]:
+        """Places of the spike function's constants and of the unit of its levels, and the largest level.
+
+        The unit is the last of the constants.
+        """
+        if not isinstance(neuron, MultiBitNeuron):
+            place = self.constant(np.array([0, 0, 0, 0, 1]))  # the constants of a multi-bit spike are not used
+            return place, place + 4, 1
         function = neuron.spike()
         reach, scale = function.spike_range.item(), function.scale.item()
         if not 0 < reach < math.inf:
-            raise ValueError(f"the range of a {kind.__name__} is {reach}, so the network cannot compute with it")
+            who = type(neuron).__name__
+            raise ValueError(f"the range of a {who} is {reach}, so the network cannot compute with it")
         lowest = 0.0 if neuron.bits == 1 else -reach
-        place = self.constant(np.array([reach, lowest, scale, neuron.threshold_levels]))
-        return place, self.constant(np.float32(1) / np.array(scale, np.float32)), level_count(neuron.bits) - 1
+        unit = np.float32(1) / np.float32(scale)
+        place = self.constant(np.array([reach, lowest, scale, neuron.threshold_levels, unit], np.float32))
+        return place, place + 4, level_count(neuron.bits) - 1
 
     def windows(self, spikes: Spikes, kernel: int, left: int, keeps_state: bool) -> Spikes:
         """Each step joined with its neighbours: ``left`` steps before it, the others after it."""
         width, column = spikes.levels.width, instructions.NONE
         out = self.buffer("levels", kernel * width)
         if keeps_state:
-            column = self.past_width
-            self.past_width += (kernel - 1) * width
+            column = self.past((kernel - 1) * width)
         self.write(instructions.WINDOWS, spikes.levels, out, width, kernel, left, column)
         return spikes._replace(levels=out)
 
@@ -274,21 +337,27 @@ class Program:
 
     def run(
         self,
-        tokens: np.ndarray,
+        inputs: np.ndarray,
         lengths: np.ndarray,
         state: tuple[np.ndarray, np.ndarray] | None = None,
         context: Context | None = None,
         count: int = 0,
     ) -> Result:
-        """Run it on ``tokens [T, B]``, of which column b holds ``lengths[b]``, from ``state`` (None: at rest).
+        """Run it on ``inputs``, of which column b holds ``lengths[b]``, from ``state`` (None: at rest).
+
+        They are tokens ``[T, B]``, or numbers ``[T, B, N]`` for the buffer :meth:`given`.
 
         ``count`` is the number of best outputs wanted.
         """
         from zoo.engine import kernels  # which imports Numba
 
-        steps, batch = tokens.shape
+        steps, batch = inputs.shape[:2]
         rows = steps * batch
         arrays = {kind: self._memory.of(kind, rows * self.widths[kind], dtype) for kind, dtype in _TYPES.items()}
+        # In another layout everything would be compiled once more for it.
+        tokens = np.ascontiguousarray(inputs) if inputs.ndim == 2 else _NO_TOKENS
+        if inputs.ndim == 3:
+            arrays["numbers"][: inputs.size].reshape(inputs.shape)[:] = inputs
         if state is None:
             state = np.zeros((batch, self.state_width), np.float32), np.zeros((batch, self.past_width), np.int8)
         after = np.empty_like(state[0]), np.empty_like(state[1])
@@ -318,7 +387,8 @@ class Program:
 
         def work(start: int, stop: int) -> None:
             room = kernels.Room(
-                np.empty(self.room, np.float32), np.empty(self.room, np.int16), np.empty(self.inputs + 1, np.int64),
+                np.empty(max(self.room, memory.keys), np.float32), np.empty(self.room, np.int32),
+                np.empty(self.room, np.int16), np.empty(self.inputs + 1, np.int64),
                 np.empty(instructions.LANES, np.float32),
             )  # fmt: skip
             if kernels.run(code, memory, room, start, stop):

@@ -65,7 +65,7 @@ class StreamSpikes(nn.Module):
         if self.neuron is None:
             raise NotInIntegers("it has no spikes")
         current = program.layer_norm(h, self.norm, masked=not causal)
-        return program.multibit_lif(self.neuron, current, keeps_state=causal, masked=not causal)
+        return program.neuron(self.neuron, current, keeps_state=causal, masked=not causal)
 
 
 class SpikingMixer(nn.Module):
@@ -104,12 +104,10 @@ class SpikingMixer(nn.Module):
             raise NotInIntegers("it has no spikes")
         causal = self.convolution.causal
         current = program.lower(self.norm, program.lower(self.convolution, s), masked=not causal)
-        size = current.width // (2 * self.directions)
-        found = []
+        inputs, found = current.width // self.directions, []
         for direction, neuron in enumerate(self.neurons):
-            first = 2 * size * direction
-            backwards = bool(direction)
-            found.append(program.input_gated_lif(neuron, current, first, size, causal, backwards, masked=not causal))
+            options = {"first": direction * inputs, "inputs": inputs, "backwards": bool(direction)}
+            found.append(program.neuron(neuron, current, causal, masked=not causal, **options))
         return tuple(found)
 
 
