@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 import neurons
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 FEW_ROWS = 5
 """Up to this many rows, a program runs in one call, with its products spike by spike."""
+ROWS_AT_ONCE = 64
+"""Rows of the best outputs that are computed at once, per thread."""
 ROWS_PER_THREAD = 64
 """Rows that are worth a thread of their own."""
 SHORT = 32767
@@ -317,7 +320,6 @@ class Program:
     def best(self, spikes: Spikes, weight: Tensor, bias: Tensor) -> None:
         """The most probable of the outputs ``spikes @ weight.T + bias``."""
         (sums, unit), whole = self.product((spikes,), weight)
-        self.room = max(self.room, 2 * whole.outputs)
         self.write(instructions.BEST, sums, whole.outputs, unit, whole.scale, self.constant(bias))
 
     # ---- Running ----
@@ -332,7 +334,10 @@ class Program:
                 self._fixed[i, j], self._per_row[i, j] = (0, argument.place) if buffer else (argument, 0)
         self._constants, self._joined = _joined(self._floats, np.float32), _joined(self._integers, np.int8)
         products = [i for i, instruction in enumerate(self.code) if instruction[0] == instructions.PRODUCT]
-        self._pieces = list(zip([0, *(i + 1 for i in products)], [*products, shape[0]], [*products, None]))
+        last = shape[0]
+        if self.code[-1][0] == instructions.BEST:  # with its product, see :meth:`_choose`
+            last = products.pop()
+        self._pieces = list(zip([0, *(i + 1 for i in products)], [*products, last], [*products, None]))
         return self
 
     def run(
@@ -370,16 +375,27 @@ class Program:
         )  # fmt: skip
         code = self._fixed + self._per_row * rows
         if rows <= FEW_ROWS:
-            self._run(code, memory)
+            self._run(code, memory, 0, batch)
         else:
             for start, stop, product in self._pieces:
-                self._run(code[start:stop], memory)
-                if product is not None and not self._matrix_product(code[product], rows, arrays):
-                    self._run(code[product : product + 1], memory)
+                self._run(code[start:stop], memory, 0, batch)
+                if product is not None:
+                    self._product(code[product : product + 1], memory, 0, rows)
+            self._find_best(code, memory, rows)
         return Result(arrays, after, values, places)
 
-    def _run(self, code: np.ndarray, memory: "Memory") -> None:
-        """Run these instructions; a large batch is divided among torch's threads."""
+    def _find_best(self, code: np.ndarray, memory: "Memory", rows: int) -> None:
+        """The best outputs, if they are wanted: a group of rows at a time, whose sums stay in the processor's cache."""
+        if code[-1, 0] != instructions.BEST:
+            return
+        group = ROWS_AT_ONCE * torch.get_num_threads()
+        for first in range(0, rows, group):
+            last = min(first + group, rows)
+            self._product(code[-2:-1], memory, first, last)
+            self._run(code[-1:], memory, first, last)
+
+    def _run(self, code: np.ndarray, memory: "Memory", first: int, last: int) -> None:
+        """Run these instructions on part of the batch, shared among torch's threads if it is large."""
         from neurons.kernels.cpu import in_shares
         from zoo.engine import kernels
 
@@ -391,22 +407,23 @@ class Program:
                 np.empty(self.room, np.int16), np.empty(self.inputs + 1, np.int64),
                 np.empty(instructions.LANES, np.float32),
             )  # fmt: skip
-            if kernels.run(code, memory, room, start, stop):
+            if kernels.run(code, memory, room, first + start, first + stop):
                 strange.append(start)
 
-        in_shares(work, memory.batch, memory.batch * memory.steps // ROWS_PER_THREAD)
+        in_shares(work, last - first, (last - first) * memory.steps // ROWS_PER_THREAD)
         if strange:
             raise ValueError("a membrane is NaN: the input or the weights are not finite")
 
-    def _matrix_product(self, instruction: np.ndarray, rows: int, arrays: dict[str, np.ndarray]) -> bool:
-        """Compute a product of many rows; False if it takes less time spike by spike."""
-        _, at, k, weight, n, out, _, largest, *_ = instruction.tolist()
-        levels = arrays["levels"][at : at + rows * k].reshape(rows, k)
+    def _product(self, code: np.ndarray, memory: "Memory", first: int, last: int) -> None:
+        """Compute a product for the rows from ``first`` to ``last``, in the way that takes less time."""
+        _, at, k, weight, n, out, _, largest, *_ = code[0].tolist()
+        levels = memory.levels[at + first * k : at + last * k].reshape(-1, k)
         if by_events(levels):
-            return False
-        weights = self._joined[weight : weight + k * n].reshape(k, n)
-        matrix_product(levels, weights, largest, arrays["sums"][out : out + rows * n].reshape(rows, n))
-        return True
+            parts = memory.steps if last - first == memory.steps * memory.batch else 1
+            return self._run(code, memory, first // parts, last // parts)
+        weights = memory.weights[weight : weight + k * n].reshape(k, n)
+        sums = memory.sums[out + first * n : out + last * n].reshape(-1, n)
+        matrix_product(levels, weights, largest, sums)
 
 
 def part(buffer: Buffer, result: Result, steps: int, batch: int) -> np.ndarray:
