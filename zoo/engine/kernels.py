@@ -23,6 +23,8 @@ from zoo.engine.instructions import (
     EPSILON,
     FIRST_NEURON,
     INPUT_GATED_LIF,
+    INTEGRATOR,
+    KERNEL,
     LANES,
     LEARNABLE_LIF,
     MULTIBIT_LIF,
@@ -31,6 +33,8 @@ from zoo.engine.instructions import (
     PRODUCT,
     RECURRENT_GATED_LIF,
     RESCALE,
+    SPARSE_CONVOLUTION,
+    SPIKE_CONVOLUTION,
     WINDOWS,
 )
 
@@ -61,16 +65,21 @@ def _hand_over(short, sums):
 
 
 @_kernel
-def spike_product(levels, weights, sums, places, short, most):
-    """``sums [N] = levels [K] @ weights [K, N]``, by adding the rows of the levels that are not zero.
+def _find(levels, first, places, count):
+    """Note the places of the levels that are not zero, counted from ``first``, after ``count`` others."""
+    for k in range(len(levels)):
+        places[count] = first + k
+        count += levels[k] != 0
+    return count
 
-    Sums of up to ``most`` products fit into 16 bits; the processor adds twice as many of these at once as in 32 bits.
+
+@_kernel
+def _add_rows(levels, weights, sums, places, count, short, most):
+    """``sums [N] = levels @ weights [K, N]``, of the levels at the first ``count`` of the ``places``.
+
+    Sums of up to ``most`` products fit into 16 bits, where twice as many are added at once as in 32.
     """
     sums[:] = 0
-    count = 0
-    for k in range(len(levels)):
-        places[count] = k
-        count += levels[k] != 0
     done = 0
     if most >= 4:
         short = short[: len(sums)]
@@ -88,6 +97,12 @@ def spike_product(levels, weights, sums, places, short, most):
     while done < count:
         _add_one(sums, weights[places[done]], levels[places[done]])
         done += 1
+
+
+@_kernel
+def spike_product(levels, weights, sums, places, short, most):
+    """``sums [N] = levels [K] @ weights [K, N]``, adding up the rows of the levels that are not zero."""
+    _add_rows(levels, weights, sums, places, _find(levels, 0, places, 0), short, most)
 
 
 @_kernel
@@ -218,6 +233,15 @@ def attend(query, keys, values, count, heads, out, scores, lanes):
         out[a:b] = 0
         for s in range(count):
             _add_scaled(values[s, a:b], row[s] / total, out[a:b])
+
+
+@_kernel
+def _any(levels):
+    """Whether any level is not zero."""
+    found = False
+    for i in range(len(levels)):
+        found |= levels[i] != 0
+    return found
 
 
 @_kernel
@@ -375,6 +399,8 @@ class Room(NamedTuple):
     """int32."""
     short: np.ndarray
     """int16."""
+    levels: np.ndarray
+    """int8."""
     indices: np.ndarray
     lanes: np.ndarray
     """:data:`zoo.engine.instructions.LANES` floats."""
@@ -445,6 +471,90 @@ def _windows(a, m, t, b, row):
             tap[:] = 0
     if column != NONE and t == m.steps - 1:
         _copy(out[n:], m.past_after[b, column : column + (kernel - 1) * n])
+
+
+@_kernel
+def _convolved_numbers(a, m, row):
+    """Convolution of a picture most of whose numbers are zero: each of the others is added where it is seen."""
+    x, start, height, width, inputs, outputs, stride, weights, bias = (
+        a[0],
+        a[1],
+        a[2],
+        a[3],
+        a[4],
+        a[5],
+        a[6],
+        a[7],
+        a[8],
+    )
+    high, wide = (height + stride - 1) // stride, (width + stride - 1) // stride
+    picture, out = _row(m.numbers, x, row, height * width * inputs), _row(m.numbers, start, row, high * wide * outputs)
+    for place in range(high * wide):
+        _copy(m.constants[bias : bias + outputs], out[place * outputs : (place + 1) * outputs])
+    for i in range(len(picture)):
+        if picture[i] != 0:
+            y, across, channel = i // (width * inputs), i // inputs % width, i % inputs
+            for tap in range(KERNEL * KERNEL):
+                down, right = y + 1 - tap // KERNEL, across + 1 - tap % KERNEL
+                if down % stride or right % stride:
+                    continue
+                down, right = down // stride, right // stride
+                if 0 <= down < high and 0 <= right < wide:
+                    place, first = (down * wide + right) * outputs, weights + (tap * inputs + channel) * outputs
+                    _add_scaled(m.constants[first : first + outputs], picture[i], out[place : place + outputs])
+
+
+@_kernel
+def _seen(picture, height, width, inputs, top, left, window, places):
+    """The levels around a place, in ``window [taps, inputs]``, with the ``places`` of those not zero; their number."""
+    count = 0
+    for tap in range(KERNEL * KERNEL):
+        y, x = top + tap // KERNEL, left + tap % KERNEL
+        if 0 <= y < height and 0 <= x < width:
+            levels = picture[(y * width + x) * inputs : (y * width + x + 1) * inputs]
+            if _any(levels):
+                _copy(levels, window[tap * inputs : (tap + 1) * inputs])
+                count = _find(levels, tap * inputs, places, count)
+    return count
+
+
+@_kernel
+def _convolved_spikes(a, m, room, row):
+    """Convolution of a picture of spikes, rescaled; a place that sees no spike costs next to nothing."""
+    x, start, height, width, inputs, outputs, stride = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
+    weights, scale, bias, unit, most = a[7], a[8], a[9], a[10], a[11]
+    high, wide = (height + stride - 1) // stride, (width + stride - 1) // stride
+    k, places, sums = KERNEL * KERNEL * inputs, room.indices, room.sums[:outputs]
+    picture, out = _row(m.levels, x, row, height * width * inputs), _row(m.numbers, start, row, high * wide * outputs)
+    matrix = m.weights[weights : weights + k * outputs].reshape(k, outputs)
+    scales, biases = m.constants[scale : scale + outputs], m.constants[bias : bias + outputs]
+    for place in range(high * wide):
+        top, left = place // wide * stride - 1, place % wide * stride - 1
+        count = _seen(picture, height, width, inputs, top, left, room.levels, places)
+        here = out[place * outputs : (place + 1) * outputs]
+        if count:
+            _add_rows(room.levels, matrix, sums, places, count, room.short, most)
+            _rescale(sums, m.constants[unit], here, True)
+            _scale(here, scales)
+            _add(biases, here)
+        else:
+            _copy(biases, here)
+
+
+@_kernel
+def _integrated(a, m, b):
+    """All steps of an integrator of one element of the batch. True if a membrane is NaN."""
+    x, start, n, column = a[0], a[1], a[2], a[3]
+    state = m.after[b, column : column + n]
+    _copy(m.state[b, column : column + n], state)
+    strange = False
+    for t in range(m.steps):
+        row = t * m.batch + b
+        _add(_row(m.numbers, x, row, n), state)
+        _copy(state, _row(m.numbers, start, row, n))
+    for i in range(n):
+        strange |= state[i] != state[i]
+    return strange
 
 
 @_kernel
@@ -570,6 +680,10 @@ def _interpreter(made_of: str) -> Any:
                     if _neurons(op, a, memory, room, b):
                         return True
                     continue
+                if op == INTEGRATOR:
+                    if _integrated(a, memory, b):
+                        return True
+                    continue
                 for t in range(memory.steps):
                     row = t * memory.batch + b
                     if op == PRODUCT:
@@ -586,6 +700,10 @@ def _interpreter(made_of: str) -> Any:
                         _attended(a, memory, room, b, row)
                     elif op == BEST:
                         _best(a, memory, room, row)
+                    elif op == SPARSE_CONVOLUTION:
+                        _convolved_numbers(a, memory, row)
+                    elif op == SPIKE_CONVOLUTION:
+                        _convolved_spikes(a, memory, room, row)
         return False
 
     return run

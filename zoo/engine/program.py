@@ -27,8 +27,8 @@ ROWS_AT_ONCE = 64
 """Rows of the best outputs that are computed at once, per thread."""
 ROWS_PER_THREAD = 64
 """Rows that are worth a thread of their own."""
-SHORT = 32767
-"""The largest sum in 16 bits."""
+SHORT, LARGEST_SUM = 2**15 - 1, 2**31 - 1
+"""The largest sums in 16 and 32 bits."""
 
 
 class NotInIntegers(ValueError):
@@ -79,11 +79,18 @@ _NO_TOKENS = np.zeros((0, 0), np.int64)
 NO_CONTEXT = Context(np.zeros((0, 0, 2, 0), np.float32), 0, np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
+class State(NamedTuple):
+    """What a program remembers: ``numbers [B, ...]`` (float32) of its neurons, and ``levels [B, ...]`` (int8)."""
+
+    numbers: np.ndarray
+    levels: np.ndarray
+
+
 class Result(NamedTuple):
     """The result of a run: the buffers' memory, the state, and the log-probabilities and places of the best outputs."""
 
     arrays: dict[str, np.ndarray]
-    state: tuple[np.ndarray, np.ndarray]
+    state: State
     values: np.ndarray
     places: np.ndarray
 
@@ -173,12 +180,14 @@ class Program:
     def write(self, operation: int, *arguments: Any) -> None:
         self.code.append([operation, *arguments])
 
-    def product(self, spikes: tuple[Spikes, ...], weight: Tensor) -> tuple[list[Any], Weight]:
+    def product(
+        self, spikes: tuple[Spikes, ...], weight: Tensor, arranged: Tensor | None = None
+    ) -> tuple[list[Any], Weight]:
         """Spikes, side by side, times ``weight [N, K]``: per part of the spikes, a buffer of sums and its unit."""
-        whole, start, sums = self.weight(weight), 0, list[Any]()
+        whole, start, sums = self.weight(weight, arranged), 0, list[Any]()
         for part in spikes:
             out, k = self.buffer("sums", whole.outputs), part.levels.width
-            most = SHORT // (LARGEST * part.largest)
+            most = _most(whole.inputs, part.largest)
             place = whole.levels + start * whole.outputs
             self.write(instructions.PRODUCT, part.levels, k, place, whole.outputs, out, most, part.largest)
             start += k
@@ -188,17 +197,48 @@ class Program:
             raise ValueError(f"a weight takes {whole.inputs} inputs, and here are {start} spikes")
         return sums, whole
 
-    def linear(self, spikes: tuple[Spikes, ...], layer: nn.Linear, residual: Buffer | None = None) -> Buffer:
+    def linear(
+        self,
+        spikes: tuple[Spikes, ...],
+        layer: nn.Linear,
+        residual: Buffer | None = None,
+        arranged: Tensor | None = None,
+    ) -> Buffer:
         """Spikes times the layer's weight, plus its bias or the ``residual``."""
-        sums, whole = self.product(spikes, layer.weight)
+        sums, whole = self.product(spikes, layer.weight, arranged)
         out = self.buffer("numbers", whole.outputs)
         bias = instructions.NONE if layer.bias is None else self.constant(layer.bias)
         added = instructions.NONE if residual is None else residual
         self.write(instructions.RESCALE, out, whole.outputs, len(spikes), whole.scale, bias, added, *sums)
         return out
 
+    def convolution(
+        self, x: Buffer | Spikes, layer: nn.Conv2d, scale: Tensor, bias: Tensor, height: int, width: int
+    ) -> Buffer:
+        """The layer's convolution of the picture ``x [height, width, C]``, times ``scale [N]``, plus ``bias [N]``."""
+        plain(layer, nn.Conv2d)
+        around = layer.kernel_size, layer.padding, layer.dilation, layer.groups, layer.padding_mode
+        size, stride = (instructions.KERNEL,) * 2, layer.stride[0]
+        if around != (size, (1, 1), (1, 1), 1, "zeros") or layer.stride != (stride, stride) or layer.bias is not None:
+            raise NotInIntegers(f"{layer} has no instruction of the engine")
+        outputs, inputs = layer.weight.shape[:2]
+        arranged = layer.weight.detach().permute(0, 2, 3, 1).flatten(1)
+        out = self.buffer("numbers", -(-height // stride) * -(-width // stride) * outputs)
+        where = height, width, inputs, outputs, stride
+        if isinstance(x, Buffer):
+            weights = self.constant((arranged * scale.unsqueeze(1)).T.contiguous())
+            self.write(instructions.SPARSE_CONVOLUTION, x, out, *where, weights, self.constant(bias))
+            return out
+        whole = self.weight(layer.weight, arranged)
+        self.inputs, self.room = max(self.inputs, whole.inputs), max(self.room, outputs)
+        scales, most = self.constant(whole.scales * scale.numpy()), _most(whole.inputs, x.largest)
+        more = whole.levels, scales, self.constant(bias), x.unit, most
+        self.write(instructions.SPIKE_CONVOLUTION, x.levels, out, *where, *more)
+        return out
+
     def layer_norm(self, x: Buffer, layer: nn.LayerNorm, masked: bool) -> Buffer:
-        if type(layer) is not nn.LayerNorm or layer.eps != instructions.EPSILON or layer.bias is None:
+        plain(layer, nn.LayerNorm)
+        if layer.eps != instructions.EPSILON or layer.bias is None:
             raise NotInIntegers(f"{layer} has no instruction of the engine")
         return self.norm(x, layer.weight, layer.bias, 1, masked)
 
@@ -248,10 +288,16 @@ class Program:
         self.write(_INSTRUCTIONS[type(layer)], *where, *self._parameters(layer, size, places, largest, keeps_state))
         return Spikes(out, unit, largest)
 
+    def integrator(self, neuron: nn.Module, x: Buffer) -> Buffer:
+        """The membranes of integrators on all columns of ``x``, after each step."""
+        plain(neuron, neurons.Integrator)
+        out, column = self.buffer("numbers", x.width), self.state(x.width, keeps_state=True)
+        self.write(instructions.INTEGRATOR, x, out, x.width, column)
+        return out
+
     def _checked(self, neuron: nn.Module) -> neurons.Neuron:
         """``neuron``, if it is one that has an instruction."""
-        if type(neuron) not in _INSTRUCTIONS or {"forward", "scan", "step"} & vars(neuron).keys():
-            raise NotInIntegers(f"{type(neuron).__name__} has no instruction of the engine")
+        plain(neuron, *_INSTRUCTIONS)
         if isinstance(neuron, MultiBitNeuron) and neuron.bits == FULL_PRECISION:
             raise NotInIntegers("a neuron in full precision fires no levels; give it bits from 1 to 8")
         return cast(neurons.Neuron, neuron)
@@ -275,7 +321,7 @@ class Program:
         whole = self.weight(recurrent, recurrent.T)
         self.room, self.inputs = max(self.room, 2 * whole.outputs), max(self.inputs, size)
         column = self.past(size) if keeps_state else instructions.NONE
-        return [whole.scale, whole.levels, SHORT // (LARGEST * largest), column]
+        return [whole.scale, whole.levels, _most(whole.inputs, largest), column]
 
     def _spike(self, neuron: neurons.Neuron) -> tuple[int, int, int]:
         """Places of the spike function's constants and of the unit of its levels, and the largest level.
@@ -380,17 +426,17 @@ class Program:
             for start, stop, product in self._pieces:
                 self._run(code[start:stop], memory, 0, batch)
                 if product is not None:
-                    self._product(code[product : product + 1], memory, 0, rows)
-            self._find_best(code, memory, rows)
-        return Result(arrays, after, values, places)
+                    self._product(code[product : product + 1], memory, 0, batch)
+            self._find_best(code, memory)
+        return Result(arrays, State(*after), values, places)
 
-    def _find_best(self, code: np.ndarray, memory: "Memory", rows: int) -> None:
+    def _find_best(self, code: np.ndarray, memory: "Memory") -> None:
         """The best outputs, if they are wanted: a group of rows at a time, whose sums stay in the processor's cache."""
         if code[-1, 0] != instructions.BEST:
             return
-        group = ROWS_AT_ONCE * torch.get_num_threads()
-        for first in range(0, rows, group):
-            last = min(first + group, rows)
+        group = ROWS_AT_ONCE * torch.get_num_threads() if memory.steps == 1 else memory.batch
+        for first in range(0, memory.batch, group):
+            last = min(first + group, memory.batch)
             self._product(code[-2:-1], memory, first, last)
             self._run(code[-1:], memory, first, last)
 
@@ -404,7 +450,7 @@ class Program:
         def work(start: int, stop: int) -> None:
             room = kernels.Room(
                 np.empty(max(self.room, memory.keys), np.float32), np.empty(self.room, np.int32),
-                np.empty(self.room, np.int16), np.empty(self.inputs + 1, np.int64),
+                np.empty(self.room, np.int16), np.empty(self.inputs, np.int8), np.empty(self.inputs + 1, np.int64),
                 np.empty(instructions.LANES, np.float32),
             )  # fmt: skip
             if kernels.run(code, memory, room, first + start, first + stop):
@@ -415,15 +461,27 @@ class Program:
             raise ValueError("a membrane is NaN: the input or the weights are not finite")
 
     def _product(self, code: np.ndarray, memory: "Memory", first: int, last: int) -> None:
-        """Compute a product for the rows from ``first`` to ``last``, in the way that takes less time."""
+        """Compute a product in the way that takes less time: for the whole batch, or, of one step, for part of it."""
         _, at, k, weight, n, out, _, largest, *_ = code[0].tolist()
-        levels = memory.levels[at + first * k : at + last * k].reshape(-1, k)
+        start, stop = first * memory.steps, last * memory.steps
+        levels = memory.levels[at + start * k : at + stop * k].reshape(-1, k)
         if by_events(levels):
-            parts = memory.steps if last - first == memory.steps * memory.batch else 1
-            return self._run(code, memory, first // parts, last // parts)
+            return self._run(code, memory, first, last)
         weights = memory.weights[weight : weight + k * n].reshape(k, n)
-        sums = memory.sums[out + first * n : out + last * n].reshape(-1, n)
-        matrix_product(levels, weights, largest, sums)
+        matrix_product(levels, weights, largest, memory.sums[out + start * n : out + stop * n].reshape(-1, n))
+
+
+def plain(module: nn.Module, *kinds: type) -> None:
+    """Raise NotInIntegers unless ``module`` is of one of these kinds, and computes as they do."""
+    if type(module) not in kinds or {"forward", "scan", "step"} & vars(module).keys():
+        raise NotInIntegers(f"{type(module).__name__} has no instruction of the engine here")
+
+
+def _most(inputs: int, largest: int) -> int:
+    """How many products of a level and a weight fit into 16 bits. Raises NotInIntegers if ``inputs`` exceed 32 bits."""
+    if inputs * largest * LARGEST > LARGEST_SUM:
+        raise NotInIntegers(f"the sum of {inputs} products may not fit into 32 bits")
+    return SHORT // (LARGEST * largest)
 
 
 def part(buffer: Buffer, result: Result, steps: int, batch: int) -> np.ndarray:

@@ -17,16 +17,20 @@ spikes and no learned parameters; ``relu``, with no memory except the readout's;
 convolutional GRU (Ballas et al., ICLR 2016, arXiv 1511.06432).
 """
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import neurons
 from neurons.monitors import evaluation_view
+from zoo.engine.precision import Precise
+from zoo.engine.program import Buffer, Program, State, part, plain
 from zoo.inputs import events
 from zoo.networks.layers import SequenceDropout, at_least_one
 from zoo.networks.mixers import ConvolutionalGRU, FrameMixer, spike_options
@@ -38,6 +42,16 @@ MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
 MOST_BLOCKS = 16
 GATE_HORIZON = 32.0
 """Frames that the slowest gated neurons remember before training: about a gesture of 1.5 seconds in bins of 50 ms."""
+
+LOGARITHM = torch.log1p(torch.arange(256)).numpy()
+"""log(1 + count) of every count that a frame can have."""
+ONE_STEP = np.ones(1, np.int64)
+CHANGED = (
+    "the model now computes in another precision than at the start of this stream (it was set, or the model was "
+    "changed, moved or is watched by a hook); begin another with stream()"
+)
+Step = Callable[[np.ndarray, Any], tuple[Tensor, Any]]
+"""``(frame, state) -> (the readout's membrane [labels], state)``; state None before the first frame."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +115,11 @@ class Prediction(NamedTuple):
 
 
 @register_architecture("gesture-network")
-class GestureNetwork(nn.Module):
+class GestureNetwork(Precise["GestureProgram"]):
     """Classifier of event-camera recordings: ``predict`` takes the events of a recording and returns its label.
 
     Called on frames of event counts ``[T, B, 2, H, W]`` and their number ``lengths [B]`` (all T unless given) it
-    returns logits ``[B, labels]``.
+    returns logits ``[B, labels]``, computed in floats. ``predict`` and :meth:`stream` run in its ``precision``.
     """
 
     architecture: ClassVar[str]
@@ -164,6 +178,35 @@ class GestureNetwork(nn.Module):
             return membrane[-1] / len(frames)
         return membrane[lengths - 1, torch.arange(len(lengths), device=lengths.device)] / lengths.unsqueeze(-1)
 
+    def lower(self) -> "GestureProgram":
+        planes, height, width = self.binning.shape
+        program = Program(self)
+        x: Any = program.given(planes * height * width)
+        for layer in self.blocks:
+            x = program.lower(layer, x, height, width)
+            if layer is not self.blocks[0]:
+                height, width = -(-height // 2), -(-width // 2)
+        y = program.lower(self.head, x, height, width)
+        plain(self.output, nn.Linear)
+        arranged = self.output.weight.detach().unflatten(1, (-1, height * width)).transpose(1, 2).flatten(1)
+        current = program.linear((y,), self.output, arranged=arranged)
+        membrane = program.integrator(self.readout, current)
+        return GestureProgram(program.finish(), membrane)
+
+    def step(self) -> Step:
+        """The network on one frame ``[2, H, W]`` of counts (uint8), in its precision, with the state explicit."""
+        found = self.programs()
+        if found is not None:
+            return found.step
+
+        def in_floats(frame: np.ndarray, state: Any) -> tuple[Tensor, Any]:
+            if isinstance(state, State):
+                raise ValueError(CHANGED)
+            membrane, state = self.scan(torch.from_numpy(frame).to(self.output.weight.device)[None, None], state)
+            return membrane[0, 0], state
+
+        return in_floats
+
     def stream(self) -> "GestureStream":
         """A new recording, to be fed in slices."""
         return GestureStream(self)
@@ -180,6 +223,20 @@ class GestureNetwork(nn.Module):
         with events.naming(recording):
             stream.push(found)
             return stream.answer()
+
+
+class GestureProgram(NamedTuple):
+    """A classifier in integers: one frame, and the buffer of the readout's membrane."""
+
+    program: Program
+    membrane: Buffer
+
+    def step(self, frame: np.ndarray, state: Any) -> tuple[Tensor, State]:
+        if state is not None and not isinstance(state, State):
+            raise ValueError(CHANGED)
+        x = LOGARITHM[frame.transpose(1, 2, 0)].reshape(1, 1, -1)
+        result = self.program.run(x, ONE_STEP, state)
+        return torch.from_numpy(part(self.membrane, result, 1, 1)[0, 0].copy()), result.state
 
 
 class GestureStream(Stream):
@@ -201,11 +258,10 @@ class GestureStream(Stream):
         bins, state, membrane = copy(self.bins), self.state, self.membrane
         with events.naming(slice_of_events):
             frames = bins.push(found)
-        device = self.model.output.weight.device
         with evaluation_view(self.model) as network:
-            for frame in torch.from_numpy(frames).to(device).unbind(0):
-                output, state = network.scan(frame[None, None], state)
-                membrane = output[0, 0]
+            step = network.step()
+            for frame in frames:
+                membrane, state = step(frame, state)
         self.bins, self.state, self.membrane = bins, state, membrane
         return len(frames)
 

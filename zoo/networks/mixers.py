@@ -9,13 +9,13 @@ Tokens are ``[T, B, N]``: :class:`SpikingMixer`, :class:`RecurrentMixer` and :cl
 :class:`FrameMixer` and :class:`ConvolutionalGRU`.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 import neurons
-from zoo.engine.program import Buffer, NotInIntegers, Program, Spikes
+from zoo.engine.program import Buffer, NotInIntegers, Program, Spikes, plain
 from zoo.networks.layers import ParallelLayerNorm, RowGroups, TokenConvolution, first_rows, mirrored
 
 RECURRENT: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
@@ -163,6 +163,19 @@ def normalised_convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Seq
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
 
+def folded(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What batch norm in evaluation mode does: the factor and the number to add, ``[C]`` each."""
+    plain(norm, nn.BatchNorm2d)
+    norm = cast(nn.BatchNorm2d, norm)
+    if norm.running_mean is None or norm.running_var is None or not norm.affine:
+        raise NotInIntegers(f"{norm} has no instruction of the engine")
+    weight, bias, mean, variance = (
+        x.detach().double() for x in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    )
+    scale = weight / torch.sqrt(variance + norm.eps)
+    return scale.float(), (bias - mean * scale).float()
+
+
 class FrameMixer(nn.Module):
     """Convolution and batch norm of each frame, into neurons, which run along time; into ReLU where there are none."""
 
@@ -176,6 +189,15 @@ class FrameMixer(nn.Module):
         if self.neuron is None:
             return torch.relu(current), None
         return self.neuron(current, state)
+
+    def lower(self, program: Program, x: Buffer | Spikes, height: int, width: int) -> Spikes:
+        """On pictures ``[height, width, C]``: here the channels come last."""
+        if self.neuron is None:
+            raise NotInIntegers("it has no spikes")
+        convolution, norm = self.currents
+        scale, shift = folded(norm)
+        current = program.convolution(x, cast(nn.Conv2d, convolution), scale, shift, height, width)
+        return program.neuron(self.neuron, current, keeps_state=True, places=current.width // len(scale))
 
 
 class ConvolutionalGRU(nn.Module):

@@ -22,10 +22,11 @@ LABELS = ["up", "down", "still"]
 SMALL = {"height": 16, "width": 16, "pool": 2, "bin_size": 1000, "channels": 4, "blocks": 3, "head": 4}
 
 
-def network(mixer: str = "input-gated-lif", **options) -> GestureNetwork:
+def network(mixer: str = "input-gated-lif", precision: str = "auto", **options) -> GestureNetwork:
     torch.manual_seed(0)
     model = GestureNetwork(GestureConfig(LABELS, **SMALL | {"mixer": mixer} | options))
     model(torch.randint(0, 4, (8, 4, 2, 8, 8)))  # gives batch norm its statistics
+    model.precision = precision
     return model.eval()
 
 
@@ -105,7 +106,7 @@ def test_a_prediction_so_far_changes_only_when_a_bin_is_complete():
 
 
 def test_the_neurons_scan_with_the_fused_kernels():
-    model = MODELS["input-gated-lif"]
+    model = network(precision="float32")
     model.predict(recording())
     assert {neuron.last_backend for neuron in model.modules() if isinstance(neuron, Neuron)} == {"cpu"}
 
