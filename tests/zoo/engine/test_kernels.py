@@ -100,7 +100,7 @@ def test_integers_are_within_half_a_step_of_the_weight_and_reach_its_largest_val
 
 def test_a_channel_of_zero_weights_is_zeros():
     found = integers.quantised(torch.tensor([[0.0, 0.0], [1.0, -2.0]]), "weight")
-    assert found.levels.tolist() == [[0, 64], [0, -127]] and found.scale[0] == 1
+    assert found.levels.tolist() == [[0, 63], [0, -127]] and found.scale[0] == 1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
