@@ -71,7 +71,7 @@ def _spoken(ending: str, last: str) -> Phones:
     """The phones of an ending after the phone ``last``."""
     if ending in ENDINGS:
         phones = tuple(ENDINGS[ending].split())
-        return phones[1:] if phones[0] == last else phones  # "fully" has one L
+        return phones[1:] if phones[0] == last else phones  # "coolly" has one L
     if ending == "ed":
         return ("IH", "D") if last in ("T", "D") else ("T",) if last in VOICELESS else ("D",)
     return ("IH", "Z") if last in HISSING else ("S",) if last in VOICELESS else ("Z",)
