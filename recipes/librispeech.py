@@ -15,17 +15,15 @@ best path; only ``measure`` uses the test set, once. Training needs ``pip instal
 import re
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
 import zoo
 from recipes import command, speech
-from recipes.own_examples import read_table
 from recipes.pronunciations import Dictionary, Phones, find_dictionary, read_dictionary
 from recipes.recipe import Band, Recipe
 from recipes.speech import Example, Training
-from zoo.inputs import audio
 from zoo.inputs.lines import texts_of
 from zoo.networks.speech import SpeechConfig, SpeechRecogniser
 from zoo.tasks import TASKS
@@ -185,45 +183,20 @@ def read_for(
     return read(data, split, config, dictionary, cache)
 
 
-def scores_of(model: SpeechRecogniser, validation: list[Example], test: list[Example]) -> dict[str, Any]:
-    """Phone errors on ``val``, on its first utterances, and on the test set."""
-    on_validation, on_first, on_test = (
-        speech.evaluate(model, part)[1] for part in (validation, validation[: BAND.inputs], test)
-    )
-    return {
-        "per_val": round(on_validation["per"], 2),
-        BAND.column: round(on_first["per"], 2),
-        "per_test": round(on_test["per"], 2),
-        "utterances": {"val": len(validation), "test": len(test)},
-    }
-
-
 def own_recordings(
     file: Path, model: SpeechRecogniser, dictionary: DictionaryFile = None
 ) -> tuple[SpeechRecogniser, list[Example]]:
     """The model, and your own recordings: audio files, in the folder of ``file`` unless it gives other paths."""
     known = read_dictionary(find_dictionary(file.parent, dictionary))
-    examples = []
-    for place, text in read_table(file, ("file", "text")):
+
+    def phones_of(text: str, where: str) -> Phones:
         words = " ".join(re.findall(r"[A-Z']+", text.upper()))
-        kept, problems = pronounced([Utterance(file.parent / place, words, f"the text of {place} in {file}")], known)
+        kept, problems = pronounced([Utterance(file, words, where)], known)
         if problems:
             raise ValueError(f"there is no pronunciation of {problems[0]}")
-        frames = model.bank.frames(audio.read_audio(file.parent / place))
-        if len(frames) < model.bank.stack:
-            raise ValueError(f"{place} in {file} is shorter than a step of the model")
-        examples.append(Example(place, [frames], kept[0][1], words))
-    return model, examples
+        return kept[0][1]
 
-
-def columns_of(scores: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """The scores of the card."""
-
-    def column(split: str) -> dict[str, str]:
-        signature = f"substituted, deleted and inserted phones in percent, {scores['utterances'][split]} utterances"
-        return {"title": f"phone errors %, {split}", "type": "per", "split": split, "signature": signature}
-
-    return {"per_val": column("val"), "per_test": column("test")}
+    return model, speech.own_examples(file, "text", phones_of, model)
 
 
 DATA_SET = {
@@ -245,7 +218,7 @@ RECIPE = Recipe(
     trainer=trainer,
     read=read_for,
     evaluate=lambda model, examples: speech.evaluate(model, examples),
-    scores=scores_of,
+    scores=lambda model, validation, test: speech.scores(model, validation, test, BAND),
     score_name="phone error rate",
     content=speech.content,
     calls=speech.calls,
@@ -253,7 +226,7 @@ RECIPE = Recipe(
     counted="the features of {count} utterances of val, one at a time",
     networks=NETWORKS,
     tuned=("dropout", "full_precision"),
-    columns=columns_of,
+    columns=speech.columns,
     band=BAND,
     example=speech.example,
     source=lambda scores: DATA_SET,

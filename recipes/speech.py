@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from neurons.monitors import evaluating
 from recipes import fine_tuning, training
 from recipes.fine_tuning import FineTuning
+from recipes.own_examples import read_table
+from recipes.recipe import Band
 from zoo.files import remove_leftovers, write_whole
 from zoo.inputs import audio
 from zoo.inputs.data_files import plain_file, read_npz
@@ -259,11 +261,12 @@ def loss_of(model: nn.Module, bank: audio.FilterBank, batch: Batch, options: Tra
 
 
 class Trainer(training.Trainer[SpeechRecogniser]):
-    """Trains a recogniser; its score is the rate of phone errors on the validation data."""
+    """Trains a recogniser; its score is the rate of phone errors on the validation data, folded by ``fold``."""
 
     metric, metric_label = "per", "phone errors on val (%)"
     needs = (*training.Trainer.needs, "jiwer")
     options: Training
+    fold: Callable[[Sequence[str]], list[str]] = list
 
     def __init__(
         self,
@@ -295,7 +298,7 @@ class Trainer(training.Trainer[SpeechRecogniser]):
         return loss_of(self.model, self.network.bank, batch, self.options, self.accelerator.device)
 
     def score(self, model: SpeechRecogniser) -> float:
-        return evaluate(model, self.validation)[1]["per"]
+        return evaluate(model, self.validation, type(self).fold)[1]["per"]
 
 
 # ---- Scores ----
@@ -348,6 +351,46 @@ def content(examples: Sequence[Example]) -> Iterator[bytes]:
     for example in examples:
         yield example.frames[0].tobytes()
         yield " ".join(example.phones).encode()
+
+
+def scores(
+    model: SpeechRecogniser,
+    validation: list[Example],
+    test: list[Example],
+    band: Band,
+    fold: Callable[[Sequence[str]], list[str]] = list,
+) -> dict[str, Any]:
+    """Phone errors on ``val``, on its first utterances, and on the test set."""
+    parts = {"per_val": validation, band.column: validation[: band.inputs], "per_test": test}
+    found = {name: round(evaluate(model, part, fold)[1]["per"], 2) for name, part in parts.items()}
+    return found | {"utterances": {"val": len(validation), "test": len(test)}}
+
+
+def columns(scores: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """The scores of the card."""
+
+    def column(split: str) -> dict[str, str]:
+        signature = f"substituted, deleted and inserted phones in percent, {scores['utterances'][split]} utterances"
+        return {"title": f"phone errors %, {split}", "type": "per", "split": split, "signature": signature}
+
+    return {"per_val": column("val"), "per_test": column("test")}
+
+
+def own_examples(
+    file: Path, column: str, phones_of: Callable[[str, str], tuple[str, ...]], model: SpeechRecogniser
+) -> list[Example]:
+    """Your own recordings: audio files, in the folder of ``file`` unless it gives other paths.
+
+    ``phones_of(text, where)`` gives the phones of what the ``column`` says.
+    """
+    examples = []
+    for place, text in read_table(file, ("file", column)):
+        phones = phones_of(text, f"the {column} of {place} in {file}")
+        samples = audio.read_audio(file.parent / place)
+        if len(samples) < model.bank.shortest:
+            raise ValueError(f"{place} in {file}: {audio.too_short(len(samples), model.bank)}")
+        examples.append(Example(place, [model.bank.frames(samples)], phones, text))
+    return examples
 
 
 def example(model: SpeechRecogniser) -> dict[str, Any]:

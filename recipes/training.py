@@ -266,7 +266,7 @@ class Trainer(Generic[Network]):
     def _start(self, build: Callable[[], Network], initial: str | None, backend: str) -> None:
         torch.manual_seed(self.options.seed)
         with float32_on_cpu():
-            network = zoo.load(initial) if initial else build()
+            network = self.loaded(initial) if initial else build()
         for module in network.modules():
             if isinstance(module, neurons.Neuron):
                 module.backend = backend
@@ -288,6 +288,10 @@ class Trainer(Generic[Network]):
             if self.epoch:
                 self.write_files()
         self.accelerator.wait_for_everyone()
+
+    def loaded(self, initial: str) -> Network:
+        """The network of the model that the training starts from."""
+        return cast(Network, zoo.load(initial))
 
     def plan(self, seed: int) -> list:
         raise NotImplementedError

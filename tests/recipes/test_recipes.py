@@ -74,6 +74,17 @@ def write_speech(folder: Path) -> None:
     write_noise(folder.parent / "own.wav", noise)
 
 
+def write_timit(folder: Path) -> None:
+    """Noises in the layout of LDC."""
+    noise = np.random.default_rng(0)
+    for speaker in ("TRAIN/DR1/FCJF0", "TEST/DR1/FAKS0", "TEST/DR1/MDAB0"):
+        (folder / speaker).mkdir(parents=True)
+        for name in ("SA1", "SX1", "SI2"):
+            soundfile.write(folder / speaker / f"{name}.WAV", noise.normal(0, 0.1, 12_000), 16_000, format="NIST")
+            (folder / speaker / f"{name}.PHN").write_text("0 3000 h#\n3000 6000 ix\n6000 9000 q\n9000 12000 h#\n")
+    write_noise(folder.parent / "own.wav", noise)
+
+
 def write_noise(file: Path, noise: np.random.Generator) -> None:
     soundfile.write(file, noise.normal(0, 0.1, (12_000, 2)), 16_000)
 
@@ -96,6 +107,12 @@ TINY = {
         "--pool 8 --bin-size 50000 --channels 4 --blocks 3 --head 6 --batch 6 --steps 8",
         "--mixer lif",
         "file,label\nown.aedat,air guitar\n",
+    ),
+    "timit": Tiny(
+        write_timit,
+        "--bands 8 --width 12 --layers 2 --steps 100 --full-precision 0",
+        "--mixer lstm",
+        "file,phones\nown.wav,sil w ah n sil\n",
     ),
     "librispeech": Tiny(
         write_speech,
