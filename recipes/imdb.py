@@ -468,7 +468,7 @@ RECIPE = Recipe(
     ),
     content=lambda reviews: (part.encode() for review in reviews for part in review),
     calls=calls,
-    inputs=lambda reviews: [review.text for review in reviews],
+    inputs=lambda model, reviews: [review.text for review in reviews],
     counted="the {count} held-out training reviews, one at a time",
     networks=NETWORKS,
     tuned=tuple(field.name for field in fields(TextClassifierConfig) if field.name not in ("mixer", "temperature")),

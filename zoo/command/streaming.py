@@ -139,7 +139,14 @@ def as_json(answer: Any) -> str:
     """An answer, or the problem, as a line of JSON."""
     if isinstance(answer, Problem):
         return json.dumps({"error": answer.message}, ensure_ascii=False)
-    return json.dumps({"text": answer} if isinstance(answer, str) else answer._asdict(), ensure_ascii=False)
+    return json.dumps({"text": answer} if isinstance(answer, str) else _plain(answer), ensure_ascii=False)
+
+
+def _plain(answer: Any) -> Any:
+    """An answer with all its named tuples as dicts."""
+    if hasattr(answer, "_asdict"):
+        return {name: _plain(value) for name, value in answer._asdict().items()}
+    return [_plain(part) for part in answer] if isinstance(answer, list) else answer
 
 
 # Input
