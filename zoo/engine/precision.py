@@ -6,7 +6,7 @@ Training is always in floats.
 """
 
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,11 +33,21 @@ def check_precision(precision: Any) -> str:
     return precision
 
 
+class _Look(NamedTuple):
+    """Where a tensor's values are, and ``some`` of them, in the tensor's own memory."""
+
+    tensor: Tensor
+    place: tuple
+    some: np.ndarray
+
+
 class _Written(Generic[Programs]):
     """The programs of a network, or why it has none, with the fingerprint that they belong to. Never copied."""
 
     def __init__(self) -> None:
         self.found: tuple[Any, Programs | NotInIntegers] | None = None
+        self.looks: dict[int, _Look] = {}
+        """The tensors that were looked at last, by their identity, because to find some values anew takes longer."""
         self.ran: str | None = None
 
     def __reduce__(self):
@@ -90,7 +100,7 @@ class Precise(nn.Module, Generic[Programs]):
 
     def _find(self) -> Programs | NotInIntegers:
         try:
-            now = _fingerprint(self)
+            now, self._written.looks = _fingerprint(self, self._written.looks)
         except NotInIntegers as reason:
             return reason
         found = self._written.found
@@ -113,11 +123,12 @@ def set_precision(network: nn.Module, precision: str) -> None:
         raise NotInIntegers(f"{type(network).__name__} does not say how it runs in integers")
 
 
-def _fingerprint(network: nn.Module) -> tuple:
+def _fingerprint(network: nn.Module, before: dict[int, _Look]) -> tuple[tuple, dict[int, _Look]]:
     """Everything that determines a network's programs. Raises NotInIntegers if its modules must be called one by one.
 
     Tensors are recognised by their memory, their version, which torch increases with every change, and a few of their
-    values, because changes through ``.data`` do not increase the version.
+    values, because changes through ``.data`` do not increase the version. ``before`` are the looks of the last call;
+    those of this one are returned as well.
     """
     if network.training:
         raise NotInIntegers("it is in training mode; call .eval()")
@@ -125,6 +136,7 @@ def _fingerprint(network: nn.Module) -> tuple:
         raise NotInIntegers("a mode, transform or profiler of torch looks at its operations")
     modules: list[Any] = []
     tensors: list[Any] = []
+    looks: dict[int, _Look] = {}
     for module in network.modules():
         if module._forward_hooks or module._forward_pre_hooks:
             raise NotInIntegers(f"a hook looks at its {type(module).__name__}; remove the hook")
@@ -135,15 +147,20 @@ def _fingerprint(network: nn.Module) -> tuple:
         modules.append(type(module))
         for tensor in chain(module._parameters.values(), module._buffers.values()):
             if tensor is not None:
-                tensors.append(_known_by(tensor))
-    return tuple(modules), tuple(tensors)
+                look = looks[id(tensor)] = _look(tensor, before.get(id(tensor)))
+                version = -1 if tensor.is_inference() else tensor._version
+                tensors.append((look.place, version, look.some.tobytes()))
+    return (tuple(modules), tuple(tensors)), looks
 
 
-def _known_by(tensor: Tensor) -> tuple:
+def _look(tensor: Tensor, before: _Look | None) -> _Look:
+    """A look at ``tensor``: the one ``before``, if it is at the same memory."""
+    place = tensor.data_ptr(), tensor.shape, tensor.stride()
+    if before is not None and before.tensor is tensor and before.place == place and tensor.is_contiguous():
+        return before
     if tensor.device.type != "cpu":
         raise NotInIntegers(f"it is on {tensor.device}; integers are computed on the CPU")
     if tensor.is_floating_point() and tensor.dtype != torch.float32:
         raise NotInIntegers(f"its weights are {tensor.dtype}; integers are computed for a network in float32")
-    values = tensor.detach().view(-1) if tensor.is_contiguous() else tensor.detach().reshape(-1)
-    some = values.numpy()[:: max(1, len(values) // LOOKED_AT)]
-    return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version, np.ascontiguousarray(some).tobytes()
+    values = tensor.detach().reshape(-1)  # a copy, unless the tensor is contiguous
+    return _Look(tensor, place, values.numpy()[:: max(1, len(values) // LOOKED_AT)])
