@@ -266,6 +266,10 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
     def forward(self, source: Tensor, target: Tensor, where: Tensor) -> Tensor:
         return self.logits(self.scan(target, None, self.encode(source))[0][where])
 
+    def most_tokens(self, source: Tensor) -> Tensor:
+        """The most tokens ``[B]`` of a translation of each column of ``source [S, B]``, the end token included."""
+        return (source != PAD).sum(0) * 3 // 2 + 10
+
     @torch.inference_mode()
     def search(self, source: Tensor, beam_size: int, length_penalty: float) -> list[Hypothesis]:
         """The best translation found for each column of ``source [S, B]``."""
@@ -277,8 +281,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
             logits = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
             return most_likely(logits, count), state
 
-        longest = (source != PAD).sum(0) * 3 // 2 + 10
-        programs = self.programs()
+        longest, programs = self.most_tokens(source), self.programs()
         if programs is not None:
             return beam_search(*programs.reading(source), longest, beam_size, length_penalty, BEGIN, END)
         context = self.encode(source)
