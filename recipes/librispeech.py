@@ -12,20 +12,24 @@ Checkpoints are chosen on ``val`` (``dev-held-out``, or ``dev-clean`` where ther
 best path; only ``measure`` uses the test set, once. Training needs ``pip install "snn-zoo[train,speech]"``.
 """
 
+import json
 import re
 import warnings
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from torch import Tensor
 
 import zoo
 from recipes import command, speech
+from recipes.language_model import NgramModel, read_texts, words_of
 from recipes.pronunciations import Dictionary, Phones, find_dictionary, read_dictionary
 from recipes.recipe import Band, Recipe
 from recipes.speech import Example, Training
 from zoo.inputs.lines import texts_of
 from zoo.networks.speech import SpeechConfig, SpeechRecogniser
+from zoo.networks.words import WordSearch
 from zoo.tasks import TASKS
 
 SOURCE = "https://www.openslr.org/12 or https://www.openslr.org/31"
@@ -44,6 +48,8 @@ NETWORKS = {
     "lstm": "LSTM",
     "gru": "GRU",
 }
+ORDER, LEAST, ARPA = 3, 2, "words.arpa"
+"""The order of the language model of words, and how often a trigram must be there to count."""
 BAND = Band(64, "per_val_first_64", 1.5)
 LIMITS = [
     "It hears phones of clearly read English, and writes them as the CMU Pronouncing Dictionary does, without stress.",
@@ -131,10 +137,12 @@ def read(
     dictionary: DictionaryFile = None,
     cache: Cache = None,
     speeds: tuple[float, ...] = (1.0,),
+    every: bool = False,
 ) -> list[Example]:
     """The utterances of "train", "val" or "test". A warning counts those left out for a word without a pronunciation.
 
-    Raises FileNotFoundError and ValueError, with the file and the line, for what is missing or wrong.
+    With ``every`` none is left out, and those have no phones. Raises FileNotFoundError and ValueError, with the file
+    and the line, for what is missing or wrong.
     """
     known = read_dictionary(find_dictionary(data, dictionary))
     cache = data / "features" if cache is None else cache
@@ -142,7 +150,11 @@ def read(
     for folder in folders_of(data, split):
         for chapter in read_chapters(folder):
             kept, problems = pronounced(chapter, known)
-            left_out += problems
+            if every:
+                spoken = {utterance: phones for utterance, phones in kept}
+                kept = [(utterance, spoken.get(utterance, ())) for utterance in chapter]
+            else:
+                left_out += problems
             files = [utterance.file for utterance, _ in kept]
             energies = speech.log_energies(files, config.filter_bank(), speeds, cache, exact=split != "train")
             for (utterance, phones), frames in zip(kept, energies):
@@ -241,8 +253,73 @@ RECIPE = Recipe(
 )
 
 
+# ---- Words ----
+
+
+def word_search(
+    labels: list[str], data: Path, text: Path, dictionary: DictionaryFile, folder: Path, **options: Any
+) -> WordSearch:
+    """A search for the words of the training transcripts and of the books in ``text``, with a language model of both.
+
+    The language model is kept in ``folder``.
+    """
+    known = read_dictionary(find_dictionary(data, dictionary))
+    chapters = [chapter for place in folders_of(data, "train") for chapter in read_chapters(place)]
+    transcripts = [utterance.words.lower().split() for chapter in chapters for utterance in chapter]
+    sentences = [words_of(line) for line in read_texts(text)] + transcripts
+    vocabulary = {word for sentence in sentences for word in sentence if word in known}
+    folder.mkdir(parents=True, exist_ok=True)
+    NgramModel(sentences, vocabulary, ORDER, LEAST).write(folder / ARPA)
+    lexicon = {word: known.pronunciations(word) for word in sorted(vocabulary)}
+    return WordSearch(labels, lexicon, folder / ARPA, **options)
+
+
+def word_errors(search: WordSearch, found: list[Tensor], right: list[str]) -> tuple[list[str], float]:
+    """The words that are found in log-probabilities, and the errors, by jiwer, in percent of the ``right`` words."""
+    import jiwer
+
+    texts = [search.best(one).text for one in found]
+    return texts, 100 * jiwer.wer([words.lower() for words in right], texts)
+
+
+def add_words(app: typer.Typer) -> None:
+    """The command ``words``."""
+
+    @app.command("words")
+    def words_command(
+        model: Annotated[str, typer.Argument(help="a name or a folder")],
+        data: Annotated[Path, typer.Option(help=RECIPE.data)],
+        text: Annotated[Path, typer.Option(help="folder of books, .txt or .txt.gz, for the language model")],
+        split: str = "val",
+        lm_weight: float = 2.0,
+        word_score: float = 0.0,
+        beam_size: int = 100,
+        dictionary: DictionaryFile = None,
+        cache: Cache = None,
+        output: Annotated[Path | None, typer.Option(help="write the words here")] = None,
+    ):
+        """Score the words of one split, found with a lexicon, with and without a language model of words."""
+        network = zoo.load(model)
+        examples = read(data, split, network.settings, dictionary, cache, every=True)
+        found = speech.log_probabilities(network, examples)
+        labels, right = network.settings.labels, [example.words for example in examples]
+        kept = data / "features" if cache is None else cache
+        search = word_search(
+            labels, data, text, dictionary, kept, lm_weight=lm_weight, word_score=word_score, beam_size=beam_size
+        )
+        texts, errors = word_errors(search, found, right)
+        _, plain = word_errors(search.without_language_model(), found, right)
+        if output:
+            output.write_text("\n".join(texts) + "\n", encoding="utf-8")
+        scores = {"wer": errors, "wer_without_language_model": plain}
+        options = {"lm_weight": lm_weight, "word_score": word_score, "beam_size": beam_size}
+        print(json.dumps({"model": model, "split": split, "utterances": len(texts)} | options | scores, indent=2))
+
+
 def command_line() -> typer.Typer:
-    return command.command_line(RECIPE)
+    app = command.command_line(RECIPE)
+    add_words(app)
+    return app
 
 
 if __name__ == "__main__":

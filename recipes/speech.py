@@ -305,20 +305,25 @@ class Trainer(training.Trainer[SpeechRecogniser]):
 
 
 @torch.inference_mode()
-def heard(model: SpeechRecogniser, examples: Sequence[Example]) -> list[list[str]]:
-    """The phones that the model hears in each example, several computed at once, by length."""
-    found: list[list[str]] = [[] for _ in examples]
+def log_probabilities(model: SpeechRecogniser, examples: Sequence[Example]) -> list[Tensor]:
+    """``[steps, units]`` for each example; several are computed at once, by length."""
+    found: list[Tensor] = [torch.empty(0)] * len(examples)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].frames[0]))
     device = model.output.weight.device
     with evaluating(model):
         for start in range(0, len(order), EVALUATED_AT_ONCE):
             places = order[start : start + EVALUATED_AT_ONCE]
             steps = [torch.from_numpy(steps_of(model, examples[i].frames[0])) for i in places]
-            logits = model(nn.utils.rnn.pad_sequence(steps).to(device)).float().cpu()
+            logits = model(nn.utils.rnn.pad_sequence(steps).to(device)).float().log_softmax(-1).cpu()
             for row, place in enumerate(places):
-                path = best_path(logits[: len(steps[row]), row])
-                found[place] = [model.typed_config.labels[unit - 1] for unit, _, _ in path]
+                found[place] = logits[: len(steps[row]), row].contiguous()
     return found
+
+
+def heard(model: SpeechRecogniser, examples: Sequence[Example]) -> list[list[str]]:
+    """The phones on the best path through each example."""
+    labels = model.typed_config.labels
+    return [[labels[unit - 1] for unit, _, _ in best_path(found)] for found in log_probabilities(model, examples)]
 
 
 def phone_errors(right: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> dict[str, float]:

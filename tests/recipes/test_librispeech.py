@@ -1,5 +1,6 @@
 """The recipes of speech: folders and dictionary as they come; batches, curriculum, augmentation and scores."""
 
+import json
 import os
 import warnings
 from dataclasses import replace
@@ -8,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import neurons
+import zoo
 from recipes import librispeech, speech, training
 from recipes.pronunciations import find_dictionary, read_dictionary
 from recipes.speech import Spoken, Training
@@ -267,3 +270,29 @@ def test_spikes_are_exact_at_first_and_their_thresholds_rise_afterwards():
 def test_impossible_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         Training(**options)
+
+
+def test_the_words_of_a_split_are_scored_with_and_without_a_language_model(data, tmp_path):
+    zoo.save(SpeechRecogniser(CONFIG), tmp_path / "ears")
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "a.txt").write_text("One two three .\nThree one .\n")
+    called = f"words {tmp_path / 'ears'} --data {data} --text {tmp_path / 'books'} --output {tmp_path / 'said.txt'}"
+    result = CliRunner().invoke(librispeech.command_line(), called.split())
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["utterances"] == 4 and found["wer"] > 0 and found["wer_without_language_model"] > 0
+    words = set((tmp_path / "said.txt").read_text().split())
+    assert words <= {"one", "two", "three", "two's"}
+
+
+def test_right_phones_are_found_as_the_words_that_they_are(data, tmp_path):
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "a.txt").write_text("One two three .\n")
+    search = librispeech.word_search(CONFIG.labels, data, tmp_path / "books", None, tmp_path / "kept")
+    examples = librispeech.read(data, "val", CONFIG, every=True)
+    certain = []
+    for example in examples[:3]:
+        units = [unit for number in speech.numbers_of(example.phones, CONFIG, "") for unit in (number, 0)]
+        certain.append((torch.eye(40)[units] * 0.9 + 0.0025).log())
+    texts, errors = librispeech.word_errors(search, certain, [example.words for example in examples[:3]])
+    assert errors == 0 and texts[0] == "one two"
