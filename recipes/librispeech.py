@@ -300,9 +300,9 @@ def add_words(app: typer.Typer) -> None:
     ):
         """Score the words of one split, found with a lexicon, with and without a language model of words."""
         network = zoo.load(model)
-        examples = read(data, split, network.settings, dictionary, cache, every=True)
+        examples = read(data, split, network.typed_config, dictionary, cache, every=True)
         found = speech.log_probabilities(network, examples)
-        labels, right = network.settings.labels, [example.words for example in examples]
+        labels, right = network.typed_config.labels, [example.words for example in examples]
         kept = data / "features" if cache is None else cache
         search = word_search(
             labels, data, text, dictionary, kept, lm_weight=lm_weight, word_score=word_score, beam_size=beam_size
