@@ -114,13 +114,17 @@ class Precise(nn.Module, Generic[Programs]):
 
 
 def set_precision(network: nn.Module, precision: str) -> None:
-    """Set the precision of any network. Raises NotInIntegers if it is "int8" and the network cannot run in integers."""
+    """Set the precision of any network. Raises NotInIntegers if it is "int8" and the network cannot.
+
+    A network that always computes in floats says why in its attribute ``only_floats``.
+    """
     if isinstance(network, Precise):
         network.precision = precision
         if precision == "int8":
             network.programs()
     elif precision == "int8":
-        raise NotInIntegers(f"{type(network).__name__} does not say how it runs in integers")
+        unknown_how = f"{type(network).__name__} does not say how it runs in integers"
+        raise NotInIntegers(getattr(network, "only_floats", unknown_how))
 
 
 def _fingerprint(network: nn.Module, before: dict[int, _Look]) -> tuple[tuple, dict[int, _Look]]:

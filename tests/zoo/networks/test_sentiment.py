@@ -12,6 +12,7 @@ import zoo
 from recipes.imdb import train_tokenizer
 from recipes.ngrams import most_frequent
 from zoo.command import app
+from zoo.engine.program import NotInIntegers
 from zoo.networks.sentiment import MIXERS, PAD, TextClassifier, TextClassifierConfig, ngram_keys
 
 TEXTS = [
@@ -273,3 +274,8 @@ def test_an_error_of_the_command_is_one_line(folder, arguments, message, status)
     result = CliRunner().invoke(app, [command, folder, *rest])
     assert result.exit_code == status
     assert len(result.stderr.splitlines()) == 1 and message in result.stderr
+
+
+def test_a_classifier_says_why_it_computes_in_floats():
+    with pytest.raises(NotInIntegers, match="its convolution takes embeddings, which are no spikes"):
+        zoo.load("lite-snn-imdb", precision="int8")
