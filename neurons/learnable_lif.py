@@ -94,7 +94,10 @@ class LearnableLIF(Neuron):
 
     @property
     def channels(self) -> int | None:
-        return next((len(p) for p in (self.leak, self.threshold) if p.dim()), None)
+        for parameter in (self.leak, self.threshold):
+            if parameter.dim():
+                return len(parameter)
+        return None
 
     def step_parameters(self) -> LearnableLIFParameters:
         threshold = clip(self.threshold, SMALLEST_THRESHOLD, math.inf)

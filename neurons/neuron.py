@@ -95,6 +95,10 @@ class Neuron(nn.Module):
     _ready: ReadyScan | None = None
     """Within :func:`unchanging`."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._ran(None)  # torch.export of torch 2.8 refuses attributes that a forward is the first to set
+
     @staticmethod
     def step(x: Tensor, state: Any, parameters: Any) -> tuple[Tensor, Any]:
         """One time step: the definition of the neuron, pure and in plain torch."""
@@ -209,7 +213,9 @@ class Neuron(nn.Module):
 
     def _device(self) -> torch.device | None:
         """The device of the first parameter or buffer; ``parameters()`` can take longer than a step."""
-        for module in (self, *filter(None, self._modules.values())):
+        for module in (self, *self._modules.values()):
+            if module is None:
+                continue
             for tensor in (*module._parameters.values(), *module._buffers.values()):
                 if tensor is not None:
                     return tensor.device

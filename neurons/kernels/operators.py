@@ -21,6 +21,7 @@ import contextlib
 import functools
 import importlib
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +53,8 @@ class Kernel(NamedTuple):
     """Whether every step has a product with the last spikes; the providers have a separate scan for that."""
 
 
-class Operator(NamedTuple):
+@dataclass(frozen=True)
+class Operator:
     """The scan of one neuron: its registered name, the class that declares its kernel, and its arguments."""
 
     neuron: str
