@@ -222,8 +222,8 @@ class TextClassifier(nn.Module):
 
     task = "text-classification"
     only_floats = (
-        "a text classifier computes in floats: its convolution takes embeddings, which are no spikes, and nearly all of "
-        "its products are there"
+        "a text classifier computes in floats: its convolution takes embeddings, which are no spikes, and nearly all "
+        "of its products are there"
     )
 
     def __init__(self, config: TextClassifierConfig, tokenizer: Tokenizer):
