@@ -95,7 +95,7 @@ def measure(path: Path, events: Events, rounds: int) -> list[Row]:
 
 
 def markdown(rows: list[Row], where: dict, count: int) -> str:
-    head = ["reader", "million events a second", "times ours", "median s"]
+    head = ["reader", "million events per second", "times ours", "median s"]
     lines = [
         [row.reader, report.short(row.million_events_a_second), report.short(row.ratio), report.short(row.median)]
         for row in rows

@@ -25,6 +25,7 @@ from neurons.kernels import cpu_memory
 
 Call = Callable[[], tuple[Tensor, ...]]
 MODES = ("forward", "forward with backward")
+_STATUS = Path("/proc/self/status")
 AGREEMENT = 1e-3
 """The largest allowed difference of an element, relative to the largest element, and the share that may exceed it."""
 MOST_ELEMENTS = 1 << 25
@@ -185,18 +186,25 @@ def with_peak_memory(call: Callable, device: torch.device) -> tuple:
         before = torch.cuda.memory_allocated(device)
         result = call()
         return result, torch.cuda.max_memory_allocated(device) - before
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not status.exists() or not reset.exists():
+    reset = Path("/proc/self/clear_refs")
+    before = resident_memory()
+    if before is None or not reset.exists():
         return call(), None
-    cpu_memory.give_back()  # kept freed memory would hide a part of the call's need
     reset.write_text("5")  # resets the peak
-    before = _resident(status, "VmRSS")
     result = call()
-    return result, max(0, _resident(status, "VmHWM") - before)
+    return result, max(0, _status("VmHWM") - before)
 
 
-def _resident(status: Path, which: str) -> int:
-    line = next(line for line in status.read_text().splitlines() if line.startswith(which))
+def resident_memory() -> int | None:
+    """The process's resident memory, without freed memory that is kept; None where the system does not report it."""
+    if not _STATUS.exists():
+        return None
+    cpu_memory.give_back()  # kept freed memory would hide a part of a later call's need
+    return _status("VmRSS")
+
+
+def _status(which: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(which))
     return int(line.split()[1]) * 1024
 
 

@@ -145,7 +145,7 @@ def plot(rows: list[Row], where: dict, path: Path) -> None:
             lines |= drawn
         beside.axis("off")
         beside.legend(lines.values(), lines.keys(), loc="center left", fontsize="small")
-    figure.suptitle(f"{where['device']}, {where['threads']} threads: nanoseconds an element over T")
+    figure.suptitle(f"{where['device']}, {where['threads']} threads: nanoseconds per element over T")
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
 

@@ -187,8 +187,8 @@ def markdown(rows: list[Row], where: dict, size: Size, data: str) -> str:
         "network",
         "tokens/s",
         "times fused",
-        "ms a sentence",
-        "median ms a sample",
+        "ms per sentence",
+        "median ms per sample",
         "quartiles ms",
         "samples",
     ]

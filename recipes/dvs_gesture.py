@@ -607,7 +607,7 @@ RECIPE = Recipe(
     ),
     content=lambda samples: (part.tobytes() for part in (*samples.frames, np.array(samples.labels))),
     calls=calls,
-    inputs=lambda samples: [(torch.from_numpy(frames).unsqueeze(1),) for frames in samples.frames],
+    inputs=lambda model, samples: [(torch.from_numpy(frames).unsqueeze(1),) for frames in samples.frames],
     counted="the {count} recordings of val, one at a time",
     networks=NETWORKS,
     columns=columns_of,

@@ -48,7 +48,7 @@ STRANGER = 1000
 """The number of a person who is in none of the data sets."""
 NOTICE = """\
 SIMULATED recordings, not IBM's: written by snn-zoo's recipes/gesture_simulator.py in the layout of the DVS128 Gesture
-Dataset. Seed {seed}, {people} people, {lightings} lightings each, about {seconds:g} seconds a gesture.
+Dataset. Seed {seed}, {people} people, {lightings} lightings each, about {seconds:g} seconds per gesture.
 """
 
 
@@ -553,7 +553,7 @@ def write_data_set(
     """
     if not 2 <= people < STRANGER or not 1 <= lightings <= len(LIGHTINGS) or seconds < 0.5:
         raise ValueError(
-            f"a data set needs 2 to {STRANGER - 1} people, 1 to {len(LIGHTINGS)} lightings and 0.5 seconds a gesture; "
+            f"a data set needs 2 to {STRANGER - 1} people, 1 to {len(LIGHTINGS)} lightings and 0.5 s per gesture; "
             f"got {people}, {lightings} and {seconds}"
         )
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Sentiment of film reviews on IMDB: train, resume, evaluate, compare and fine-tune classifiers.
 
-The data is the Large Movie Review Dataset v1.0 (https://ai.stanford.edu/~amaas/data/sentiment/) as it comes:
+The data is the Large Movie Review Dataset v1.0 (https://ai.stanford.edu/~amaas/data/sentiment/), unchanged:
 ``aclImdb_v1.tar.gz``, or the folder ``aclImdb`` that it unpacks to, or a folder that holds either.
 
     python -m recipes.imdb train --data DATA --run runs/imdb-1 --seed 1
@@ -468,7 +468,7 @@ RECIPE = Recipe(
     ),
     content=lambda reviews: (part.encode() for review in reviews for part in review),
     calls=calls,
-    inputs=lambda reviews: [review.text for review in reviews],
+    inputs=lambda model, reviews: [review.text for review in reviews],
     counted="the {count} held-out training reviews, one at a time",
     networks=NETWORKS,
     tuned=tuple(field.name for field in fields(TextClassifierConfig) if field.name not in ("mixer", "temperature")),

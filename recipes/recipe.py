@@ -56,8 +56,8 @@ class Recipe:
     """The content of examples, to recognise them by."""
     calls: Callable[[Any, Any], Iterable[tuple]]
     """``calls(model, examples)``: the arguments of the network, one example at a time, for the spike rate."""
-    inputs: Callable[[Any], list]
-    """The inputs for :func:`zoo.profile`, to count the costs on."""
+    inputs: Callable[[Any, Any], list]
+    """``inputs(model, examples)``: the inputs for :func:`zoo.profile`, to count the costs on."""
     counted: str
     """The card's description of these inputs, with their number as ``{count}``."""
     networks: dict[str, str]

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -103,9 +104,13 @@ def measure_costs(recipe: Recipe, run: Path, twins: list[Path], name: str, examp
 
     It is kept in ``costs.json``, with ``costs.png`` beside it, in the folder of the run.
     """
-    inputs, run_config = recipe.inputs(examples), read_run_config(run)
+    run_config = read_run_config(run)
     folders = {name: run} | {described(recipe, read_run_config(twin), run_config): twin for twin in twins}
-    profiles = [zoo.profile(zoo.load(folder / BEST), inputs, name=model) for model, folder in folders.items()]
+    profiles = []
+    for called, folder in folders.items():
+        model = zoo.load(folder / BEST)
+        inputs = recipe.inputs(model, examples)
+        profiles.append(zoo.profile(model, inputs, name=called))
     profiles[0].plot(run / COSTS_PLOT)
     costs = {
         "inputs": recipe.counted.format(count=f"{len(inputs):,}"),
@@ -238,6 +243,7 @@ def bundle(
     chosen, scores = best_on_val(recipe, runs)
     model, named = zoo.load(chosen / BEST), by_name(recipe, twins, read_run_config(chosen))
     groups, first = {folder.name: runs} | named, scores[recipe.band.column]
+    most = 100.0 if recipe.task.score.higher_is_better else math.inf  # there may be more errors than phones
     calibrated = calibration.bundled(model, scores, recipe.name, folder.name) if recipe.calibrated else {}
     metrics: dict[str, Any] = {
         **calibrated,
@@ -252,8 +258,8 @@ def bundle(
             "score": f"{recipe.score}_val",
             "split": recipe.band.split,
             "inputs": min(recipe.band.inputs, scores.get(recipe.noun, {}).get("val", recipe.band.inputs)),
-            "low": round(first - recipe.band.margin, 2),
-            "high": round(min(100.0, first + recipe.band.margin), 2),
+            "low": round(max(0.0, first - recipe.band.margin), 2),
+            "high": round(min(most, first + recipe.band.margin), 2),
         },
         "commands": commands(recipe, runs, [*twins, *sparsity], scores),
         "seeds": sorted(read_run_config(run)["training"]["seed"] for run in runs),

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -42,8 +42,9 @@ class Training:
     step of the moving average of the weights, which is validated and kept; ``bfloat16`` runs the matrix products in
     that type; ``spike_penalty`` is the weight of the mean spike size in the loss; ``muon`` trains the weight matrices
     with Muon (see :func:`optimisers_of`). In training, the multi-bit neurons fire in full precision for the first
-    ``full_precision`` (a share) of the epochs, and then in their own bits. The network that is validated and kept
-    always fires in its own bits.
+    ``full_precision`` (a share) of the epochs, and then in their own bits; their threshold then rises from zero to its
+    own levels over ``threshold_rise`` (a share) of the epochs. The network that is validated and kept always fires in
+    its own bits, at its own threshold.
     """
 
     epochs: int
@@ -58,6 +59,7 @@ class Training:
     seed: int = 0
     muon: bool = False
     full_precision: float = 0.0
+    threshold_rise: float = 0.0
 
     without_noise: ClassVar[dict[str, Any]] = {}
     """Values of a recipe's own options that remove all randomness."""
@@ -69,8 +71,9 @@ class Training:
         numbers |= {name: number(name, getattr(self, name), 0) for name in ("spike_penalty", "gradient_norm")}
         for name, value in (whole | numbers).items():
             object.__setattr__(self, name, value)  # settings.json cannot hold NumPy's numbers
-        if not 0 <= self.full_precision <= 1:
-            raise ValueError(f"full_precision is a share of the epochs, from 0 to 1; got {self.full_precision!r}")
+        for name in ("full_precision", "threshold_rise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share of the epochs, from 0 to 1; got {getattr(self, name)!r}")
 
     def for_scoring(self: "Options") -> "Options":
         """These options for a loss that is compared: exact, without randomness and without penalty."""
@@ -192,6 +195,30 @@ def in_full_precision(network: nn.Module) -> Iterator[None]:
             module.bits = bits
 
 
+@contextmanager
+def with_thresholds(network: nn.Module, share: float) -> Iterator[None]:
+    """Context in which the multi-bit neurons of ``network`` have this ``share`` of their threshold levels, rounded."""
+    own = {
+        module: module.threshold_levels for module in network.modules() if isinstance(module, neurons.MultiBitNeuron)
+    }
+    for module, levels in own.items():
+        module.threshold_levels = round(share * levels)
+    try:
+        yield
+    finally:
+        for module, levels in own.items():
+            module.threshold_levels = levels
+
+
+def spikes_in_training(network: nn.Module, options: Training, epoch: int) -> AbstractContextManager[None]:
+    """Context of the training of one ``epoch``, counted from 0: its precision of spikes and share of thresholds."""
+    quantised = epoch - options.full_precision * options.epochs
+    if quantised < 0:
+        return in_full_precision(network)
+    rise = options.threshold_rise * options.epochs
+    return with_thresholds(network, min(1.0, quantised / rise) if rise else 1.0)
+
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -239,7 +266,7 @@ class Trainer(Generic[Network]):
     def _start(self, build: Callable[[], Network], initial: str | None, backend: str) -> None:
         torch.manual_seed(self.options.seed)
         with float32_on_cpu():
-            network = zoo.load(initial) if initial else build()
+            network = self.loaded(initial) if initial else build()
         for module in network.modules():
             if isinstance(module, neurons.Neuron):
                 module.backend = backend
@@ -261,6 +288,10 @@ class Trainer(Generic[Network]):
             if self.epoch:
                 self.write_files()
         self.accelerator.wait_for_everyone()
+
+    def loaded(self, initial: str) -> Network:
+        """The network of the model that the training starts from."""
+        return cast(Network, zoo.load(initial))
 
     def plan(self, seed: int) -> list:
         raise NotImplementedError
@@ -305,7 +336,7 @@ class Trainer(Generic[Network]):
     def train(self) -> None:
         """Run the remaining epochs, and release the folder."""
         if self.accelerator.is_main_process and not self.folder.is_held:
-            raise RuntimeError("this trainer's training has ended; make a new one, which goes on where it stopped")
+            raise RuntimeError("this trainer's training has ended; make a new one, which continues where it stopped")
         try:
             cpu_memory.keep_freed()
             while self.epoch < self.options.epochs:
@@ -313,7 +344,7 @@ class Trainer(Generic[Network]):
                 cpu_memory.give_back()
                 self.accelerator.wait_for_everyone()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("; the same command goes on after the last epoch that was finished") from None
+            raise KeyboardInterrupt("; the same command continues after the last finished epoch") from None
         finally:
             self.folder.let_go()
 
@@ -340,9 +371,8 @@ class Trainer(Generic[Network]):
         plan = plan[self.accelerator.process_index : len(plan) // processes * processes : processes]
         self.model.train()
         total = torch.zeros((), device=self.accelerator.device)
-        unquantised = self.epoch < self.options.full_precision * self.options.epochs
         steps = tqdm(plan, desc=f"epoch {self.epoch + 1}/{self.options.epochs}", leave=False, mininterval=1)
-        with in_full_precision(self.network) if unquantised else nullcontext():
+        with spikes_in_training(self.network, self.options, self.epoch):
             for i, batch in enumerate(steps):
                 progress = (self.epoch + i / len(plan)) / self.options.epochs
                 total += update(self.model, self.optimisers, self.loss_of, batch, progress, self.options)

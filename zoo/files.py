@@ -41,7 +41,7 @@ from typing import Any, BinaryIO
 
 from zoo import errors, strict_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CARD, CONFIG, WEIGHTS, METRICS = "README.md", "config.json", "model.safetensors", "metrics.json"
 HUB_PATTERNS = [CARD, WEIGHTS, "*.json"]
 """The files that are fetched from a repository on the Hub: none that could hold code."""

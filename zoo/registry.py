@@ -31,7 +31,7 @@ from zoo.metrics import check_metrics
 from zoo.tasks import TASKS
 
 MODEL_CARDS = Path(__file__).resolve().parent.parent / "model_cards"
-"""The folder of bundled models; it lies beside this package in a checkout and in an installation alike."""
+"""The folder of bundled models; it is beside this package, both in a checkout and in an installation."""
 
 _architectures: dict[str, type[Any]] = {}
 

@@ -129,3 +129,16 @@ register(
         streams="events",
     )
 )
+register(
+    Task(
+        name="automatic-speech-recognition",
+        method="transcribe",
+        summary="Transcribe recordings of speech (WAV, FLAC, MP3, Ogg Opus, NIST SPHERE): the phones, a tab and their "
+        "mean probability.",
+        input="audio file",
+        score=Score("per", higher_is_better=False),
+        networks={"speech-recogniser": "zoo.networks.speech"},
+        files=True,
+        streams="samples",
+    )
+)

@@ -1,8 +1,10 @@
-"""The weights of a network as a safetensors file, in half precision, and back.
+"""The weights of a network as a safetensors file, in half precision or in integers, and back.
 
-Parameters with at least one dimension are stored as float16. Single numbers (a leak, a tracked range), all other
-buffers, and parameters with a value that float16 cannot hold are stored as float32. A loaded network holds only values
-that are stored exactly, so saving it again gives the same bytes.
+A parameter ``[N, ...]`` that integers of eight bits, with one scale per output channel, hold exactly
+(:mod:`zoo.engine.integers`) is stored so: the integers under its name, the scales ``[N]`` in float32 under its name
+with ``.scale`` at the end. Other parameters with at least one dimension are stored as float16. Single numbers (a leak,
+a tracked range), all other buffers, and parameters with a value that float16 cannot hold are stored as float32. A
+loaded network holds only values that are stored exactly, so saving it again gives the same bytes.
 
 Files of earlier releases, in which tracked ranges have other names, can also be read.
 
@@ -24,7 +26,10 @@ from torch import Tensor, nn
 
 from neurons.spike import earlier_names
 from zoo import errors, strict_json
+from zoo.engine.integers import exact_integers, over_outputs
 
+SCALE = ".scale"
+"""The end of the name of the scales of a weight that is stored as integers."""
 LARGEST_HEADER = 2**20
 """The most bytes of a header: enough for some 10,000 tensors."""
 _TYPES = {
@@ -63,8 +68,10 @@ def pack(network: nn.Module) -> bytes:
     Raises ValueError for numbers that are not finite, and for entries of the state dict that are not tensors.
     """
     state = network.state_dict(keep_vars=True)
-    stored = _stored_names(state)
-    return safetensors.torch.save({name: _compact(name, state[name]) for name in dict.fromkeys(stored.values())})
+    tensors: dict[str, Tensor] = {}
+    for name in dict.fromkeys(_stored_names(state).values()):
+        tensors |= _compact(name, state[name])
+    return safetensors.torch.save(tensors)
 
 
 def read_header(file: BinaryIO, size: int, path: Path) -> dict[str, Stored]:
@@ -116,11 +123,20 @@ def check_fits(header: dict[str, Stored], network: nn.Module, path: Path) -> Non
     in_file = _names_in_file(header, network, stored)
     expected = {in_file[name]: state[name] for name in dict.fromkeys(stored.values())}
     problems = [f"no tensor {name!r}, {_describe(expected[name])}" for name in expected if name not in header]
-    problems += [f"an unexpected tensor {name!r}" for name in header if name not in expected]
+    scales = {name + SCALE: own for name, own in expected.items() if _is_integers(header.get(name), own)}
+    problems += [
+        f"no tensor {name!r}, float32 {list(own.shape[:1])}" for name, own in scales.items() if name not in header
+    ]
+    problems += [f"an unexpected tensor {name!r}" for name in header if name not in expected and name not in scales]
     problems += [
         f"{name!r} as {_describe(header[name])}, where {_describe(own)} is expected"
         for name, own in expected.items()
-        if name in header and not _fits(header[name], own)
+        if name in header and not (_is_integers(header[name], own) or _fits(header[name], own))
+    ]
+    problems += [
+        f"{name!r} as {_describe(header[name])}, where float32 {list(own.shape[:1])} is expected"
+        for name, own in scales.items()
+        if name in header and header[name] != Stored(torch.float32, list(own.shape[:1]))
     ]
     if problems:
         raise errors.weights_mismatch(path, problems)
@@ -141,8 +157,13 @@ def unpack(data: bytes, network: nn.Module, path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not _is_finite(tensor):
             raise errors.not_finite(path, name)
-    stored = _stored_names(network.state_dict(keep_vars=True))
+    state = network.state_dict(keep_vars=True)
+    stored = _stored_names(state)
     in_file = _names_in_file(header, network, stored)
+    for name in dict.fromkeys(stored.values()):
+        if _is_integers(header[in_file[name]], state[name]):
+            integers, scale = tensors[in_file[name]], tensors[in_file[name] + SCALE]
+            tensors[in_file[name]] = integers * over_outputs(scale, integers)
     network.load_state_dict({in_file[name]: tensors[in_file[stored[name]]] for name in stored}, strict=True)
 
 
@@ -162,18 +183,27 @@ def _stored_names(state: dict[str, Tensor]) -> dict[str, str]:
     return {name: first[id(tensor)] for name, tensor in state.items()}
 
 
-def _compact(name: str, tensor: Tensor) -> Tensor:
-    """``tensor`` in the type in which it is stored."""
+def _compact(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """``tensor`` as it is stored: one tensor, or integers and their scales."""
     value = tensor.detach().cpu().contiguous()
     if not value.is_floating_point():
-        return value
+        return {name: value}
     if not _is_finite(value):
         kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
         raise ValueError(f"the {kind} {name!r} holds NaN or infinity; such a network is not saved")
     if not isinstance(tensor, nn.Parameter):
-        return value.float()
+        return {name: value.float()}
+    integers = exact_integers(value)
+    if integers is not None:
+        return {name: integers[0], name + SCALE: integers[1]}
     half = value.half()
-    return half if value.dim() and _is_finite(half) else value.float()
+    return {name: half if value.dim() and _is_finite(half) else value.float()}
+
+
+def _is_integers(stored: Stored | None, own: Tensor) -> bool:
+    """Whether this may be the integers of the parameter ``own``."""
+    is_weight = isinstance(own, nn.Parameter) and own.dtype == torch.float32 and own.dim() > 1
+    return stored == Stored(torch.int8, list(own.shape)) and is_weight
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -134,7 +134,7 @@ def in_shares(work: Callable[[int, int], None], count: int, threads: int) -> Non
 
 
 def _run(kernel, arguments: Sequence, blocks: int, steps: int) -> None:
-    """Run ``kernel`` over all blocks of ``steps`` steps, shared out among as many threads as torch uses."""
+    """Run ``kernel`` over all blocks of ``steps`` steps, divided among as many threads as torch uses."""
     in_shares(functools.partial(kernel, *arguments), blocks, blocks * WIDTH * steps // GRAIN)
 
 

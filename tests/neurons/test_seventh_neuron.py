@@ -1,5 +1,7 @@
 """A neuron with a kernel needs only its own file and its kernel functions: one is added at run time and tested."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from torch import library, nn
 import neurons
 import zoo
 from neurons import kernels, registry
-from neurons.kernels import cpu, cpu_kernels, operators
+from neurons.kernels import cpu, cpu_kernels, cuda, cuda_launch, operators
 from neurons.kernels.cpu_kernels import STEPS, WIDTH, _block, _give, _kernel, _of_block, narrow, widen
+from tests.neurons.kernels import nvrtc, shim
 
 NAME = "leaky-readout"
 
@@ -20,9 +23,9 @@ class LeakyReadout(neurons.Neuron):
     State = neurons.MembraneState
     kernel = kernels.Kernel(learned=("leak",))
 
-    def __init__(self, leak: float = 0.8):
+    def __init__(self, leak: float | torch.Tensor = 0.8):
         super().__init__()
-        self.leak = nn.Parameter(torch.tensor(leak))
+        self.leak = nn.Parameter(torch.as_tensor(leak))
 
     @staticmethod
     def step(x, state, parameters):
@@ -72,6 +75,38 @@ def leaky_readout_backward(x, leaks, checkpoints, grad_y, grad_x, grads, to_leak
         _give(to_leak, to_leaks, row, a, block)
 
 
+CUDA = """
+template <class Real>
+struct LeakyReadout {
+    enum { INPUTS = 1, STATES = 1, PARAMETERS = 1 };
+    Real leak;
+    bool always = true;
+
+    struct Trace {
+        Real before;
+    };
+
+    __device__ __forceinline__ LeakyReadout(const Settings& s) { leak = ((const Real*)s.parameter0)[s.channel0]; }
+
+    __device__ __forceinline__ bool& ordinary() { return always; }
+
+    __device__ __forceinline__ Real step(const Real* x, Real* state, Trace& trace) const {
+        trace.before = state[0];
+        return state[0] = leak * state[0] + x[0];
+    }
+
+    __device__ __forceinline__ void backward(const Trace& trace, Real gradient_y, Real* gradient_x,
+                                             Real* gradient_state, Real* gradient_parameters) const {
+        gradient_x[0] = gradient_state[0] + gradient_y;
+        gradient_parameters[0] += gradient_x[0] * trace.before;
+        gradient_state[0] = gradient_x[0] * leak;
+    }
+
+    __device__ __forceinline__ Real membrane(const Trace&) const { return Real(0); }  // no spike takes it
+};
+"""
+ENTRY_POINTS = "// ---- The kernels' entry points ----"
+
 KNOWN: dict[str, operators.Operator] = {}
 """The earlier registration, if any: torch cannot remove an operator."""
 
@@ -89,21 +124,70 @@ def seventh(monkeypatch):
     cpu._kernels.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def cuda_sources(tmp_path_factory):
+    """The CUDA source with its struct, in the place where those of the other neurons are."""
+    scan, recurrent = (path.read_text() for path in cuda_launch.SOURCES)
+    assert scan.count(ENTRY_POINTS) == 1
+    folder = tmp_path_factory.mktemp("sources")
+    (folder / "scan.cu").write_text(scan.replace(ENTRY_POINTS, CUDA + ENTRY_POINTS))
+    (folder / "recurrent.cu").write_text(recurrent)
+    return folder / "scan.cu", folder / "recurrent.cu"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    return shim.compiler_into(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture
+def with_cuda(seventh, cuda_sources, monkeypatch):
+    """The neuron, its struct being part of the CUDA source."""
+    monkeypatch.setattr(cuda_launch, "SOURCES", cuda_sources)
+
+
+def weights_of(y):
+    """The gradient of a loss with respect to each output."""
+    return torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+
+
 def results(neuron, x, state):
     """Outputs, final state and all gradients of a scan."""
     x, membrane = x.clone().requires_grad_(), state.clone().requires_grad_()
     y, (final,) = neuron(x, neurons.MembraneState(membrane))
-    weights = torch.linspace(-1, 1, y.numel()).view_as(y)
-    found = torch.autograd.grad((y * weights).sum() + final.sin().sum(), (x, membrane, neuron.leak))
+    found = torch.autograd.grad((y * weights_of(y)).sum() + final.sin().sum(), (x, membrane, neuron.leak))
     return [y.detach(), final.detach(), *found]
 
 
 def test_its_kernel_is_found_by_its_name_and_equals_its_step(seventh):
-    x, state = torch.randn(STEPS + 5, 3, 70), torch.randn(3, 70)
-    fused, plain = LeakyReadout(), LeakyReadout()
+    x, state = torch.randn(STEPS + 5, 3, 70, dtype=torch.double), torch.randn(3, 70, dtype=torch.double)
+    fused, plain = LeakyReadout().double(), LeakyReadout().double()
     plain.backend = "torch"
     torch.testing.assert_close(results(fused, x, state), results(plain, x, state))
     assert (fused.last_backend, plain.last_backend) == ("cpu", "torch")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("leak", [torch.tensor(0.8), torch.linspace(0.1, 0.9, 7)], ids=["per layer", "per channel"])
+def test_its_struct_in_the_cuda_source_equals_its_step(with_cuda, compiled, dtype, leak):
+    x, plain = torch.randn(2 * cuda.STEPS + 5, 3, 7).to(dtype), LeakyReadout(leak)
+    numbers = torch.promote_types(dtype, torch.float32)
+    plain, state = plain.to(numbers), torch.randn(3, 7).to(numbers)
+    plain.backend = "torch"
+    expected = results(plain, x, state)
+    with shim.on_the_cpu(compiled, ["LeakyReadout"]) as provider:
+        arguments = NAME, x, [state], [plain.leak.detach().view(-1)], []
+        y, (final,), checkpoints, _ = provider.scan_forward(*arguments, True, False)
+        grad_x, (grad_state,), (grad_leak,) = provider.scan_backward(
+            *arguments, checkpoints, weights_of(y), [final.cos()]
+        )
+    assert torch.equal(y, expected[0]) and torch.equal(final, expected[1])
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close([grad_x, grad_state, grad_leak.view_as(leak)], expected[2:], **tolerance)
+
+
+def test_nvidia_s_compiler_takes_its_struct(with_cuda):
+    assert nvrtc.compile_for(nvrtc.library(), "sm_80", ("NEURON=LeakyReadout", "SCALAR=float")) > 1000
 
 
 def test_torch_knows_its_operators(seventh):
@@ -134,7 +218,7 @@ def test_the_same_kernel_may_be_declared_again_and_another_may_not(seventh):
     again = kernels.OPERATORS[NAME]
     operators.define(again)
     with pytest.raises(ValueError, match=f"'{NAME}' has another kernel already, .* start Python anew"):
-        operators.define(again._replace(kernel=kernels.Kernel(learned=("leak", "threshold"))))
+        operators.define(replace(again, kernel=kernels.Kernel(learned=("leak", "threshold"))))
     assert kernels.OPERATORS[NAME] == again
 
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 import recipes
@@ -51,6 +53,42 @@ def write_recordings(folder: Path) -> None:
     gesture_simulator.write_aedat(folder.parent / "own.aedat", gesture_simulator.example("air guitar"))
 
 
+SPEAKERS = {"train-clean-5": (1, 2), "dev-held-out": (3,), "dev-clean-part": (4,)}
+DICTIONARY = "one W AH1 N # a number\ntwo T UW1\nthree TH R IY1\n"
+
+
+def write_speech(folder: Path) -> None:
+    """Noises in the layout of LibriSpeech, with three words; one utterance has a word that the dictionary lacks."""
+    (folder.parent / "cmudict.dict").write_text(DICTIONARY)
+    noise = np.random.default_rng(0)
+    for split, speakers in SPEAKERS.items():
+        for speaker in speakers:
+            chapter = folder / split / str(speaker) / "7"
+            chapter.mkdir(parents=True)
+            lines = []
+            for i, words in enumerate(("ONE TWO", "TWO'S THREE", "THREE ONE", "FOUR")):
+                name = f"{speaker}-7-{i:04}"
+                write_noise(chapter / f"{name}.flac", noise)
+                lines.append(f"{name} {words}\n")
+            (chapter / f"{speaker}-7.trans.txt").write_text("".join(lines))
+    write_noise(folder.parent / "own.wav", noise)
+
+
+def write_timit(folder: Path) -> None:
+    """Noises in the layout of LDC."""
+    noise = np.random.default_rng(0)
+    for speaker in ("TRAIN/DR1/FCJF0", "TEST/DR1/FAKS0", "TEST/DR1/MDAB0"):
+        (folder / speaker).mkdir(parents=True)
+        for name in ("SA1", "SX1", "SI2"):
+            soundfile.write(folder / speaker / f"{name}.WAV", noise.normal(0, 0.1, 12_000), 16_000, format="NIST")
+            (folder / speaker / f"{name}.PHN").write_text("0 3000 h#\n3000 6000 ix\n6000 9000 q\n9000 12000 h#\n")
+    write_noise(folder.parent / "own.wav", noise)
+
+
+def write_noise(file: Path, noise: np.random.Generator) -> None:
+    soundfile.write(file, noise.normal(0, 0.1, (12_000, 2)), 16_000)
+
+
 TINY = {
     "multi30k": Tiny(
         write_pairs,
@@ -69,6 +107,18 @@ TINY = {
         "--pool 8 --bin-size 50000 --channels 4 --blocks 3 --head 6 --batch 6 --steps 8",
         "--mixer lif",
         "file,label\nown.aedat,air guitar\n",
+    ),
+    "timit": Tiny(
+        write_timit,
+        "--bands 8 --width 12 --layers 2 --steps 100 --full-precision 0",
+        "--mixer lstm",
+        "file,phones\nown.wav,sil w ah n sil\n",
+    ),
+    "librispeech": Tiny(
+        write_speech,
+        "--bands 8 --width 12 --layers 2 --steps 100 --full-precision 0",
+        "--mixer lstm",
+        'file,text\nown.wav,"One, two\'s three."\n',
     ),
 }
 

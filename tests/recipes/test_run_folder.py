@@ -90,7 +90,7 @@ def test_a_second_training_in_a_folder_is_refused_until_the_first_has_ended(data
 def test_a_training_that_fails_or_is_interrupted_lets_go_of_its_folder(data, tmp_path):
     failing = tiny_runs.trainer(data, tmp_path / "run")
     failing.plan = lambda seed: exec("raise KeyboardInterrupt")
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match="the same command continues"):
         failing.train()
     with pytest.raises(RuntimeError, match="make a new one"):
         failing.train()

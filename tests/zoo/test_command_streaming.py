@@ -175,8 +175,8 @@ def test_resume_starts_where_there_is_no_output_yet_and_needs_one_that_belongs_t
     assert output.read_text().splitlines() == zoo.load("tiny").translate(["Hund", "Schnee"])
     for arguments, message in (
         (["--output", output, "--resume", "Hund"], "has 2 lines and the arguments 1: they do not belong together"),
-        (["--resume", "Hund"], "--resume goes on with a file: name it by --output"),
-        (["--output", tmp_path, "--resume", "Hund"], "is none"),
+        (["--resume", "Hund"], "--resume continues a file: name it by --output"),
+        (["--output", tmp_path, "--resume", "Hund"], "is not a file"),
     ):
         result = run(*arguments)
         assert result.exit_code == 1

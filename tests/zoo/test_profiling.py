@@ -64,7 +64,8 @@ def test_a_linear_layer_of_real_numbers_is_multiply_accumulates_and_a_bias():
 def test_binary_spikes_cost_an_addition_for_each_weight_they_meet():
     x = binary(T, B, C)
     counts = counts_of(nn.Linear(C, N, bias=False), x)
-    assert counts == Counts(dense_macs=T * B * C * N, additions=int(x.sum()) * N)
+    added = int(x.sum()) * N
+    assert counts == Counts(dense_macs=T * B * C * N, additions=added, integer_additions=added)
 
 
 def test_a_layer_after_a_learnable_lif_takes_its_spikes_for_binary():
@@ -72,7 +73,8 @@ def test_a_layer_after_a_learnable_lif_takes_its_spikes_for_binary():
     x = 2 * real(T, B, C)
     fired = int(net.lif(x)[0].sum())
     row = row_of(net, "linear", x)
-    assert row.counts == Counts(dense_macs=T * B * C * N, additions=fired * N + T * B * N)
+    added = fired * N
+    assert row.counts == Counts(dense_macs=T * B * C * N, additions=added + T * B * N, integer_additions=added)
     assert (row.parameters, row.bytes) == (C * N + N, 4 * (C * N + N))
 
 
@@ -85,6 +87,7 @@ def test_multi_bit_spikes_cost_integer_multiplications_by_their_width(bits):
     assert row_of(net, "linear", x).counts == Counts(
         dense_macs=T * B * C * N,
         additions=met,
+        integer_additions=met,
         integer_multiplications=multiplied,
         shift_additions=multiplied * max(bits - 2, 0),
     )
@@ -127,7 +130,7 @@ def test_a_convolution_costs_what_its_spikes_meet_at_the_border_too(kind, geomet
     y = layer(x)
     per_output = layer.weight[0].numel()
     dense = x.numel() * per_output if kind is nn.ConvTranspose2d else y.numel() * per_output
-    assert counts_of(layer, x) == Counts(dense_macs=dense, additions=met)
+    assert counts_of(layer, x) == Counts(dense_macs=dense, additions=met, integer_additions=met)
     values = real(1, *shape) * x
     counts = counts_of(layer, values)
     assert (counts.multiplications, counts.additions, counts.dense_macs) == (dense, dense, dense)
@@ -351,6 +354,7 @@ def test_spikes_are_spikes_wherever_they_are_moved(name, bits):
     assert counts == Counts(
         dense_macs=y.numel() * N,
         additions=met,
+        integer_additions=met,
         integer_multiplications=met if bits else 0,
         shift_additions=2 * met if bits else 0,
     )
@@ -474,6 +478,7 @@ def test_updates_of_each_neuron_are_those_of_its_equations(neuron):
         integer_multiplications=recurrent,
         shift_additions=2 * recurrent,
         additions=additions * n + resets + recurrent,
+        integer_additions=recurrent,
         functions={"sigmoid": n} if sigmoids else {},
     )
 
@@ -532,7 +537,8 @@ def test_neurons_of_snntorch_and_spikingjelly_fire_binary_spikes():
         fired = profile.rows[0 if profile.rows[0].levels else 1]
         assert fired.levels[1]
         linear = next(row for row in profile.rows if row.kind == "Linear")
-        assert linear.counts == Counts(dense_macs=B * C * N, additions=fired.levels[1] * N)
+        added = fired.levels[1] * N
+        assert linear.counts == Counts(dense_macs=B * C * N, additions=added, integer_additions=added)
 
 
 def test_a_neuron_with_a_step_of_its_own_is_counted_by_what_it_runs():
@@ -671,8 +677,8 @@ def test_a_counter_can_declare_spikes_and_count_those_that_come_in(monkeypatch):
     net = nn.Sequential(Ternary(C, N), nn.Linear(N, 3, bias=False))
     x = binary(B, C)
     rows = {row.name: row for row in zoo.profile(net, x).rows}
-    assert rows["0"].counts == Counts(dense_macs=B * C * N, additions=int(x.sum()) * N)
-    assert rows["1"].counts == Counts(dense_macs=B * N * 3, additions=int(net[0](x).count_nonzero()) * 3)
+    for name, macs, added in (("0", B * C * N, int(x.sum()) * N), ("1", B * N * 3, int(net[0](x).count_nonzero()) * 3)):
+        assert rows[name].counts == Counts(dense_macs=macs, additions=added, integer_additions=added)
 
 
 def test_inputs_that_are_none_are_refused():

@@ -16,7 +16,7 @@ import zoo
 from recipes.multi30k import train_tokenizer
 from zoo.command import app
 from zoo.networks import gesture, sentiment, translation
-from zoo.profiling import ENERGY, Counts, Profile, Row
+from zoo.profiling import ENERGY, SPIKES_IN_INT8, Counts, Profile, Row
 
 SENTENCES = ["Ein Hund", "Schnee"]
 
@@ -37,7 +37,10 @@ def test_levels_are_multiplied_in_floating_point_and_shifted_in_whole_numbers():
     assert counts.energy("float32") == pytest.approx(110 * 3.7 + 1000 * 0.9)
     assert counts.energy("int32") == pytest.approx(10 * 3.1 + 1200 * 0.1)
     assert profile_of(counts).energy("int8") == pytest.approx((10 * 0.2 + 1200 * 0.03) / 2)
-    with pytest.raises(ValueError, match=r"arithmetic must be one of float32.*got 'int4'"):
+    counts.integer_additions = 700
+    expected = 10 * 3.7 + 300 * 0.9 + 100 * 0.2 + 700 * 0.1
+    assert counts.energy(SPIKES_IN_INT8) == pytest.approx(expected)
+    with pytest.raises(ValueError, match=r"arithmetic must be one of float32.*int8 spikes; got 'int4'"):
         counts.energy("int4")
 
 

@@ -1,9 +1,12 @@
 """Untrusted model folders: refused with a documented error, at a cost in proportion to the folder."""
 
 import contextlib
+import fnmatch
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -320,6 +323,69 @@ def test_links_within_a_folder_and_into_the_hubs_own_cache_are_followed(saved, t
     (snapshot / files.WEIGHTS).rename(tmp_path / "hub" / "blobs" / "123")
     (snapshot / files.WEIGHTS).symlink_to("../../blobs/123")
     assert zoo.load(snapshot)
+
+
+# What a config may say
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"parameters": -1}, "has -1 for 'parameters'"),
+        ({"versions": {"torch": 2}}, "has 2 for the version of 'torch', which must be text"),
+    ],
+)
+def test_a_config_with_an_impossible_value_is_refused(changed, problem, saved):
+    config = json.loads((saved / files.CONFIG).read_text()) | changed
+    (saved / files.CONFIG).write_bytes(files.to_json(files.sealed(config)))
+    with pytest.raises(errors.DamagedModelError, match=problem):
+        zoo.load(saved)
+
+
+@pytest.mark.parametrize(("size", "problem"), [(files.LARGEST_ASSET + 1, "more than the"), (-1, "no SHA-256 and size")])
+def test_a_record_of_an_asset_that_cannot_be_is_refused_before_the_file_is_looked_at(size, problem, saved):
+    config = json.loads((saved / files.CONFIG).read_text())
+    config["files"]["labels.json"]["bytes"] = size
+    (saved / files.CONFIG).write_bytes(files.to_json(files.sealed(config)))
+    (saved / "labels.json").unlink()
+    with pytest.raises(errors.DamagedModelError, match=problem):
+        zoo.load(saved)
+
+
+def test_an_asset_may_be_empty_and_as_large_as_the_limit(saved):
+    for size in (0, files.LARGEST_ASSET):
+        config = json.loads((saved / files.CONFIG).read_text())
+        config["files"]["labels.json"]["bytes"] = size
+        (saved / files.CONFIG).write_bytes(files.to_json(files.sealed(config)))
+        assert files.read_config(saved)["files"]["labels.json"]["bytes"] == size
+
+
+def test_json_as_large_as_the_limit_is_read(saved):
+    data = (saved / files.METRICS).read_bytes()
+    (saved / files.METRICS).write_bytes(data + b" " * (files.LARGEST_JSON - len(data)))
+    assert zoo.info(saved)
+
+
+def test_the_digest_of_a_config_is_that_of_its_text_as_it_is_whatever_the_order():
+    sealed = files.sealed({"name": "grün", "task": "é"})
+    assert sealed["digest"] == files.sealed({"task": "é", "name": "grün"})["digest"]
+    text = f'{{"format_version":{files.FORMAT_VERSION},"name":"grün","task":"é"}}'
+    assert sealed["digest"] == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_from_the_hub_come_the_card_the_weights_and_json_and_nothing_else():
+    there = ["README.md", "model.safetensors", "config.json", "tokenizer.json", "model.py", "model.bin", "x.json.py"]
+    wanted = [name for name in there if any(fnmatch.fnmatch(name, pattern) for pattern in files.HUB_PATTERNS)]
+    assert wanted == there[:4]
+
+
+def test_a_link_to_a_folder_called_blobs_is_followed_in_the_hubs_cache_alone(saved, tmp_path):
+    (tmp_path / "blobs").mkdir()
+    folder = shutil.copytree(saved, tmp_path / "models" / "mine")
+    (folder / files.WEIGHTS).rename(tmp_path / "blobs" / "123")
+    (folder / files.WEIGHTS).symlink_to("../../blobs/123")
+    with pytest.raises(errors.DamagedModelError, match=re.escape(str(folder / files.WEIGHTS))):
+        zoo.load(folder)
 
 
 # Tokenizers

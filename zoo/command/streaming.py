@@ -139,7 +139,14 @@ def as_json(answer: Any) -> str:
     """An answer, or the problem, as a line of JSON."""
     if isinstance(answer, Problem):
         return json.dumps({"error": answer.message}, ensure_ascii=False)
-    return json.dumps({"text": answer} if isinstance(answer, str) else answer._asdict(), ensure_ascii=False)
+    return json.dumps({"text": answer} if isinstance(answer, str) else _plain(answer), ensure_ascii=False)
+
+
+def _plain(answer: Any) -> Any:
+    """An answer with all its named tuples as dicts."""
+    if hasattr(answer, "_asdict"):
+        return {name: _plain(value) for name, value in answer._asdict().items()}
+    return [_plain(part) for part in answer] if isinstance(answer, list) else answer
 
 
 # Input
@@ -263,10 +270,10 @@ class Output:
         self._end = 0
         self._file: io.FileIO | None = None
         if resume and path is None:
-            raise ValueError("--resume goes on with a file: name it by --output")
+            raise ValueError("--resume continues a file: name it by --output")
         if resume and path is not None and path.exists():
             if not path.is_file():
-                raise ValueError(f"--resume goes on with a file, and {path} is none")
+                raise ValueError(f"--resume continues a file, and {path} is not a file")
             self._count()
 
     def _count(self) -> None:
@@ -308,7 +315,7 @@ class Output:
 
     def interrupted(self) -> KeyboardInterrupt:
         """An interrupt that says how much has been written."""
-        kept = f"; {self.path} holds their answers, and --resume goes on from there" if self.path else ""
+        kept = f"; {self.path} holds their answers, and --resume continues from there" if self.path else ""
         return KeyboardInterrupt(f" after {self.lines} {'line' if self.lines == 1 else 'lines'}{kept}")
 
     def check_complete(self, read: int, source: str) -> None:

@@ -18,9 +18,25 @@ class IntegerWeight(NamedTuple):
 
 
 def scales(weight: Tensor) -> Tensor:
-    """The scale ``[N]`` of each output channel of ``weight [N, ...]``; 1 for a channel of zeros."""
+    """The scale ``[N]`` of each output channel of ``weight [N, ...]``, in float32; 1 for a channel of zeros.
+
+    It is the largest weight over 127, rounded up to 12 bits, so that float32 holds every integer times it exactly: a
+    weight that was rounded to integers has the same integers again.
+    """
     largest = weight.detach().flatten(1).abs().amax(1).float() / LARGEST
-    return torch.where(largest > 0, largest, torch.ones_like(largest))
+    mantissa, exponent = torch.frexp(largest.clamp(min=2.0**-100))
+    rounded = torch.ldexp(torch.ceil(mantissa * 2**12) / 2**12, exponent)
+    return torch.where(largest > 0, rounded, torch.ones_like(rounded))
+
+
+def levels_of(weight: Tensor, scale: Tensor) -> Tensor:
+    """The nearest integers (int8) of ``weight [N, ...]`` with the ``scale [N]``."""
+    return (weight / over_outputs(scale, weight)).round_().clamp_(-LARGEST, LARGEST).to(torch.int8)
+
+
+def over_outputs(scale: Tensor, weight: Tensor) -> Tensor:
+    """``scale [N]``, shaped to broadcast over ``weight [N, ...]``."""
+    return scale.view(-1, *[1] * (weight.dim() - 1))
 
 
 def quantised(weight: Tensor, name: str) -> IntegerWeight:
@@ -29,12 +45,27 @@ def quantised(weight: Tensor, name: str) -> IntegerWeight:
     if not torch.isfinite(weight).all():
         raise ValueError(f"{name} has values that are not finite, so the network cannot compute with it")
     scale = scales(weight)
-    levels = (weight / scale.unsqueeze(1)).round_().clamp_(-LARGEST, LARGEST).to(torch.int8)
-    return IntegerWeight(levels.T.contiguous().numpy(), scale.numpy())
+    return IntegerWeight(levels_of(weight, scale).T.contiguous().numpy(), scale.numpy())
+
+
+@torch.no_grad()
+def round_to_integers(weight: Tensor) -> None:
+    """Round ``weight [N, ...]``, in place, to what integers of eight bits and a scale per output channel hold."""
+    scale = scales(weight)
+    weight.copy_(levels_of(weight, scale) * over_outputs(scale, weight))
+
+
+def exact_integers(weight: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Integers (int8) and scales ``[N]`` of ``weight [N, ...]``, or None if they do not hold it exactly."""
+    if weight.dtype != torch.float32 or weight.dim() < 2 or not weight.numel():
+        return None
+    scale = scales(weight)
+    levels = levels_of(weight, scale)
+    return (levels, scale) if torch.equal(levels * over_outputs(scale, weight), weight) else None
 
 
 EVENTS, INTEGERS, FLOATS = (0.004, 0.034), (0.11, 0.0013), (0.04, 0.013)
-"""What a product of M rows of spikes costs, in nanoseconds per weight, as it was measured on a Xeon with VNNI.
+"""The time of a product of M rows of spikes, in nanoseconds per weight, as measured on a Xeon with VNNI.
 
 By events it is ``M * (a + b * rate)``, where ``rate`` is the share of spikes that are not zero. By a product of
 matrices, with integer units or without, it is ``a + b * M``. Only their relation matters.
@@ -42,7 +73,7 @@ matrices, with integer units or without, it is ``a + b * M``. Only their relatio
 
 
 def by_events(levels: np.ndarray) -> bool:
-    """Whether a product of ``levels [M, K]`` takes less time spike by spike than as a product of matrices.
+    """Whether a product of ``levels [M, K]`` takes less time spike by spike than as a matrix product.
 
     The result is the same either way.
     """

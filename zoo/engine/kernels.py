@@ -124,6 +124,12 @@ def _add(values, out):
         out[n] += values[n]
 
 
+@_kernel
+def _affine(sums, unit, scale, bias, out):
+    for n in range(len(out)):
+        out[n] = np.float32(sums[n]) * unit * scale[n] + bias[n]
+
+
 # ---- Floats ----
 
 
@@ -216,12 +222,12 @@ def attend(query, keys, values, count, heads, out, scores, lanes):
     """
     part = len(query) // heads
     by = _ONE / np.sqrt(np.float32(part))
-    row = scores[:count]
+    products, row = scores[: keys.shape[1]], scores[:count]
     for head in range(heads):
         a, b = head * part, (head + 1) * part
-        row[:] = 0
+        products[:] = 0
         for i in range(a, b):
-            _add_scaled(keys[i], query[i] * by, row)
+            _add_scaled(keys[i], query[i] * by, products)
         _exponentials(row, _largest(row, lanes), row)
         total = _lane_sum(row, lanes)
         out[a:b] = 0
@@ -247,14 +253,25 @@ def _any_above(x, bound):
 
 
 @_kernel
-def best(logits, exponentials, values, places, lanes):
+def _sum_of_exponentials(x, largest, lanes):
+    lanes[:] = 0
+    whole = len(x) // LANES * LANES
+    for i in range(0, whole, LANES):
+        for j in range(LANES):
+            lanes[j] += exponential(x[i + j] - largest)
+    for i in range(whole, len(x)):
+        lanes[i - whole] += exponential(x[i] - largest)
+    return _all_lanes(lanes)
+
+
+@_kernel
+def best(logits, values, places, lanes):
     """The log-probabilities and places of the ``len(values)`` largest of ``logits``, the largest first.
 
     Of equal logits, the earlier comes first.
     """
     largest = _largest(logits, lanes)
-    _exponentials(logits, largest, exponentials)
-    norm = largest + np.log(_lane_sum(exponentials, lanes))
+    norm = largest + np.log(_sum_of_exponentials(logits, largest, lanes))
     values[:] = -np.inf
     places[:] = 0
     last, group = len(values) - 1, 4 * LANES
@@ -375,7 +392,7 @@ class Memory(NamedTuple):
 
 
 class Room(NamedTuple):
-    """For use within an instruction: one per thread."""
+    """The temporary memory of an instruction, one per thread."""
 
     floats: np.ndarray
     sums: np.ndarray
@@ -561,11 +578,10 @@ def _attended(a, m, room, b, row):
 @_kernel
 def _best(a, m, room, row):
     sums, n, unit, scale, bias = a[0], a[1], a[2], a[3], a[4]
-    logits, spare = room.floats[:n], room.floats[n : 2 * n]
-    _rescale(_row(m.sums, sums, row, n), m.constants[unit], logits, True)
-    _scale(logits, m.constants[scale : scale + n])
-    _add(m.constants[bias : bias + n], logits)
-    best(logits, spare, m.values[row], m.places[row], room.lanes)
+    logits = room.floats[:n]
+    scales, biases = m.constants[scale : scale + n], m.constants[bias : bias + n]
+    _affine(_row(m.sums, sums, row, n), m.constants[unit], scales, biases, logits)
+    best(logits, m.values[row], m.places[row], room.lanes)
 
 
 @_kernel
@@ -613,18 +629,9 @@ def _fire(op, a, constants, weights, room, currents, state, before, out, setting
 
 @_kernel
 def _neurons(op, a, m, room, b):
-    """All steps of the neurons of one element of the batch. True where a membrane is NaN."""
-    x, start, size, spike, column, backwards, masked, inputs, first = (
-        a[0],
-        a[1],
-        a[2],
-        a[3],
-        a[4],
-        a[5],
-        a[6],
-        a[7],
-        a[8],
-    )
+    """All steps of the neurons of one element of the batch. True if a membrane is NaN."""
+    x, start, size, spike, column = a[0], a[1], a[2], a[3], a[4]
+    backwards, masked, inputs, first = a[5], a[6], a[7], a[8]
     c = m.constants
     settings = Spike(c[spike], c[spike + 1], c[spike + 2], c[spike + 3], _ZERO, _ONE, False)
     width = 2 * size if op in (INPUT_GATED_LIF, RECURRENT_GATED_LIF) else size

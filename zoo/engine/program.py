@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 import neurons
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from zoo.engine.kernels import Memory
 
 FEW_ROWS = 5
-"""Up to so many rows a program runs in one go, its products by events."""
+"""Up to this many rows, a program runs in one call, with its products spike by spike."""
+ROWS_AT_ONCE = 64
+"""Rows of the best outputs that are computed at once, per thread."""
 ROWS_PER_THREAD = 64
 """Rows that are worth a thread of their own."""
 SHORT, LARGEST_SUM = 2**15 - 1, 2**31 - 1
@@ -126,11 +129,11 @@ class Program:
         self.widths = dict.fromkeys(_TYPES, 0)
         self.state_width = self.past_width = 0
         self.room = self.inputs = 1
-        """The most values that an instruction needs room for, and that a product takes, in one row."""
+        """``room`` is the most temporary values of an instruction per row, ``inputs`` the most inputs of a product."""
         self._names = {id(parameter): name for name, parameter in network.named_parameters()}
         self._floats: list[np.ndarray] = []
         self._integers: list[np.ndarray] = []
-        self._weights: dict[int, Weight] = {}
+        self._weights: dict[int, tuple[Tensor, Weight]] = {}
         self._memory = _Memory()
 
     # ---- Writing ----
@@ -167,8 +170,12 @@ class Program:
         if id(weight) not in self._weights:
             found = quantised(weight if arranged is None else arranged, self._names.get(id(weight), "a weight"))
             place, scale = _append(self._integers, found.levels.reshape(-1)), self.constant(found.scale)
-            self._weights[id(weight)] = Weight(place, scale, found.scale, *found.levels.shape)
-        return self._weights[id(weight)]
+            self._weights[id(weight)] = weight, Weight(place, scale, found.scale, *found.levels.shape)
+        return self._weights[id(weight)][1]
+
+    def integer_weights(self) -> list[Tensor]:
+        """The weights of all products."""
+        return [weight for weight, _ in self._weights.values()]
 
     def write(self, operation: int, *arguments: Any) -> None:
         self.code.append([operation, *arguments])
@@ -359,7 +366,6 @@ class Program:
     def best(self, spikes: Spikes, weight: Tensor, bias: Tensor) -> None:
         """The most probable of the outputs ``spikes @ weight.T + bias``."""
         (sums, unit), whole = self.product((spikes,), weight)
-        self.room = max(self.room, 2 * whole.outputs)
         self.write(instructions.BEST, sums, whole.outputs, unit, whole.scale, self.constant(bias))
 
     # ---- Running ----
@@ -374,7 +380,10 @@ class Program:
                 self._fixed[i, j], self._per_row[i, j] = (0, argument.place) if buffer else (argument, 0)
         self._constants, self._joined = _joined(self._floats, np.float32), _joined(self._integers, np.int8)
         products = [i for i, instruction in enumerate(self.code) if instruction[0] == instructions.PRODUCT]
-        self._pieces = list(zip([0, *(i + 1 for i in products)], [*products, shape[0]], [*products, None]))
+        last = shape[0]
+        if self.code[-1][0] == instructions.BEST:  # with its product, see :meth:`_choose`
+            last = products.pop()
+        self._pieces = list(zip([0, *(i + 1 for i in products)], [*products, last], [*products, None]))
         return self
 
     def run(
@@ -412,16 +421,27 @@ class Program:
         )  # fmt: skip
         code = self._fixed + self._per_row * rows
         if rows <= FEW_ROWS:
-            self._run(code, memory)
+            self._run(code, memory, 0, batch)
         else:
             for start, stop, product in self._pieces:
-                self._run(code[start:stop], memory)
-                if product is not None and not self._matrix_product(code[product], rows, arrays):
-                    self._run(code[product : product + 1], memory)
+                self._run(code[start:stop], memory, 0, batch)
+                if product is not None:
+                    self._product(code[product : product + 1], memory, 0, batch)
+            self._find_best(code, memory)
         return Result(arrays, State(*after), values, places)
 
-    def _run(self, code: np.ndarray, memory: "Memory") -> None:
-        """Run these instructions, the batch shared out among torch's threads where it is large."""
+    def _find_best(self, code: np.ndarray, memory: "Memory") -> None:
+        """The best outputs, if they are wanted: a group of rows at a time, whose sums stay in the processor's cache."""
+        if code[-1, 0] != instructions.BEST:
+            return
+        group = ROWS_AT_ONCE * torch.get_num_threads() if memory.steps == 1 else memory.batch
+        for first in range(0, memory.batch, group):
+            last = min(first + group, memory.batch)
+            self._product(code[-2:-1], memory, first, last)
+            self._run(code[-1:], memory, first, last)
+
+    def _run(self, code: np.ndarray, memory: "Memory", first: int, last: int) -> None:
+        """Run these instructions on part of the batch, shared among torch's threads if it is large."""
         from neurons.kernels.cpu import in_shares
         from zoo.engine import kernels
 
@@ -433,22 +453,22 @@ class Program:
                 np.empty(self.room, np.int16), np.empty(self.inputs, np.int8), np.empty(self.inputs + 1, np.int64),
                 np.empty(instructions.LANES, np.float32),
             )  # fmt: skip
-            if kernels.run(code, memory, room, start, stop):
+            if kernels.run(code, memory, room, first + start, first + stop):
                 strange.append(start)
 
-        in_shares(work, memory.batch, memory.batch * memory.steps // ROWS_PER_THREAD)
+        in_shares(work, last - first, (last - first) * memory.steps // ROWS_PER_THREAD)
         if strange:
             raise ValueError("a membrane is NaN: the input or the weights are not finite")
 
-    def _matrix_product(self, instruction: np.ndarray, rows: int, arrays: dict[str, np.ndarray]) -> bool:
-        """A product of many rows; False where it is faster by events."""
-        _, at, k, weight, n, out, _, largest, *_ = instruction.tolist()
-        levels = arrays["levels"][at : at + rows * k].reshape(rows, k)
+    def _product(self, code: np.ndarray, memory: "Memory", first: int, last: int) -> None:
+        """Compute a product in the way that takes less time: for the whole batch, or, of one step, for part of it."""
+        _, at, k, weight, n, out, _, largest, *_ = code[0].tolist()
+        start, stop = first * memory.steps, last * memory.steps
+        levels = memory.levels[at + start * k : at + stop * k].reshape(-1, k)
         if by_events(levels):
-            return False
-        weights = self._joined[weight : weight + k * n].reshape(k, n)
-        matrix_product(levels, weights, largest, arrays["sums"][out : out + rows * n].reshape(rows, n))
-        return True
+            return self._run(code, memory, first, last)
+        weights = memory.weights[weight : weight + k * n].reshape(k, n)
+        matrix_product(levels, weights, largest, memory.sums[out + start * n : out + stop * n].reshape(-1, n))
 
 
 def plain(module: nn.Module, *kinds: type) -> None:

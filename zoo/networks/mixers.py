@@ -135,7 +135,7 @@ class RecurrentMixer(RowGroups):
         network, batch = self.networks[direction], s.shape[1]
         if state is not None:
             state = tuple(self.in_groups(part.unsqueeze(0).contiguous()) for part in state)
-            state = state if isinstance(network, nn.LSTM) else state[0]
+            state = state if len(state) > 1 else state[0]  # an LSTM has two parts, a GRU one
         y, state = network(self.in_groups(s), state)
         parts = state if isinstance(state, tuple) else (state,)
         return first_rows(y, batch), tuple(first_rows(part.squeeze(0), batch) for part in parts)

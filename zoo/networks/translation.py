@@ -45,6 +45,8 @@ SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
 TOKENIZER_FILE = "tokenizer.json"
 MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT)
 LARGEST_PENALTY = 10.0
+KEYS = 16
+"""In integers, room for keys comes in multiples of so many: as vector instructions take them."""
 HYPOTHESES = 16_384
 """The most hypotheses that are extended at once: the memory of a search grows with their number."""
 
@@ -264,6 +266,10 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
     def forward(self, source: Tensor, target: Tensor, where: Tensor) -> Tensor:
         return self.logits(self.scan(target, None, self.encode(source))[0][where])
 
+    def most_tokens(self, source: Tensor) -> Tensor:
+        """The most tokens ``[B]`` of a translation of each column of ``source [S, B]``, the end token included."""
+        return (source != PAD).sum(0) * 3 // 2 + 10
+
     @torch.inference_mode()
     def search(self, source: Tensor, beam_size: int, length_penalty: float) -> list[Hypothesis]:
         """The best translation found for each column of ``source [S, B]``."""
@@ -275,8 +281,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
             logits = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
             return most_likely(logits, count), state
 
-        longest = (source != PAD).sum(0) * 3 // 2 + 10
-        programs = self.programs()
+        longest, programs = self.most_tokens(source), self.programs()
         if programs is not None:
             return beam_search(*programs.reading(source), longest, beam_size, length_penalty, BEGIN, END)
         context = self.encode(source)
@@ -368,16 +373,17 @@ class TranslatorPrograms(NamedTuple):
         steps, batch = source.shape
         result = self.encoder.run(source.contiguous().numpy(), lengths.numpy())
         found = [part(buffer, result, steps, batch) for buffer in self.memories]
-        memory = np.empty((len(found), batch, 2, found[0].shape[-1] // 2 * steps), np.float32)
+        places = -(-steps // KEYS) * KEYS
+        memory = np.zeros((len(found), batch, 2, found[0].shape[-1] // 2 * places), np.float32)
         for layer, keys_values in enumerate(found):
             keys, values = np.split(keys_values, 2, axis=-1)
-            memory[layer, :, 0] = keys.transpose(1, 2, 0).reshape(batch, -1)
-            memory[layer, :, 1] = values.transpose(1, 0, 2).reshape(batch, -1)
+            memory[layer, :, 0].reshape(batch, -1, places)[..., :steps] = keys.transpose(1, 2, 0)
+            memory[layer, :, 1].reshape(batch, places, -1)[:, :steps] = values.transpose(1, 0, 2)
 
         def next_tokens(tokens: Tensor, state: Any, sources: tuple[Tensor], count: int) -> tuple[Likely, Any]:
             rows = sources[0].repeat_interleave(len(tokens) // len(sources[0])).numpy()
             before = None if state is None else (state[0].numpy(), state[1].numpy())
-            context = EngineContext(memory, steps, rows, lengths.numpy())
+            context = EngineContext(memory, places, rows, lengths.numpy())
             after = self.decoder.run(tokens.numpy()[None], lengths.numpy(), before, context, count)
             likely = Likely(torch.from_numpy(after.values), torch.from_numpy(after.places))
             return likely, tuple(map(torch.from_numpy, after.state))

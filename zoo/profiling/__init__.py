@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neurons.monitors import evaluating
-from zoo.profiling.counts import ENERGY, ENERGY_SOURCE, Counts
+from zoo.profiling.counts import ENERGY, ENERGY_SOURCE, SPIKES_IN_INT8, Counts
 from zoo.profiling.layers import Call, register_counter
 from zoo.profiling.ledger import Row
 from zoo.profiling.meter import Meter, UncountableError
@@ -31,6 +31,7 @@ from zoo.tasks import TASKS
 __all__ = [
     "ENERGY",
     "ENERGY_SOURCE",
+    "SPIKES_IN_INT8",
     "Call",
     "Counts",
     "Profile",

@@ -11,6 +11,8 @@ ENERGY = {
     "int8": (0.2, 0.03),
 }
 """Picojoules per multiplication and per addition, by type of arithmetic (Horowitz 2014)."""
+SPIKES_IN_INT8 = "int8 spikes"
+"""Products of spikes in int8, summed up in int32, and all else in float32 (:meth:`Counts.energy`)."""
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Counts:
     ``additions``.)"""
     additions: int = 0
     """Additions and subtractions."""
+    integer_additions: int = 0
+    """How many of ``additions`` sum up products of spikes: integers, if weights are integers too."""
     functions: Counter = field(default_factory=Counter)
     """Number of evaluations of functions that are not counted as arithmetic, by name."""
 
@@ -58,9 +62,16 @@ class Counts:
 
         ``arithmetic`` is a key of :data:`ENERGY`: the assumed type of all numbers, the same for every network. With
         integers, multiplying by a level is done by shift and add; with floating point it takes a full multiplication.
+        :data:`SPIKES_IN_INT8` is the arithmetic that runs with ``precision="int8"``: products of spikes multiply int8
+        and sum up in int32, everything else is float32.
         """
+        if arithmetic == SPIKES_IN_INT8:
+            (real, add), (level, _), (_, whole) = ENERGY["float32"], ENERGY["int8"], ENERGY["int32"]
+            products = self.integer_multiplications * level + self.integer_additions * whole
+            return products + self.multiplications * real + (self.additions - self.integer_additions) * add
         if arithmetic not in ENERGY:
-            raise ValueError(f"arithmetic must be one of {', '.join(ENERGY)}; got {arithmetic!r}")
+            known = ", ".join([*ENERGY, SPIKES_IN_INT8])
+            raise ValueError(f"arithmetic must be one of {known}; got {arithmetic!r}")
         multiplication, addition = ENERGY[arithmetic]
         if arithmetic.startswith("int"):
             return self.multiplications * multiplication + (self.additions + self.shift_additions) * addition

@@ -121,6 +121,7 @@ def add_products(counts: Counts, bits: tuple[int, int], pairs: int, nonzero: int
         counts.multiplications_by_zero += pairs - nonzero
     else:
         _convert(counts, min(spikes), pairs)
+        counts.integer_additions += pairs
 
 
 def matrix_product(ledger: Ledger, a: Tensor, b: Tensor) -> Counts:

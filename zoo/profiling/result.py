@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from zoo.profiling.counts import ENERGY_SOURCE, Counts
+from zoo.profiling.counts import ENERGY_SOURCE, SPIKES_IN_INT8, Counts
 from zoo.profiling.ledger import Row
 
 CONVENTIONS = (
@@ -71,13 +71,15 @@ class Profile:
         by_zero = [profile.counts.multiplications_by_zero / profile.inputs for profile in pair]
         skipped = [count - zero for count, zero in zip(both, by_zero)]
         float32, int32 = ([profile.energy(kind) for profile in pair] for kind in ("float32", "int32"))
+        as_run = [profile.energy(SPIKES_IN_INT8) for profile in pair]
         return [
             f"{self.name}: {_times(both)} multiplications than {other.name} ({_short(both[0])} against "
             f"{_short(both[1])} per input; {_short(both[0] - reals[0])} of the former are by small integers)",
             f"multiplications of two real numbers alone: {_times(reals)} than {other.name}",
             f"if both skipped multiplications by an activation that is zero: {_times(skipped)} than {other.name}",
             f"energy of the arithmetic, an estimate: {_times(float32, 'less')} in float32, "
-            f"{_times(int32, 'less')} in int32 with shift and add",
+            f"{_times(int32, 'less')} in int32 with shift and add, {_times(as_run, 'less')} with products of spikes in "
+            "int8 and all else in float32",
         ]
 
     def card_row(self) -> dict[str, float | str | None]:
@@ -94,6 +96,7 @@ class Profile:
             "state, bytes": self.state_bytes,
             "estimated_energy in float32, nJ": round(self.energy() / 1000, 1),
             "estimated_energy in int32, nJ": round(self.energy("int32") / 1000, 1),
+            "estimated_energy with spikes in int8, nJ": round(self.energy(SPIKES_IN_INT8) / 1000, 1),
         }
 
     def table(self, width: int = 80) -> Table:
@@ -151,7 +154,7 @@ class Profile:
             "Level mult.: by small integers, the levels of spikes. Spikes %: outputs that are not zero.",
             *CONVENTIONS,
             f"Energy is an estimate of the arithmetic alone, in float32 ({_short(self.energy('int32') / 1000)} nJ in "
-            f"int32). {ENERGY_SOURCE}.",
+            f"int32, {_short(self.energy(SPIKES_IN_INT8) / 1000)} with spikes in int8). {ENERGY_SOURCE}.",
         ]
         if left_out:
             names = ", ".join(column.replace("-\n", "").replace("\n", " ") for column in left_out)
@@ -178,7 +181,7 @@ class Profile:
             "state_bytes": self.state_bytes,
             "spike_rate": self.spike_rate,
             "counts": self.counts.as_dict(),
-            "estimated_energy_pJ_per_input": {kind: self.energy(kind) for kind in ("float32", "int32")},
+            "estimated_energy_pJ_per_input": {kind: self.energy(kind) for kind in ("float32", "int32", SPIKES_IN_INT8)},
             "energy_source": ENERGY_SOURCE,
             "conventions": list(CONVENTIONS),
             "layers": [row.as_dict() for row in self.rows],

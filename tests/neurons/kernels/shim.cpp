@@ -1,6 +1,7 @@
 // The CUDA source as a shared library: for every neuron and type, a function <kernel>_<neuron>_<type>(grid x, grid y,
 // threads, shared bytes, ...) that runs the kernel over all its blocks and threads. With -DROW_TILES the library holds
-// the recurrent neuron, whose products are of whole levels, of full precision or plain, else all others.
+// the recurrent neuron, whose products are of whole levels, of full precision or plain. Without, it holds those of
+// -DNEURONS="POINTWISE_TYPES(LearnableLIF) ...".
 #include "shim.h"
 
 #include "scan.cu"
@@ -64,10 +65,6 @@ RECURRENT_TYPES(Half)
 RECURRENT_TYPES(BFloat16)
 RECURRENT(plain, double, false, false)
 #else
-POINTWISE_TYPES(LearnableLIF)
-POINTWISE_TYPES(Integrator)
-POINTWISE_TYPES(MultiBitLIF)
-POINTWISE_TYPES(MultiBitSynapticLIF)
-POINTWISE_TYPES(InputGatedLIF)
+NEURONS
 #endif
 }

@@ -1,20 +1,13 @@
 """The CUDA source, compiled as C++ behind a small shim and run on the CPU, against the reference scan."""
 
-import ctypes
-import functools
-import os
-import shutil
-import struct
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurons.kernels import cuda, cuda_launch, cuda_recurrent
+from neurons.kernels import cuda, cuda_recurrent
 from neurons.surrogate import SURROGATES
+from tests.neurons.kernels import shim
 from tests.neurons.kernels.comparison import (
     MULTI_BIT,
     POINTWISE,
@@ -26,68 +19,15 @@ from tests.neurons.kernels.comparison import (
     same,
 )
 
-HERE = Path(__file__).parent
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-DEVICE = cuda_launch.Limits(multiprocessors=6, shared_bytes=100_000, tensor_cores=True)
-C_TYPES = {"q": ctypes.c_longlong, "d": ctypes.c_double}
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Compiles the source with these definitions to a shared library, once per set."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++"))), None)
-    if compiler is None:
-        pytest.skip("there is no C++ compiler (g++, c++, clang++, or one named by CXX)")
-    folder = tmp_path_factory.mktemp("shim")
-
-    @functools.cache
-    def library(*definitions: str) -> ctypes.CDLL:
-        target = folder / f"scan{''.join(definitions)}.so"
-        # Contraction to fused multiply-adds is off, as for the GPU.
-        flags = ["-O2", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
-        flags += ["-U_FORTIFY_SOURCE", f"-DSTEPS={cuda.STEPS}"]  # fibers jump, which fortified code treats as an error
-        folders = [f"-I{HERE}", f"-I{cuda_launch.SOURCES[0].parent}"]
-        command = [compiler, *flags, *(f"-D{one}" for one in definitions), *folders]
-        subprocess.run([*command, str(HERE / "shim.cpp"), "-o", str(target)], check=True)
-        return ctypes.CDLL(str(target))
-
-    return library
-
-
-@pytest.fixture(scope="module")
-def shimmed(compiled):
-    """The provider with its kernels launched on the CPU instead of a GPU; everything else is unchanged."""
-
-    def launch(device, definitions, kernel, layout, values, grid, threads, shared_bytes=0, together=False) -> None:
-        layout.pack(*values)  # as the GPU's launch does
-        chosen = dict(definition.split("=") for definition in definitions)
-        if "NEURON" in chosen:
-            library, kind = compiled(), chosen["NEURON"]
-        else:
-            library = compiled(f"ROW_TILES={chosen['ROW_TILES']}")
-            tensor_cores, whole = (chosen[name] == "true" for name in ("TENSOR_CORES", "WHOLE_LEVELS"))
-            kind = ("levels" if whole else "full") if tensor_cores else "plain"
-        kinds = [C_TYPES[letter] for letter in expanded(layout)]
-        run = getattr(library, f"{kernel}_{kind}_{chosen['SCALAR']}")
-        size = map(ctypes.c_longlong, (*grid, threads, shared_bytes))
-        run(*size, *(kind(value) for kind, value in zip(kinds, values, strict=True)))
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (cuda, cuda_recurrent, cuda_launch):
-            patch.setattr(module, "launch", launch)
-        patch.setattr(cuda_recurrent, "limits", lambda device: DEVICE)
-        yield cuda
-
-
-def expanded(layout: struct.Struct) -> str:
-    """``=2q1d`` as ``qqd``."""
-    letters, count = "", ""
-    for character in layout.format[1:]:
-        if character.isdigit():
-            count += character
-        else:
-            letters, count = letters + character * int(count or 1), ""
-    return letters
+def shimmed(tmp_path_factory):
+    """The provider with its kernels launched on the CPU."""
+    library = shim.compiler_into(tmp_path_factory.mktemp("shim"))
+    with shim.on_the_cpu(library, shim.pointwise()) as provider:
+        yield provider
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

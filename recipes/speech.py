@@ -1,0 +1,432 @@
+"""What the recipes of speech share: features kept on disk, batches, augmentation, the CTC loss, scores and training."""
+
+import hashlib
+import io
+import json
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neurons.monitors import evaluating
+from recipes import fine_tuning, training
+from recipes.fine_tuning import FineTuning
+from recipes.own_examples import read_table
+from recipes.recipe import Band
+from zoo.files import remove_leftovers, write_whole
+from zoo.inputs import audio
+from zoo.inputs.data_files import plain_file, read_npz
+from zoo.networks.speech import BLANK, SpeechConfig, SpeechRecogniser, best_path
+from zoo.options import number, whole_number
+
+CACHE_VERSION = 1
+MOST_FRAMES = 10_000_000
+"""The most frames of one file of the cache: 28 hours."""
+EVALUATED_AT_ONCE = 16
+SHORTEST_FIRST = 0.3
+"""The share of the utterances, the shortest ones, that a training with a curriculum begins with."""
+
+
+@dataclass(frozen=True)
+class Training(training.Training):
+    """How a recogniser is trained: the options of all networks, with other defaults, and some of its own.
+
+    ``steps`` is the most steps of a batch, padding included. Over the first ``curriculum`` (a share) of the epochs the
+    longest utterances come in bit by bit. An utterance is played at its own speed or by ``speed`` (a share) faster or
+    slower. Augmentation hides up to ``band_masks`` runs of up to ``band_width`` mel bands, and ``time_masks`` runs of
+    up to ``time_share`` of its steps each (SpecAugment; Park et al. 2019, arXiv 1904.08779).
+    """
+
+    epochs: int = 20
+    learning_rate: float = 3e-3
+    label_smoothing: float = 0.0
+    bfloat16: bool = False
+    muon: bool = True
+    full_precision: float = 0.5
+    threshold_rise: float = 0.25
+    steps: int = 6000
+    curriculum: float = 0.2
+    speed: float = 0.1
+    band_masks: int = 2
+    band_width: int = 8
+    time_masks: int = 2
+    time_share: float = 0.05
+
+    without_noise: ClassVar = {"speed": 0.0, "band_masks": 0, "time_masks": 0}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number("steps", self.steps, 1)
+        for name in ("band_masks", "band_width", "time_masks"):
+            whole_number(name, getattr(self, name), 0)
+        for name in ("curriculum", "time_share"):
+            number(name, getattr(self, name), 0, 1)
+        number("speed", self.speed, 0, 0.5)
+
+    @property
+    def speeds(self) -> tuple[float, ...]:
+        return (1.0, 1 - self.speed, 1 + self.speed) if self.speed else (1.0,)
+
+
+class Example(NamedTuple):
+    """An utterance: its name, its log energies ``[frames, bands]`` at each speed, its phones and its words."""
+
+    name: str
+    frames: list[np.ndarray]
+    phones: tuple[str, ...]
+    words: str
+
+
+# ---- Features on disk ----
+
+
+def log_energies(
+    files: Sequence[Path], bank: audio.FilterBank, speeds: Sequence[float], cache: Path, exact: bool
+) -> list[list[np.ndarray]]:
+    """The log energies of each file at each speed, from the folder ``cache`` if it has them.
+
+    ``exact``: in single precision, for scores; in half precision otherwise. The name of a file in the cache depends on
+    the content of the audio and on everything that was done with it; a damaged one is made again, with a warning.
+    """
+    kind = np.dtype(np.float32 if exact else np.float16)
+    key = hashlib.blake2b(digest_size=16)
+    for file in files:
+        key.update(hashlib.blake2b(plain_file(file, "audio file").read_bytes()).digest())
+    key.update(json.dumps([CACHE_VERSION, asdict(bank), list(speeds), kind.name]).encode())
+    kept = cache / f"{key.hexdigest()}.npz"
+    names = [[f"{i}_{j}" for j in range(len(speeds))] for i in range(len(files))]
+    if kept.exists():
+        try:
+            return _kept(kept, names, bank, kind)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"features that were kept are damaged and made again: {error}", stacklevel=2)
+    found = []
+    for file in files:
+        played = [bank.frames(audio.read_audio(file, speed=speed)).astype(kind) for speed in speeds]
+        if len(played[-1]) < bank.stack:
+            raise ValueError(f"{file}: {audio.too_short(len(audio.read_audio(file)), bank)}")
+        found.append(played)
+    cache.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(cache, "*.new")
+    packed = io.BytesIO()
+    members: dict[str, Any] = {n: part for row, parts in zip(names, found) for n, part in zip(row, parts)}
+    np.savez(packed, **members)
+    write_whole(kept, packed.getbuffer())
+    return found
+
+
+def _kept(kept: Path, names: list[list[str]], bank: audio.FilterBank, kind: np.dtype) -> list[list[np.ndarray]]:
+    arrays = read_npz(kept, [name for row in names for name in row], MOST_FRAMES * bank.bands * kind.itemsize)
+    for frames in arrays.values():
+        if frames.dtype != kind or frames.ndim != 2 or frames.shape[1] != bank.bands or len(frames) < bank.stack:
+            raise ValueError(f"{kept} holds no features of {bank.bands} bands but {frames.dtype} {list(frames.shape)}")
+    return [[arrays[name] for name in row] for row in names]
+
+
+def usual(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of each band over the examples, and its deviation within them."""
+    count = sum(len(example.frames[0]) for example in examples)
+    means = [example.frames[0].mean(axis=0, dtype=np.float64) for example in examples]
+    total = sum(len(example.frames[0]) * mean for example, mean in zip(examples, means))
+    squares = sum(
+        ((example.frames[0] - mean) ** 2).sum(axis=0, dtype=np.float64) for example, mean in zip(examples, means)
+    )
+    return total / count, np.sqrt(squares / count) + 0.1  # a band that never changes must not be divided by zero
+
+
+def steps_of(model: SpeechRecogniser, frames: np.ndarray) -> np.ndarray:
+    """Log energies as the network takes them, ``[steps, F]``."""
+    mean, deviation = (part.float().cpu().numpy() for part in (model.usual_mean, model.usual_deviation))
+    return audio.stacked(audio.normalise(frames, mean, deviation), model.bank.stack)
+
+
+def numbers_of(phones: Sequence[str], config: SpeechConfig, where: str) -> list[int]:
+    """The units of CTC for phones; ValueError for one that the model does not have."""
+    unknown = [phone for phone in phones if phone not in config.labels]
+    if unknown:
+        raise ValueError(f"{where} has the phone {unknown[0]}, and the model knows {' '.join(config.labels)}")
+    return [1 + config.labels.index(phone) for phone in phones]
+
+
+# ---- Training ----
+
+
+class Spoken(NamedTuple):
+    """An utterance as it is trained on: ``[steps, F]`` at each speed, and its units."""
+
+    steps: list[np.ndarray]
+    units: list[int]
+
+
+def spoken(model: SpeechRecogniser, examples: Sequence[Example]) -> list[Spoken]:
+    """Examples as the model takes them."""
+    return [
+        Spoken(
+            [steps_of(model, frames).astype(np.float16) for frames in example.frames],
+            numbers_of(example.phones, model.typed_config, example.name),
+        )
+        for example in examples
+    ]
+
+
+class Batch(NamedTuple):
+    """Utterances, each at one speed, and a seed for their augmentation."""
+
+    steps: list[np.ndarray]
+    units: list[list[int]]
+    seed: int
+
+
+def batches(examples: Sequence[Spoken], steps: int, seed: int) -> list[Batch]:
+    """All examples, each at a random speed, in batches of similar length in random order; ``steps`` with padding."""
+    choose = random.Random(seed)
+    played = [(choose.choice(example.steps), example.units) for example in examples]
+    played.sort(key=lambda pair: len(pair[0]) * (1 + 0.1 * choose.random()))
+    groups: list[list[tuple[np.ndarray, list[int]]]] = [[]]
+    longest = 0
+    for pair in played:
+        longest = max(longest, len(pair[0]))
+        if groups[-1] and longest * (len(groups[-1]) + 1) > steps:
+            groups.append([])
+            longest = len(pair[0])
+        groups[-1].append(pair)
+    choose.shuffle(groups)
+    return [
+        Batch([steps for steps, _ in group], [units for _, units in group], choose.getrandbits(32)) for group in groups
+    ]
+
+
+def shortest(examples: Sequence[Spoken], progress: float, curriculum: float) -> list[Spoken]:
+    """The examples of an epoch that begins at ``progress`` (0 to 1) of the training: without the longest ones at first.
+
+    The order stays. The share rises linearly to all of them at ``curriculum``.
+    """
+    if progress >= curriculum:
+        return list(examples)
+    share = SHORTEST_FIRST + (1 - SHORTEST_FIRST) * progress / curriculum
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].steps[0]))
+    kept = set(order[: max(1, round(share * len(order)))])
+    return [example for i, example in enumerate(examples) if i in kept]
+
+
+def tensors(batch: Batch, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features ``[T, B, F]``, their lengths ``[B]``, all units one after another, and how many each row has ``[B]``."""
+    padded = nn.utils.rnn.pad_sequence([torch.from_numpy(steps) for steps in batch.steps]).float()
+    lengths = torch.tensor([len(steps) for steps in batch.steps])
+    units = torch.tensor([unit for row in batch.units for unit in row])
+    return padded.to(device), lengths, units.to(device), torch.tensor([len(row) for row in batch.units])
+
+
+def hidden(x: Tensor, lengths: Tensor, bank: audio.FilterBank, options: Training, seed: int) -> Tensor:
+    """Features ``[T, B, F]`` of which runs of bands and of steps are replaced by zero, their usual value."""
+    choose = random.Random(seed)
+    shown = torch.ones(len(x), x.shape[1], 1, bank.bands)
+    for row, length in enumerate(lengths.tolist()):
+        for _ in range(options.band_masks):
+            width = choose.randint(0, min(options.band_width, bank.bands))
+            first = choose.randint(0, bank.bands - width)
+            shown[:, row, :, first : first + width] = 0
+        for _ in range(options.time_masks):
+            width = choose.randint(0, int(options.time_share * length))
+            first = choose.randint(0, length - width)
+            shown[first : first + width, row] = 0
+    return (x.unflatten(-1, (bank.stack, bank.bands)) * shown.to(x.device)).flatten(-2)
+
+
+def ctc_loss(logits: Tensor, lengths: Tensor, units: Tensor, counts: Tensor) -> Tensor:
+    """The CTC loss in nats per unit; an utterance too short for its units counts nothing."""
+    log_probabilities = logits.float().log_softmax(-1)
+    loss = F.ctc_loss(log_probabilities, units, lengths, counts, BLANK, reduction="sum", zero_infinity=True)
+    return loss / len(units)
+
+
+def loss_of(model: nn.Module, bank: audio.FilterBank, batch: Batch, options: Training, device: Any) -> Tensor:
+    """The CTC loss of a batch, plus the spike penalty."""
+    x, lengths, units, counts = tensors(batch, device)
+    if options.band_masks or options.time_masks:
+        x = hidden(x, lengths, bank, options, batch.seed)
+    with training.SpikeMeter(model) as meter, torch.autocast(x.device.type, torch.bfloat16, options.bfloat16):
+        logits = model(x)
+    loss = ctc_loss(logits, lengths, units, counts)
+    if options.spike_penalty and meter.outputs:
+        loss = loss + options.spike_penalty * meter.mean_size()
+    return loss
+
+
+class Trainer(training.Trainer[SpeechRecogniser]):
+    """Trains a recogniser; its score is the rate of phone errors on the validation data, folded by ``fold``."""
+
+    metric, metric_label = "per", "phone errors on val (%)"
+    needs = (*training.Trainer.needs, "jiwer")
+    options: Training
+    fold: Callable[[Sequence[str]], list[str]] = list
+
+    def __init__(
+        self,
+        examples: list[Example],
+        validation: list[Example],
+        run: Path,
+        config: SpeechConfig,
+        options: Training,
+        initial: str | None = None,
+        backend: str = "auto",
+    ):
+        if options.label_smoothing:
+            raise ValueError("CTC has no labels to smooth: leave label_smoothing at 0")
+        self.examples, self.validation = examples, validation
+        super().__init__(run, lambda: self.new_network(config), options, initial, backend)
+        self.spoken = spoken(self.network, examples)
+
+    def new_network(self, config: SpeechConfig) -> SpeechRecogniser:
+        """A network that knows the usual features of the training data."""
+        network = SpeechRecogniser(config)
+        network.set_usual(*usual(self.examples))
+        return network
+
+    def plan(self, seed: int) -> list[Batch]:
+        now = shortest(self.spoken, self.epoch / self.options.epochs, self.options.curriculum)
+        return batches(now, self.options.steps, seed)
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        return loss_of(self.model, self.network.bank, batch, self.options, self.accelerator.device)
+
+    def score(self, model: SpeechRecogniser) -> float:
+        return evaluate(model, self.validation, type(self).fold)[1]["per"]
+
+
+# ---- Scores ----
+
+
+@torch.inference_mode()
+def log_probabilities(model: SpeechRecogniser, examples: Sequence[Example]) -> list[Tensor]:
+    """``[steps, units]`` for each example; several are computed at once, by length."""
+    found: list[Tensor] = [torch.empty(0)] * len(examples)
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].frames[0]))
+    device = model.output.weight.device
+    with evaluating(model):
+        for start in range(0, len(order), EVALUATED_AT_ONCE):
+            places = order[start : start + EVALUATED_AT_ONCE]
+            steps = [torch.from_numpy(steps_of(model, examples[i].frames[0])) for i in places]
+            logits = model(nn.utils.rnn.pad_sequence(steps).to(device)).float().log_softmax(-1).cpu()
+            for row, place in enumerate(places):
+                found[place] = logits[: len(steps[row]), row].contiguous()
+    return found
+
+
+def heard(model: SpeechRecogniser, examples: Sequence[Example]) -> list[list[str]]:
+    """The phones on the best path through each example."""
+    labels = model.typed_config.labels
+    return [[labels[unit - 1] for unit, _, _ in best_path(found)] for found in log_probabilities(model, examples)]
+
+
+def phone_errors(right: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Substituted, deleted and inserted phones, by jiwer, in percent of the right ones; ``per`` is their sum."""
+    import jiwer
+
+    counted = jiwer.process_words([" ".join(row) for row in right], [" ".join(row) for row in found])
+    total = sum(map(len, right)) / 100
+    kinds = {"substituted": counted.substitutions, "deleted": counted.deletions, "inserted": counted.insertions}
+    return {"per": sum(kinds.values()) / total} | {kind: count / total for kind, count in kinds.items()}
+
+
+def evaluate(
+    model: SpeechRecogniser, examples: Sequence[Example], fold: Callable[[Sequence[str]], list[str]] = list
+) -> tuple[list[str], dict[str, Any]]:
+    """The phones that are heard, as text, and the errors in percent; both sides are first folded by ``fold``."""
+    found = [fold(row) for row in heard(model, examples)]
+    return [" ".join(row) for row in found], phone_errors([fold(example.phones) for example in examples], found)
+
+
+def calls(model: SpeechRecogniser, examples: Sequence[Example]) -> Iterator[tuple[Tensor]]:
+    """Each example as the network takes it."""
+    for example in examples:
+        steps = torch.from_numpy(steps_of(model, example.frames[0]))
+        yield (steps.to(model.output.weight.device).unsqueeze(1),)
+
+
+def content(examples: Sequence[Example]) -> Iterator[bytes]:
+    """The content of examples, to recognise them by."""
+    for example in examples:
+        yield example.frames[0].tobytes()
+        yield " ".join(example.phones).encode()
+
+
+def scores(
+    model: SpeechRecogniser,
+    validation: list[Example],
+    test: list[Example],
+    band: Band,
+    fold: Callable[[Sequence[str]], list[str]] = list,
+) -> dict[str, Any]:
+    """Phone errors on ``val``, on its first utterances, and on the test set."""
+    parts = {"per_val": validation, band.column: validation[: band.inputs], "per_test": test}
+    found = {name: round(evaluate(model, part, fold)[1]["per"], 2) for name, part in parts.items()}
+    return found | {"utterances": {"val": len(validation), "test": len(test)}}
+
+
+def columns(scores: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """The scores of the card."""
+
+    def column(split: str) -> dict[str, str]:
+        signature = f"substituted, deleted and inserted phones in percent, {scores['utterances'][split]} utterances"
+        return {"title": f"phone errors %, {split}", "type": "per", "split": split, "signature": signature}
+
+    return {"per_val": column("val"), "per_test": column("test")}
+
+
+def own_examples(
+    file: Path, column: str, phones_of: Callable[[str, str], tuple[str, ...]], model: SpeechRecogniser
+) -> list[Example]:
+    """Your own recordings: audio files, in the folder of ``file`` unless it gives other paths.
+
+    ``phones_of(text, where)`` gives the phones of what the ``column`` says.
+    """
+    examples = []
+    for place, text in read_table(file, ("file", column)):
+        phones = phones_of(text, f"the {column} of {place} in {file}")
+        samples = audio.read_audio(file.parent / place)
+        if len(samples) < model.bank.shortest:
+            raise ValueError(f"{place} in {file}: {audio.too_short(len(samples), model.bank)}")
+        examples.append(Example(place, [model.bank.frames(samples)], phones, text))
+    return examples
+
+
+def example(model: SpeechRecogniser) -> dict[str, Any]:
+    """The card's example: a second of silence."""
+    text, confidence, _ = model.transcribe(np.zeros(audio.RATE, np.int16), rate=audio.RATE)
+    return {"input": "silence.wav", "output": [text, confidence]}
+
+
+# ---- Fine-tuning ----
+
+
+def fine_tune(
+    model: SpeechRecogniser, examples: list[Example], epochs: int = 12, learning_rate: float = 5e-4, seed: int = 0
+) -> FineTuning:
+    """Train a loaded recogniser further on your own examples, in place; return a report of it.
+
+    Raises ValueError for an empty list, and for a phone that the model does not have.
+    """
+    if not examples:
+        raise ValueError("there are no recordings to fine-tune on")
+    options = Training(
+        epochs=epochs, learning_rate=learning_rate, seed=seed, full_precision=0.0, threshold_rise=0.0, muon=False
+    )
+    device = model.output.weight.device
+
+    def of_size(part: list[Spoken], size: int, seed: int) -> list[list[Spoken]]:
+        order = random.Random(seed).sample(range(len(part)), len(part))
+        return [[part[i] for i in order[first : first + size]] for first in range(0, len(part), size)]
+
+    def loss_on(part: list[Spoken], options: Training) -> Tensor:
+        batch = Batch([one.steps[0] for one in part], [one.units for one in part], int(torch.randint(2**31, ())))
+        return loss_of(model, model.bank, batch, options, device)
+
+    return fine_tuning.fine_tune(model, spoken(model, examples), of_size, loss_on, options)

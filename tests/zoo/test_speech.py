@@ -1,0 +1,161 @@
+"""Speech recognisers: a recording in pieces, in a batch or from a saved model gives the phones of the whole one."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import zoo
+from zoo import command
+from zoo.networks.speech import MIXERS, PHONES, Phone, SpeechConfig, SpeechRecogniser, best_path, transcript
+
+NOISE = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
+SIZES = {"bands": 8, "width": 12, "layers": 2}
+
+
+@pytest.fixture(scope="module", params=MIXERS)
+def model(request) -> SpeechRecogniser:
+    return network(request.param)
+
+
+def network(mixer: str) -> SpeechRecogniser:
+    torch.manual_seed(0)
+    made = SpeechRecogniser(SpeechConfig(mixer=mixer, **SIZES)).eval()
+    made.set_usual(np.full(8, 14.0), np.full(8, 2.0))
+    with torch.no_grad():
+        made.output.weight.mul_(20)  # so that it hears phones in noise
+    return made
+
+
+def streamed(model, samples, cuts, rate):
+    stream = model.stream(rate)
+    for piece in np.split(samples, sorted(cuts)):
+        stream.push(piece)
+    return stream
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.lists(st.integers(0, len(NOISE)), max_size=6), st.sampled_from([16_000, 44_100]))
+def test_a_recording_in_pieces_gives_the_transcript_of_the_whole(model, cuts, rate):
+    stream, whole = streamed(model, NOISE, cuts, rate), streamed(model, NOISE, [], rate)
+    assert torch.equal(stream.probabilities, whole.probabilities)
+    assert stream.answer() == model.transcribe(NOISE, rate=rate)
+
+
+def test_a_file_gives_the_transcript_of_its_samples(model, tmp_path):
+    samples = np.round(NOISE * 2**15).astype(np.int16)
+    soundfile.write(tmp_path / "a.flac", samples, 16_000)
+    found = model.transcribe(tmp_path / "a.flac")
+    assert found == model.transcribe(samples, rate=16_000)
+    assert found.text == " ".join(phone.name for phone in found.phones) and found.phones
+    assert all(0 <= p.start < p.end <= 1.5 and 0 < p.confidence <= 1 for p in found.phones)
+
+
+def test_a_recording_in_a_batch_has_the_logits_that_it_has_alone(model):
+    x = torch.randn(40, 5, model.bank.size, generator=torch.Generator().manual_seed(0))
+    x[25:, 3] = 0
+    with torch.inference_mode():
+        together = model(x)
+        for row, length in enumerate((40, 40, 40, 25, 40)):
+            assert torch.equal(together[:length, row], model(x[:length, row : row + 1])[:, 0])
+
+
+def test_a_scan_leaves_the_state_that_it_is_given(model):
+    x = torch.randn(20, 2, model.bank.size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        _, state = model.scan(x[:10])
+        first, _ = model.scan(x[10:], state)
+        again, _ = model.scan(x[10:], state)
+        assert torch.equal(first, again) and torch.equal(first, model(x)[10:])
+
+
+def test_silence_and_clipping_are_transcribed(model):
+    for samples in (np.zeros(16_000, np.int16), np.sign(NOISE)):
+        found = model.transcribe(samples, rate=16_000)
+        assert 0 <= found.confidence <= 1 and isinstance(found.text, str)
+
+
+def test_what_is_too_short_or_no_number_is_one_clear_error(model, tmp_path):
+    with pytest.raises(ValueError, match="the audio lasts 10 ms; the model needs 45 ms or more"):
+        model.transcribe(NOISE[:160], rate=16_000)
+    soundfile.write(tmp_path / "short.wav", NOISE[:160], 16_000)
+    with pytest.raises(ValueError, match=r"short.wav: the audio lasts 10 ms; the model needs 45 ms or more"):
+        model.transcribe(tmp_path / "short.wav")
+    with pytest.raises(ValueError, match="the audio lasts 0 ms"):
+        model.stream().answer()
+
+
+def test_after_an_error_nothing_of_the_piece_is_taken(model):
+    stream = streamed(model, NOISE, [], 16_000)
+    before = stream.answer()
+    with pytest.raises(ValueError, match="sample 0 is"):
+        stream.push(np.array([np.nan]))
+    assert stream.answer() == before
+    stream.push(NOISE)
+    assert stream.answer() == model.transcribe(np.concatenate([NOISE, NOISE]), rate=16_000)
+
+
+def test_a_saved_model_hears_the_same(model, tmp_path):
+    first = zoo.load(zoo.save(model, tmp_path / "first"))
+    assert first.config == model.config
+    again = zoo.load(zoo.save(first, tmp_path / "again"))
+    assert again.transcribe(NOISE, rate=16_000) == first.transcribe(NOISE, rate=16_000)
+
+
+def test_a_recurrent_gated_network_has_half_the_parameters_of_an_lstm():
+    sizes = [sum(p.numel() for p in network(mixer).layers.parameters()) for mixer in ("recurrent-gated-lif", "lstm")]
+    assert 0.45 < sizes[0] / sizes[1] < 0.55
+
+
+def test_the_best_path_joins_repeats_and_leaves_out_blanks():
+    probabilities = torch.nn.functional.one_hot(torch.tensor([0, 2, 2, 0, 2, 1, 1, 0]), 3).float()
+    assert best_path(probabilities) == [(2, 1, 3), (2, 4, 5), (1, 5, 7)]
+    found = transcript(probabilities, ["A", "B"], 0.03)
+    assert found == (
+        "B B A",
+        1.0,
+        [Phone("B", 0.03, 0.09, 1.0), Phone("B", 0.12, 0.15, 1.0), Phone("A", 0.15, 0.21, 1.0)],
+    )
+    assert transcript(probabilities[:1], ["A", "B"], 0.03) == ("", 1.0, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"mixer": "rnn"}, "mixer must be one of recurrent-gated-lif, .*; got 'rnn'"),
+        ({"labels": ["A", "A"]}, "labels must be different phones, at least one"),
+        ({"labels": []}, "labels must be different phones, at least one"),
+        ({"width": 0}, "width must be a whole number of at least 1; got 0"),
+        ({"bands": 0}, "bands must be a whole number from 4 to 128; got 0"),
+    ],
+)
+def test_an_impossible_config_is_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        SpeechConfig(**options)
+
+
+def test_the_command_transcribes_files_and_names_those_that_it_cannot(tmp_path, monkeypatch):
+    model = network("recurrent-gated-lif")
+    monkeypatch.chdir(tmp_path)
+    zoo.save(model, tmp_path / "ears")
+    soundfile.write("a.wav", NOISE, 16_000)
+    (tmp_path / "b.wav").write_text("no audio")
+    expected = zoo.load(tmp_path / "ears").transcribe(tmp_path / "a.wav")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = CliRunner().invoke(command.app, ["transcribe", "./ears", "a.wav", "b.wav"])
+        said = CliRunner().invoke(command.app, ["transcribe", "./ears", "--json", "a.wav"]).stdout
+    assert result.exit_code == 3 and result.stdout == f"{expected.text}\t{expected.confidence:.4f}\n\n"
+    assert "argument 2: b.wav is no audio file that can be read" in result.stderr
+    found = json.loads(said)
+    assert found["text"] == expected.text and found["phones"][0] == expected.phones[0]._asdict()
+
+
+def test_the_phones_are_those_of_the_dictionary():
+    assert len(PHONES) == 39 and sorted(PHONES) == PHONES

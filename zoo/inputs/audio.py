@@ -1,0 +1,307 @@
+"""Audio as tensors: files and arrays as samples of 16,000 Hz, and log-mel features that stream.
+
+**Samples.** :func:`blocks` reads an array or a file (WAV, FLAC, MP3, Ogg Opus and Vorbis, NIST SPHERE: all that
+libsndfile knows), piece by piece, so that an hour of audio needs no more memory than a minute. Channels are averaged,
+and any other sample rate is resampled (:class:`Resampler`).
+
+**Features** (:class:`FeatureStream`). Every 10 ms, the logarithm of the energy in the bands of a mel filterbank, as
+Kaldi defines it (``kaldi-native-fbank``: windows of 25 ms, samples as 16-bit numbers, no dither)::
+
+    e[t] = max(log energy, FLOOR)
+    m[t] = m[t-1] + (e[t] - m[t-1]) / min(t + START, WINDOW)         m before the first frame: the usual mean
+    x[t] = (e[t] - m[t]) / the usual deviation
+
+so that a frame depends on nothing that comes after it. ``stack`` frames side by side are one step of a network. Samples
+that are pushed in pieces give the same steps, bit for bit, as all at once.
+"""
+
+import contextlib
+import importlib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from zoo.inputs.data_files import plain_file
+from zoo.options import number, whole_number
+
+RATE = 16_000
+"""Samples per second of everything behind :func:`blocks`."""
+WINDOW_SAMPLES, SHIFT_SAMPLES = 400, 160
+"""A frame is made of 25 ms, and there is one every 10 ms."""
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+MOST_CHANNELS = 64
+LOUDEST = 16.0
+"""Floating-point samples lie in -1 to 1; a few, out of a mixer or a filter, may lie outside. Beyond this size they are
+in another unit."""
+FLOOR = 5.0
+"""The least log energy, near that of the last bit of 16-bit samples: digital silence has no logarithm."""
+START, WINDOW = 100, 1000
+"""The running mean: the usual mean counts as START frames, and frames before the last WINDOW are forgotten."""
+BLOCK_SECONDS = 10
+FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31, "float32": 1.0, "float64": 1.0}
+"""The types of samples, each with the value of full scale."""
+
+
+def need(*packages: str) -> list[Any]:
+    """The modules of these packages of the extra ``speech``; ImportError with the install command for a missing one."""
+    found = []
+    for package in packages:
+        try:
+            found.append(importlib.import_module(package))
+        except ImportError as error:
+            raise ImportError(f'audio needs {package}; install it with: pip install "snn-zoo[speech]"') from error
+    return found
+
+
+# ---- Samples ----
+
+
+@contextlib.contextmanager
+def naming(source: Any) -> Iterator[None]:
+    """Puts the name of the file ``source``, if it is one, before the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(source, str | os.PathLike) and not str(error).startswith(str(source)):
+            raise ValueError(f"{source}: {error}") from None
+        raise
+
+
+def is_file(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike)
+
+
+def check_rate(rate: Any) -> int:
+    """A sample rate, in samples per second; ValueError for what is none."""
+    if rate is None:
+        raise ValueError(f"an array does not know its sample rate: give it, as in rate={RATE}")
+    return whole_number("rate", rate, LOWEST_RATE, HIGHEST_RATE)
+
+
+def mono(samples: Any) -> np.ndarray:
+    """Samples ``[N]`` or ``[N, channels]`` as float32 ``[N]``, the mean of the channels, full scale 1.
+
+    Integers of 16 or 32 bits and floating-point numbers are taken. Raises TypeError for anything else; ValueError for
+    another shape, for NaN and infinity, with their place, and for floating-point samples far outside of -1 to 1.
+    """
+    array = np.asarray(samples)
+    full_scale = FULL_SCALE.get(array.dtype.name)
+    if full_scale is None:
+        raise TypeError(f"samples are int16, int32, float32 or float64; got {array.dtype}")
+    if array.ndim not in (1, 2) or (array.ndim == 2 and not 1 <= array.shape[1] <= MOST_CHANNELS):
+        raise ValueError(
+            f"samples have the shape [N], or [N, channels] with up to {MOST_CHANNELS} channels; got {list(array.shape)}"
+        )
+    if array.dtype.kind == "f" and array.size:
+        peak = float(np.abs(array).max())
+        if not math.isfinite(peak):
+            place = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
+            raise ValueError(f"sample {place} is {array.reshape(len(array), -1)[place].tolist()}, which is no number")
+        if peak > LOUDEST:
+            raise ValueError(
+                f"floating-point samples lie in -1 to 1, and these reach {peak:g}; 16-bit samples are taken as int16"
+            )
+    if array.ndim == 2:
+        array = array.mean(axis=1, dtype=np.float32)
+    return (array / full_scale).astype(np.float32) if full_scale != 1 else array.astype(np.float32)
+
+
+def read_file(path: str | os.PathLike) -> tuple[int, Iterator[np.ndarray]]:
+    """The sample rate of an audio file, and its samples in blocks, each of one channel.
+
+    Raises FileNotFoundError, ImportError, and ValueError, which names the file, for what is no audio or is damaged.
+    """
+    (soundfile,) = need("soundfile")
+    path = plain_file(path, "audio file")
+    try:
+        file = soundfile.SoundFile(path)
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"{path} is no audio file that can be read: {error.error_string}") from None
+    if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
+        file.close()
+        raise ValueError(f"{path} has {file.samplerate} samples per second; {LOWEST_RATE} to {HIGHEST_RATE} are taken")
+    return file.samplerate, _blocks_of(path, file, soundfile)
+
+
+def _blocks_of(path: Path, file: Any, soundfile: Any) -> Iterator[np.ndarray]:
+    with file:
+        while True:
+            try:
+                block = file.read(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise ValueError(f"{path} is damaged: {error}") from None
+            if not len(block):
+                return
+            with naming(path):
+                yield mono(block)
+
+
+def blocks(source: Any, rate: int | None = None) -> tuple[int, Iterator[np.ndarray]]:
+    """The sample rate of ``source`` and its samples, mono float32, in blocks of some seconds.
+
+    ``source`` is the path of a file, or an array as :func:`mono` takes it, whose sample rate must be given.
+    """
+    if is_file(source):
+        if rate is not None:
+            raise ValueError(f"{source} says its own sample rate; rate= is for arrays")
+        return read_file(source)
+    rate = check_rate(rate)
+    samples, size = mono(source), BLOCK_SECONDS * rate
+    return rate, (samples[i : i + size] for i in range(0, len(samples), size))
+
+
+class Resampler:
+    """Samples of any rate, piece by piece, to :data:`RATE`. At most 70 ms of the end are still on their way.
+
+    It cannot go back: if a push is interrupted, nobody knows what it took. From then on every push is an error.
+    """
+
+    def __init__(self, rate: int):
+        self.rate = rate
+        self._stream: Any = None
+        if rate != RATE:
+            (soxr,) = need("soxr")
+            self._stream = soxr.ResampleStream(rate, RATE, 1, dtype="float32")
+
+    @contextlib.contextmanager
+    def push(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        """The samples that ``samples`` complete; what is done with them may still fail."""
+        if self._stream is None:
+            yield samples
+            return
+        if self.rate < 0:
+            raise ValueError("an earlier piece of this stream was interrupted while it was resampled; begin a new one")
+        rate, self.rate = self.rate, -1
+        yield self._stream.resample_chunk(samples)
+        self.rate = rate
+
+
+def read_audio(source: Any, rate: int | None = None, speed: float = 1.0) -> np.ndarray:
+    """All samples of ``source`` at :data:`RATE`, to its end; played ``speed`` times as fast, at a higher pitch."""
+    found, parts = blocks(source, rate)
+    samples = np.concatenate([np.empty(0, np.float32), *parts])
+    played = round(found * speed)
+    if played == RATE:
+        return samples
+    (soxr,) = need("soxr")
+    return soxr.resample(samples, played, RATE)
+
+
+# ---- Features ----
+
+
+@dataclass(frozen=True)
+class FilterBank:
+    """Mel filters of equal width on the mel scale: ``bands`` of them from ``lowest`` to ``highest`` (Hz).
+
+    ``stack`` frames of 10 ms are one step.
+    """
+
+    bands: int = 40
+    lowest: float = 20.0
+    highest: float = 5600.0
+    stack: int = 3
+
+    def __post_init__(self) -> None:
+        whole_number("bands", self.bands, 4, 128)
+        whole_number("stack", self.stack, 1, 16)
+        number("lowest", self.lowest, 0, RATE / 2)
+        number("highest", self.highest, 0, RATE / 2)
+        if self.highest < self.lowest + 1000:
+            raise ValueError(f"highest must be at least 1000 Hz above lowest ({self.lowest:g}); got {self.highest:g}")
+
+    @property
+    def size(self) -> int:
+        """Values of a step."""
+        return self.bands * self.stack
+
+    @property
+    def step_seconds(self) -> float:
+        return self.stack * SHIFT_SAMPLES / RATE
+
+    @property
+    def shortest(self) -> int:
+        """The fewest samples that make a step."""
+        return WINDOW_SAMPLES + (self.stack - 1) * SHIFT_SAMPLES
+
+    def frames(self, samples: np.ndarray) -> np.ndarray:
+        """Log energies ``[frames, bands]`` of samples at :data:`RATE`; the first frame begins at the first sample."""
+        (fbank,) = need("kaldi_native_fbank")
+        options = fbank.FbankOptions()
+        options.frame_opts.samp_freq = RATE
+        options.frame_opts.dither = 0.0
+        options.frame_opts.snip_edges = True
+        options.mel_opts.num_bins = self.bands
+        options.mel_opts.low_freq, options.mel_opts.high_freq = self.lowest, self.highest
+        computed = fbank.OnlineFbank(options)
+        computed.accept_waveform(RATE, samples * np.float32(2**15))
+        count = max(0, (len(samples) - WINDOW_SAMPLES) // SHIFT_SAMPLES + 1)
+        frames = np.empty((count, self.bands), np.float32)
+        for i in range(count):
+            frames[i] = computed.get_frame(i)
+        return np.maximum(frames, np.float32(FLOOR), out=frames)
+
+
+@njit(cache=True, nogil=True)
+def _normalise(frames, mean, deviation, count):
+    """``frames [N, bands]`` about their running mean; ``mean`` is moved on, the new count of frames is returned."""
+    found = np.empty_like(frames)
+    for t in range(len(frames)):
+        count += 1
+        for band in range(frames.shape[1]):
+            mean[band] += (frames[t, band] - mean[band]) / min(count + START, WINDOW)
+            found[t, band] = (frames[t, band] - mean[band]) / deviation[band]
+    return found, count
+
+
+def normalise(frames: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """All ``frames`` of a recording about their running mean, which begins at the usual ``mean``."""
+    return _normalise(frames.astype(np.float32), mean.astype(np.float64), deviation.astype(np.float64), 0)[0]
+
+
+def stacked(frames: np.ndarray, stack: int) -> np.ndarray:
+    """``frames [N, bands]`` as steps ``[N // stack, stack * bands]``; what is left over at the end is not used."""
+    steps = len(frames) // stack
+    return frames[: steps * stack].reshape(steps, stack * frames.shape[1])
+
+
+class FeatureStream:
+    """The steps of one recording that comes in piece by piece, about its running mean."""
+
+    def __init__(self, bank: FilterBank, mean: np.ndarray, deviation: np.ndarray):
+        self.bank, self.deviation = bank, deviation.astype(np.float64)
+        self.samples = 0
+        """How many there were so far."""
+        self._mean, self._count = mean.astype(np.float64), 0
+        self._rest = np.empty(0, np.float32)
+        self._frames = np.empty((0, bank.bands), np.float32)
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        """The steps ``[steps, size]`` that these samples at :data:`RATE` complete."""
+        waiting = np.concatenate([self._rest, samples])
+        frames = self.bank.frames(waiting)
+        mean = self._mean.copy()
+        normal, count = _normalise(frames, mean, self.deviation, self._count)
+        normal = np.concatenate([self._frames, normal])
+        steps = stacked(normal, self.bank.stack)
+        self._rest, self._frames = waiting[len(frames) * SHIFT_SAMPLES :], normal[len(steps) * self.bank.stack :]
+        self._mean, self._count = mean, count
+        self.samples += len(samples)
+        return steps
+
+    def copy(self) -> "FeatureStream":
+        """Another stream that goes on from here; no array is ever changed in place."""
+        twin = FeatureStream.__new__(FeatureStream)
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+
+def too_short(samples: int, bank: FilterBank) -> str:
+    """The message that so few samples hold no step."""
+    return f"the audio lasts {1000 * samples / RATE:g} ms; the model needs {1000 * bank.shortest / RATE:g} ms or more"

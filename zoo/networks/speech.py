@@ -1,0 +1,300 @@
+"""Speech recognisers: log-mel features into layers of recurrent spiking neurons, and phones out of them by CTC.
+
+A step is 30 ms of audio, ``[T, B, F]`` (:mod:`zoo.inputs.audio`). Then::
+
+    s = Q(a + x);  a = a + x - s                             the features as multi-bit spikes (PR22)
+    f, c = layer norm(W s), gate and candidate each           a few layers, each on the spikes of the one before
+    s = recurrent-gated LIF(f, c)
+    probabilities of the blank and of each phone = softmax(W s + b)
+
+so that every weight takes spikes of a few bits. Connectionist temporal classification (CTC; Graves et al., ICML 2006)
+reads the phones: the most probable unit of each step, repeats joined, blanks left out. All memory is explicit state and
+nothing looks ahead, so a recording that comes in piece by piece (:meth:`SpeechRecogniser.stream`) gives the same phones
+as the whole of it.
+
+``mixer`` names the neurons: ``recurrent-gated-lif`` as above; ``input-gated-lif``, without the recurrent product;
+``multibit-synaptic-lif`` and ``multibit-lif``, whose memory fades by itself. In the twins ``lstm`` and ``gru`` it is a
+recurrent network on the features as they are, with a layer norm behind each layer.
+
+Source: Ponghiran and Roy, AAAI 2022, arXiv 2109.01905 (PR22).
+"""
+
+import re
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import neurons
+from neurons.monitors import evaluation_view
+from zoo.inputs import audio
+from zoo.networks.layers import Linear, ParallelLayerNorm, RowGroups, SequenceDropout, at_least_one, first_rows
+from zoo.networks.mixers import RECURRENT, spike_options
+from zoo.networks.streaming import Stream
+from zoo.registry import register_architecture
+
+GATED = ("recurrent-gated-lif", "input-gated-lif")
+MIXERS = (*GATED, "multibit-synaptic-lif", "multibit-lif", *RECURRENT)
+BLANK = 0
+"""The unit of CTC that stands for no phone; the labels follow it."""
+PHONES = re.findall(
+    "[A-Z]+",
+    "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH",
+)
+"""The phones of the CMU Pronouncing Dictionary, without stress."""
+GATE_HORIZON = 32.0
+"""Steps that the slowest gated neurons remember before training: about a second."""
+FEATURE_RANGE = 4.0
+"""The range of the spikes that the features become: four of their usual deviations."""
+
+
+@dataclass(frozen=True)
+class SpeechConfig:
+    """All that rebuilds a recogniser.
+
+    ``labels`` are the phones. ``bands``, ``lowest``, ``highest`` and ``stack`` are those of the features
+    (:class:`zoo.inputs.audio.FilterBank`). ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are
+    those of the multi-bit spike. ``dropout`` has one mask for a whole sequence.
+    """
+
+    labels: list[str] = field(default_factory=lambda: list(PHONES))
+    bands: int = 40
+    lowest: float = 20.0
+    highest: float = 5600.0
+    stack: int = 3
+    width: int = 320
+    layers: int = 3
+    mixer: str = "recurrent-gated-lif"
+    bits: int = 6
+    threshold_levels: int = 3
+    initial_range: float = 2.0
+    range_tracking: str = "fixed"
+    dropout: float = 0.2
+
+    def __post_init__(self):
+        if self.mixer not in MIXERS:
+            raise ValueError(f"mixer must be one of {', '.join(MIXERS)}; got {self.mixer!r}")
+        if not isinstance(self.labels, list | tuple) or not 1 <= len(set(self.labels)) == len(self.labels):
+            raise ValueError(f"labels must be different phones, at least one; got {self.labels!r}")
+        at_least_one(self, "width", "layers")
+        self.filter_bank()
+
+    def filter_bank(self) -> audio.FilterBank:
+        return audio.FilterBank(self.bands, self.lowest, self.highest, self.stack)
+
+    def neuron(self) -> neurons.Neuron:
+        """The neurons of a layer; a twin has none."""
+        spike = spike_options(self)
+        if self.mixer == "recurrent-gated-lif":
+            return neurons.RecurrentGatedLIF(self.width, **spike)
+        if self.mixer == "input-gated-lif":
+            return neurons.InputGatedLIF(**spike)
+        if self.mixer == "multibit-synaptic-lif":
+            return neurons.MultiBitSynapticLIF(self.width, tau=torch.linspace(0.0, 0.9, self.width), **spike)
+        return neurons.MultiBitLIF(leak=torch.linspace(0.0, 0.95, self.width), **spike)
+
+
+class Phone(NamedTuple):
+    """A phone that was heard: from when to when, in seconds, and its probability there."""
+
+    name: str
+    start: float
+    end: float
+    confidence: float
+
+
+class Transcript(NamedTuple):
+    """What was said: the phones as text, how sure the network is of them (their mean probability), and each of them."""
+
+    text: str
+    confidence: float
+    phones: list[Phone]
+
+
+class SpikingLayer(nn.Module):
+    """A product, layer norm (of gate and candidate apart) and neurons, on ``[T, B, N]``."""
+
+    def __init__(self, inputs: int, config: SpeechConfig):
+        super().__init__()
+        parts = 2 if config.mixer in GATED else 1
+        self.product = Linear(inputs, parts * config.width, bias=False)
+        self.norm = ParallelLayerNorm(parts * config.width, parts)
+        self.neuron = config.neuron()
+        if config.mixer in GATED:
+            neurons.start_gates(self.norm.bias, GATE_HORIZON)
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        return self.neuron(self.norm(self.product(x)), state)
+
+
+class RecurrentLayer(RowGroups):
+    """LSTM or GRU, and a layer norm, on ``[T, B, N]``; its state is kept with the batch first, as all state is."""
+
+    def __init__(self, inputs: int, config: SpeechConfig):
+        super().__init__()
+        self.network = (nn.LSTM if config.mixer == "lstm" else nn.GRU)(inputs, config.width)
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        batch = x.shape[1]
+        if state is not None:
+            state = tuple(self.in_groups(part.unsqueeze(0).contiguous()) for part in state)
+            state = state if isinstance(self.network, nn.LSTM) else state[0]
+        y, state = self.network(self.in_groups(x), state)
+        parts = state if isinstance(state, tuple) else (state,)
+        return self.norm(first_rows(y, batch)), tuple(first_rows(part.squeeze(0), batch) for part in parts)
+
+
+@register_architecture("speech-recogniser")
+class SpeechRecogniser(nn.Module):
+    """Recogniser of phones: ``transcribe`` takes a recording and gives its phones.
+
+    Called on features ``[T, B, F]`` it returns the logits ``[T, B, 1 + labels]``, the blank first. It looks ahead
+    nowhere: padding behind a recording does not change the logits before it.
+    """
+
+    architecture: ClassVar[str]
+    usual_mean: Tensor
+    usual_deviation: Tensor
+    task = "automatic-speech-recognition"
+
+    def __init__(self, config: SpeechConfig):
+        super().__init__()
+        self.typed_config, self.bank = config, config.filter_bank()
+        self.register_buffer("usual_mean", torch.zeros(config.bands))
+        self.register_buffer("usual_deviation", torch.ones(config.bands))
+        sizes = [self.bank.size, *[config.width] * (config.layers - 1)]
+        if config.mixer in RECURRENT:
+            self.encoder: nn.Module | None = None
+            self.layers = nn.ModuleList(RecurrentLayer(size, config) for size in sizes)
+        else:
+            spike = spike_options(config, initial_range=FEATURE_RANGE, range_tracking="fixed")
+            self.encoder = neurons.MultiBitLIF(leak=1.0, learn_leak=False, **spike)
+            self.layers = nn.ModuleList(SpikingLayer(size, config) for size in sizes)
+        self.dropout = SequenceDropout(config.dropout)
+        self.output = Linear(config.width, 1 + len(config.labels))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that rebuilds this network."""
+        return asdict(self.typed_config)
+
+    def assets(self) -> dict[str, bytes]:
+        """None: the labels are part of the config."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], assets: dict[str, bytes]) -> "SpeechRecogniser":
+        return cls(SpeechConfig(**config))
+
+    def set_usual(self, mean: np.ndarray, deviation: np.ndarray) -> None:
+        """Let the running mean of the features begin at ``mean [bands]``, and divide by ``deviation [bands]``.
+
+        Both are rounded to half precision, in which weights are saved.
+        """
+        for own, found in ((self.usual_mean, mean), (self.usual_deviation, deviation)):
+            own.copy_(torch.as_tensor(found, dtype=torch.float32).half())
+
+    def features(self) -> audio.FeatureStream:
+        """The features of a recording that is yet to come."""
+        mean, deviation = (part.float().cpu().numpy() for part in (self.usual_mean, self.usual_deviation))
+        return audio.FeatureStream(self.bank, mean, deviation)
+
+    def scan(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The logits ``[T, B, 1 + labels]`` of the features ``x [T, B, F]``, and the final state."""
+        first, *before = [None] * (1 + len(self.layers)) if state is None else state
+        x, after = x.to(self.output.weight.dtype), []
+        if self.encoder is not None:
+            x, first = self.encoder(x, first)
+        for layer, layer_state in zip(self.layers, before):
+            x, layer_state = layer(x, layer_state)
+            x = self.dropout(x)
+            after.append(layer_state)
+        return self.output(x), (first, *after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scan(x)[0]
+
+    def stream(self, rate: int = audio.RATE) -> "SpeechStream":
+        """A recording of ``rate`` samples per second, to be pushed piece by piece."""
+        return SpeechStream(self, rate)
+
+    def transcribe(self, recording: Any, rate: int | None = None) -> Transcript:
+        """The phones of one recording, with their times and probabilities.
+
+        ``recording`` is an audio file, or an array of samples ``[N]`` or ``[N, channels]`` (int16, int32, or floating
+        point in -1 to 1) with its ``rate``. Raises TypeError and ValueError for what is no audio, holds NaN or is
+        shorter than a step of the network; errors of a file name it.
+        """
+        rate, blocks = audio.blocks(recording, rate)
+        with audio.naming(recording):
+            stream = self.stream(rate)
+            for block in blocks:
+                stream.push(block)
+            return stream.answer()
+
+
+class SpeechStream(Stream):
+    """A recording that is transcribed while it comes in: samples go in, the transcript so far comes out.
+
+    The transcript depends on the samples alone and not on how they were cut.
+    """
+
+    def __init__(self, model: SpeechRecogniser, rate: int = audio.RATE):
+        self.model, self.resampler = model, audio.Resampler(audio.check_rate(rate))
+        self.features, self.state = model.features(), None
+        self.probabilities = torch.empty(0, 1 + len(model.typed_config.labels))
+        """Of each step so far, ``[steps, 1 + labels]``."""
+
+    @torch.inference_mode()
+    def push(self, samples: Any) -> int:
+        """Take the next samples; return how many steps they completed. Errors are those of ``transcribe``."""
+        with self.resampler.push(audio.mono(samples)) as resampled:
+            features = self.features.copy()
+            steps = torch.from_numpy(features.push(resampled))
+            if len(steps):
+                device = self.model.output.weight.device
+                with evaluation_view(self.model) as network:
+                    logits, state = network.scan(steps.to(device).unsqueeze(1), self.state)
+                found = torch.cat([self.probabilities, logits[:, 0].float().softmax(-1).cpu()])
+                self.probabilities, self.state = found, state
+            self.features = features
+        return len(steps)
+
+    def answer(self) -> Transcript:
+        """The transcript so far; ValueError before the first step is complete."""
+        if not len(self.probabilities):
+            raise ValueError(audio.too_short(self.features.samples, self.model.bank))
+        return transcript(self.probabilities, self.model.typed_config.labels, self.model.bank.step_seconds)
+
+
+def best_path(probabilities: Tensor) -> list[tuple[int, int, int]]:
+    """The units that CTC reads from ``[steps, units]``: number, first step, and the step after its last."""
+    found, place = [], 0
+    for unit, run in groupby(probabilities.argmax(-1).tolist()):
+        end = place + sum(1 for _ in run)
+        if unit != BLANK:
+            found.append((unit, place, end))
+        place = end
+    return found
+
+
+def transcript(probabilities: Tensor, labels: list[str], step_seconds: float) -> Transcript:
+    """The phones on the best path through ``probabilities [steps, 1 + labels]``."""
+    phones = [
+        Phone(
+            labels[unit - 1],
+            round(start * step_seconds, 3),
+            round(end * step_seconds, 3),
+            round(float(probabilities[start:end, unit].max()), 4),
+        )
+        for unit, start, end in best_path(probabilities)
+    ]
+    if phones:
+        confidence = sum(phone.confidence for phone in phones) / len(phones)
+    else:
+        confidence = float(probabilities[:, BLANK].mean())
+    return Transcript(" ".join(phone.name for phone in phones), round(confidence, 4), phones)
