@@ -14,7 +14,7 @@ import torch
 import zoo
 
 RESULTS = Path(__file__).with_name("results")
-LIBRARIES = ("numpy", "numba", "snntorch", "spikingjelly", "triton")
+LIBRARIES = ("numpy", "numba", "snntorch", "spikingjelly", "triton", "ctranslate2")
 
 
 def use_threads(threads: int | None) -> int:
