@@ -1,7 +1,7 @@
 """The instructions of a program, by number, and the constants shared by :mod:`zoo.engine.program` and the kernels."""
 
 EMBED, NORM, WINDOWS, PRODUCT, RESCALE, ATTENTION, BEST = range(7)
-SPARSE_CONVOLUTION, SPIKE_CONVOLUTION, INTEGRATOR = range(7, 10)
+SPARSE_CONVOLUTION, PATCHES, INTEGRATOR = range(7, 10)
 LEARNABLE_LIF, MULTIBIT_LIF, MULTIBIT_SYNAPTIC_LIF, INPUT_GATED_LIF, RECURRENT_GATED_LIF = range(10, 15)
 FIRST_NEURON = LEARNABLE_LIF
 """From here on the instructions are those of neurons."""

@@ -30,11 +30,11 @@ from zoo.engine.instructions import (
     MULTIBIT_LIF,
     NONE,
     NORM,
+    PATCHES,
     PRODUCT,
     RECURRENT_GATED_LIF,
     RESCALE,
     SPARSE_CONVOLUTION,
-    SPIKE_CONVOLUTION,
     WINDOWS,
 )
 
@@ -236,15 +236,6 @@ def attend(query, keys, values, count, heads, out, scores, lanes):
 
 
 @_kernel
-def _any(levels):
-    """Whether any level is not zero."""
-    found = False
-    for i in range(len(levels)):
-        found |= levels[i] != 0
-    return found
-
-
-@_kernel
 def _any_above(x, bound):
     found = False
     for i in range(len(x)):
@@ -399,8 +390,6 @@ class Room(NamedTuple):
     """int32."""
     short: np.ndarray
     """int16."""
-    levels: np.ndarray
-    """int8."""
     indices: np.ndarray
     lanes: np.ndarray
     """:data:`zoo.engine.instructions.LANES` floats."""
@@ -413,23 +402,26 @@ def _row(values, start, row, size):
 
 @_kernel
 def _product(a, m, room, row):
-    levels, k, weights, n, sums, most = a[0], a[1], a[2], a[3], a[4], a[5]
+    x, k, weights, n, sums, most, places = a[0], a[1], a[2], a[3], a[4], a[5], a[7]
     matrix = m.weights[weights : weights + k * n].reshape(k, n)
-    spike_product(_row(m.levels, levels, row, k), matrix, _row(m.sums, sums, row, n), room.indices, room.short, most)
+    for place in range(row * places, (row + 1) * places):
+        levels, out = _row(m.levels, x, place, k), _row(m.sums, sums, place, n)
+        spike_product(levels, matrix, out, room.indices, room.short, most)
 
 
 @_kernel
 def _rescaled(a, m, row):
-    start, n, parts, scale, bias, residual = a[0], a[1], a[2], a[3], a[4], a[5]
-    out = _row(m.numbers, start, row, n)
-    for part in range(parts):
-        sums, unit = a[6 + 2 * part], a[7 + 2 * part]
-        _rescale(_row(m.sums, sums, row, n), m.constants[unit], out, part == 0)
-    _scale(out, m.constants[scale : scale + n])
-    if bias != NONE:
-        _add(m.constants[bias : bias + n], out)
-    if residual != NONE:
-        _add(_row(m.numbers, residual, row, n), out)
+    start, n, parts, scale, bias, residual, places = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
+    for place in range(row * places, (row + 1) * places):
+        out = _row(m.numbers, start, place, n)
+        for part in range(parts):
+            sums, unit = a[7 + 2 * part], a[8 + 2 * part]
+            _rescale(_row(m.sums, sums, place, n), m.constants[unit], out, part == 0)
+        _scale(out, m.constants[scale : scale + n])
+        if bias != NONE:
+            _add(m.constants[bias : bias + n], out)
+        if residual != NONE:
+            _add(_row(m.numbers, residual, place, n), out)
 
 
 @_kernel
@@ -505,40 +497,28 @@ def _convolved_numbers(a, m, row):
 
 
 @_kernel
-def _seen(picture, height, width, inputs, top, left, window, places):
-    """The levels around a place, in ``window [taps, inputs]``, with the ``places`` of those not zero; their number."""
-    count = 0
-    for tap in range(KERNEL * KERNEL):
-        y, x = top + tap // KERNEL, left + tap % KERNEL
-        if 0 <= y < height and 0 <= x < width:
-            levels = picture[(y * width + x) * inputs : (y * width + x + 1) * inputs]
-            if _any(levels):
-                _copy(levels, window[tap * inputs : (tap + 1) * inputs])
-                count = _find(levels, tap * inputs, places, count)
-    return count
-
-
-@_kernel
-def _convolved_spikes(a, m, room, row):
-    """Convolution of a picture of spikes, rescaled; a place that sees no spike costs next to nothing."""
-    x, start, height, width, inputs, outputs, stride = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
-    weights, scale, bias, unit, most = a[7], a[8], a[9], a[10], a[11]
+def _patches(a, m, row):
+    """The levels around each place of a picture, ``[taps, inputs]`` each; zeros beyond its edges."""
+    x, start, height, width, inputs, stride = a[0], a[1], a[2], a[3], a[4], a[5]
     high, wide = (height + stride - 1) // stride, (width + stride - 1) // stride
-    k, places, sums = KERNEL * KERNEL * inputs, room.indices, room.sums[:outputs]
-    picture, out = _row(m.levels, x, row, height * width * inputs), _row(m.numbers, start, row, high * wide * outputs)
-    matrix = m.weights[weights : weights + k * outputs].reshape(k, outputs)
-    scales, biases = m.constants[scale : scale + outputs], m.constants[bias : bias + outputs]
-    for place in range(high * wide):
-        top, left = place // wide * stride - 1, place % wide * stride - 1
-        count = _seen(picture, height, width, inputs, top, left, room.levels, places)
-        here = out[place * outputs : (place + 1) * outputs]
-        if count:
-            _add_rows(room.levels, matrix, sums, places, count, room.short, most)
-            _rescale(sums, m.constants[unit], here, True)
-            _scale(here, scales)
-            _add(biases, here)
+    picture, line = _row(m.levels, x, row, height * width * inputs), KERNEL * inputs
+    out = _row(m.levels, start, row, high * wide * KERNEL * line)
+    for i in range(high * wide * KERNEL):
+        place, down = i // KERNEL, i % KERNEL
+        y, left, taps = place // wide * stride + down - 1, place % wide * stride - 1, out[i * line : (i + 1) * line]
+        if y < 0 or y >= height:
+            taps[:] = 0
+        elif left >= 0 and left + KERNEL <= width:
+            first = (y * width + left) * inputs
+            _copy(picture[first : first + line], taps)
         else:
-            _copy(biases, here)
+            for tap in range(KERNEL):
+                tapped = taps[tap * inputs : (tap + 1) * inputs]
+                if 0 <= left + tap < width:
+                    first = (y * width + left + tap) * inputs
+                    _copy(picture[first : first + inputs], tapped)
+                else:
+                    tapped[:] = 0
 
 
 @_kernel
@@ -702,8 +682,8 @@ def _interpreter(made_of: str) -> Any:
                         _best(a, memory, room, row)
                     elif op == SPARSE_CONVOLUTION:
                         _convolved_numbers(a, memory, row)
-                    elif op == SPIKE_CONVOLUTION:
-                        _convolved_spikes(a, memory, room, row)
+                    elif op == PATCHES:
+                        _patches(a, memory, row)
         return False
 
     return run

@@ -50,6 +50,8 @@ class Spikes(NamedTuple):
     levels: Buffer
     unit: int
     largest: int
+    places: int = 1
+    """The products that a row takes: ``levels`` holds this many equal parts."""
 
 
 class Weight(NamedTuple):
@@ -186,10 +188,10 @@ class Program:
         """Spikes, side by side, times ``weight [N, K]``: per part of the spikes, a buffer of sums and its unit."""
         whole, start, sums = self.weight(weight, arranged), 0, list[Any]()
         for part in spikes:
-            out, k = self.buffer("sums", whole.outputs), part.levels.width
+            out, k = self.buffer("sums", part.places * whole.outputs), part.levels.width // part.places
             most = _most(whole.inputs, part.largest)
             place = whole.levels + start * whole.outputs
-            self.write(instructions.PRODUCT, part.levels, k, place, whole.outputs, out, most, part.largest)
+            self.write(instructions.PRODUCT, part.levels, k, place, whole.outputs, out, most, part.largest, part.places)
             start += k
             self.inputs, self.room = max(self.inputs, k), max(self.room, whole.outputs)
             sums += [out, part.unit]
@@ -209,7 +211,7 @@ class Program:
         out = self.buffer("numbers", whole.outputs)
         bias = instructions.NONE if layer.bias is None else self.constant(layer.bias)
         added = instructions.NONE if residual is None else residual
-        self.write(instructions.RESCALE, out, whole.outputs, len(spikes), whole.scale, bias, added, *sums)
+        self.write(instructions.RESCALE, out, whole.outputs, len(spikes), whole.scale, bias, added, 1, *sums)
         return out
 
     def convolution(
@@ -223,17 +225,18 @@ class Program:
             raise NotInIntegers(f"{layer} has no instruction of the engine")
         outputs, inputs = layer.weight.shape[:2]
         arranged = layer.weight.detach().permute(0, 2, 3, 1).flatten(1)
-        out = self.buffer("numbers", -(-height // stride) * -(-width // stride) * outputs)
-        where = height, width, inputs, outputs, stride
+        places, where = -(-height // stride) * -(-width // stride), (height, width, inputs)
         if isinstance(x, Buffer):
+            out = self.buffer("numbers", places * outputs)
             weights = self.constant((arranged * scale.unsqueeze(1)).T.contiguous())
-            self.write(instructions.SPARSE_CONVOLUTION, x, out, *where, weights, self.constant(bias))
+            self.write(instructions.SPARSE_CONVOLUTION, x, out, *where, outputs, stride, weights, self.constant(bias))
             return out
-        whole = self.weight(layer.weight, arranged)
-        self.inputs, self.room = max(self.inputs, whole.inputs), max(self.room, outputs)
-        scales, most = self.constant(whole.scales * scale.numpy()), _most(whole.inputs, x.largest)
-        more = whole.levels, scales, self.constant(bias), x.unit, most
-        self.write(instructions.SPIKE_CONVOLUTION, x.levels, out, *where, *more)
+        patches = self.buffer("levels", places * arranged.shape[1])
+        self.write(instructions.PATCHES, x.levels, patches, *where, stride)
+        sums, whole = self.product((x._replace(levels=patches, places=places),), layer.weight, arranged)
+        out, scales = self.buffer("numbers", places * outputs), self.constant(whole.scales * scale.numpy())
+        rest = 1, scales, self.constant(bias), instructions.NONE, places
+        self.write(instructions.RESCALE, out, outputs, *rest, *sums)
         return out
 
     def layer_norm(self, x: Buffer, layer: nn.LayerNorm, masked: bool) -> Buffer:
@@ -379,11 +382,10 @@ class Program:
                 buffer = isinstance(argument, Buffer)
                 self._fixed[i, j], self._per_row[i, j] = (0, argument.place) if buffer else (argument, 0)
         self._constants, self._joined = _joined(self._floats, np.float32), _joined(self._integers, np.int8)
-        products = [i for i, instruction in enumerate(self.code) if instruction[0] == instructions.PRODUCT]
-        last = shape[0]
-        if self.code[-1][0] == instructions.BEST:  # with its product, see :meth:`_choose`
-            last = products.pop()
-        self._pieces = list(zip([0, *(i + 1 for i in products)], [*products, last], [*products, None]))
+        self._products = [(i, code[8]) for i, code in enumerate(self.code) if code[0] == instructions.PRODUCT]
+        self._last = shape[0]
+        if self.code[-1][0] == instructions.BEST:  # with its product, see :meth:`_find_best`
+            self._last = self._products.pop()[0]
         return self
 
     def run(
@@ -420,20 +422,19 @@ class Program:
             attended.memory.shape[1], attended.steps, attended.sources, attended.lengths, values, places,
         )  # fmt: skip
         code = self._fixed + self._per_row * rows
-        if rows <= FEW_ROWS:
-            self._run(code, memory, 0, batch)
-        else:
-            for start, stop, product in self._pieces:
-                self._run(code[start:stop], memory, 0, batch)
-                if product is not None:
-                    self._product(code[product : product + 1], memory, 0, batch)
+        start, last = 0, self._last if rows > FEW_ROWS else len(code)
+        for product, parts in self._products:
+            if rows * parts > FEW_ROWS:
+                self._run(code[start:product], memory, 0, batch)
+                self._product(code[product : product + 1], memory, 0, batch)
+                start = product + 1
+        self._run(code[start:last], memory, 0, batch)
+        if last < len(code):
             self._find_best(code, memory)
         return Result(arrays, State(*after), values, places)
 
     def _find_best(self, code: np.ndarray, memory: "Memory") -> None:
-        """The best outputs, if they are wanted: a group of rows at a time, whose sums stay in the processor's cache."""
-        if code[-1, 0] != instructions.BEST:
-            return
+        """The best outputs: a group of rows at a time, whose sums stay in the processor's cache."""
         group = ROWS_AT_ONCE * torch.get_num_threads() if memory.steps == 1 else memory.batch
         for first in range(0, memory.batch, group):
             last = min(first + group, memory.batch)
@@ -450,7 +451,7 @@ class Program:
         def work(start: int, stop: int) -> None:
             room = kernels.Room(
                 np.empty(max(self.room, memory.keys), np.float32), np.empty(self.room, np.int32),
-                np.empty(self.room, np.int16), np.empty(self.inputs, np.int8), np.empty(self.inputs + 1, np.int64),
+                np.empty(self.room, np.int16), np.empty(self.inputs + 1, np.int64),
                 np.empty(instructions.LANES, np.float32),
             )  # fmt: skip
             if kernels.run(code, memory, room, first + start, first + stop):
@@ -462,8 +463,8 @@ class Program:
 
     def _product(self, code: np.ndarray, memory: "Memory", first: int, last: int) -> None:
         """Compute a product in the way that takes less time: for the whole batch, or, of one step, for part of it."""
-        _, at, k, weight, n, out, _, largest, *_ = code[0].tolist()
-        start, stop = first * memory.steps, last * memory.steps
+        _, at, k, weight, n, out, _, largest, places, *_ = code[0].tolist()
+        start, stop = first * memory.steps * places, last * memory.steps * places
         levels = memory.levels[at + start * k : at + stop * k].reshape(-1, k)
         if by_events(levels):
             return self._run(code, memory, first, last)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recipes.multi30k import train_tokenizer
-from zoo.engine.integers import scales
+from zoo.engine.integers import round_to_integers
 from zoo.networks.translation import Translator, TranslatorConfig
 
 PAIRS = [
@@ -24,8 +24,7 @@ def translator(**options) -> Translator:
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2:
-                scale = scales(weight).unsqueeze(1)
-                weight.copy_((weight / scale).round() * scale)
+                round_to_integers(weight)
     return model
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import neurons
+from zoo.engine.integers import round_to_integers
 from zoo.engine.program import NotInIntegers, Program, Spikes, part
 
 CHANNELS = 6
@@ -149,7 +150,5 @@ def test_recurrent_products_are_those_of_weights_rounded_to_eight_bits():
     x = currents(neuron, 20, 3)
     program, spikes = written(neuron, x.shape[-1], keeps_state=True)
     result = program.run(x.numpy(), lengths(20, 3))
-    weight = neuron.recurrent_weight.data
-    scale = weight.abs().amax(0) / 127
-    neuron.recurrent_weight.data = (weight / scale).round() * scale
+    round_to_integers(neuron.recurrent_weight.data.T)
     torch.testing.assert_close(values(program, spikes, result, 20, 3), neuron(x)[0])
