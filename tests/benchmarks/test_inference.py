@@ -1,5 +1,6 @@
 """The benchmark of inference runs, compares networks that do the same work, and times what it says."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -188,10 +189,11 @@ def test_ratios_say_how_many_times_as_fast_a_network_is():
 
 @pytest.mark.slow
 def test_a_process_has_its_own_environment_and_hands_over_results_and_errors():
-    process = Alone(os.environ.copy, environment={"SNN_ZOO_TEST": "here"})
-    assert process.call("get", "SNN_ZOO_TEST") == "here" and "SNN_ZOO_TEST" not in os.environ
-    with pytest.raises(KeyError, match="nothing"):
-        process.call("pop", "nothing")
+    process = Alone(importlib.import_module, "os", environment={"SNN_ZOO_TEST": "here"})
+    assert process.call("getenv", "SNN_ZOO_TEST") == "here" and "SNN_ZOO_TEST" not in os.environ
+    assert process.call("getpid") not in (os.getpid(), None)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        process.call("listdir", "nowhere")
     process.close()
     with pytest.raises(ValueError, match="invalid literal"):
         Alone(int, "x")
