@@ -258,10 +258,11 @@ class GestureStream(Stream):
         bins, state, membrane = copy(self.bins), self.state, self.membrane
         with events.naming(slice_of_events):
             frames = bins.push(found)
-        with evaluation_view(self.model) as network:
-            step = network.step()
-            for frame in frames:
-                membrane, state = step(frame, state)
+        if len(frames):  # most slices of a live camera complete none
+            with evaluation_view(self.model) as network:
+                step = network.step()
+                for frame in frames:
+                    membrane, state = step(frame, state)
         self.bins, self.state, self.membrane = bins, state, membrane
         return len(frames)
 
