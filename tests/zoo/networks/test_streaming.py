@@ -12,9 +12,10 @@ from torch import Tensor
 from recipes.multi30k import train_tokenizer
 from zoo.engine.precision import set_precision
 from zoo.inputs.events import Events
-from zoo.networks import gesture, translation
+from zoo.networks import gesture, speech, translation
 from zoo.networks.decoding import select
 from zoo.networks.gesture import GestureConfig, GestureNetwork
+from zoo.networks.speech import SpeechConfig, SpeechRecogniser
 from zoo.networks.translation import Translator, TranslatorConfig
 from zoo.registry import architecture
 from zoo.tasks import TASKS
@@ -40,9 +41,16 @@ def small_gesture_network(mixer: str):
     return GestureNetwork(config).eval(), torch.randint(0, 5, (STEPS, BATCH, 2, 8, 8)), ()
 
 
+def small_recogniser(mixer: str):
+    config = SpeechConfig(width=8, layers=2, mixer=mixer, bits=32, threshold_levels=0)
+    model = SpeechRecogniser(config).eval()
+    return model, torch.randn(STEPS, BATCH, model.bank.size), ()
+
+
 SMALL = {
     "translator": (small_translator, translation.MIXERS),
     "gesture-network": (small_gesture_network, gesture.MIXERS),
+    "speech-recogniser": (small_recogniser, speech.MIXERS),
 }
 EVERY = [(name, mixer) for name, (_, mixers) in SMALL.items() for mixer in mixers]
 
@@ -116,8 +124,12 @@ def events() -> Events:
     return Events(np.sort(random.integers(0, 1000, 300)), x.astype(np.int16), y.astype(np.int16), p.astype(bool))
 
 
-INPUTS = {"events": events()}
-"""For each kind of piece that a task streams, one whole input that can be sliced."""
+def samples() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 0.1, 12_000).astype(np.float32)
+
+
+INPUTS = {"events": (events(), {}), "samples": (samples(), {"rate": 16_000})}
+"""For each kind of piece that a task streams, one whole input that can be sliced, and what the method needs beside."""
 STREAMING = [(name, TASKS[architecture(name).task]) for name in SMALL if TASKS[architecture(name).task].streams]
 MODELS = {name: build(name, SMALL[name][1][0])[0] for name, _ in STREAMING}
 
@@ -126,11 +138,12 @@ MODELS = {name: build(name, SMALL[name][1][0])[0] for name, _ in STREAMING}
 @given(cuts=st.sets(st.integers(0, 300)))
 @settings(max_examples=15, deadline=None)
 def test_a_stream_answers_as_the_method_does_however_it_was_cut(name, task, cuts):
-    model, whole = MODELS[name], INPUTS[task.streams]
+    model, (whole, named) = MODELS[name], INPUTS[task.streams]
     stream, undivided = model.stream(), model.stream()
-    steps = sum(stream.push(whole[start:end]) for start, end in pairwise([0, *sorted(cuts), len(whole)]))
+    places = [0, *(cut * len(whole) // 300 for cut in sorted(cuts)), len(whole)]
+    steps = sum(stream.push(whole[start:end]) for start, end in pairwise(places))
     assert steps == undivided.push(whole) > 0
-    assert stream.answer() == undivided.answer() == getattr(model, task.method)(whole)
+    assert stream.answer() == undivided.answer() == getattr(model, task.method)(whole, **named)
 
 
 @pytest.mark.parametrize(("name", "task"), STREAMING, ids=dict(STREAMING))
@@ -143,23 +156,21 @@ def test_a_stream_has_no_answer_before_its_first_step(name, task):
     ("name", "task", "mixer"), [(name, task, mixer) for name, task in STREAMING for mixer in SMALL[name][1]]
 )
 def test_nothing_of_a_piece_is_taken_where_an_error_ends_it(name, task, mixer, monkeypatch):
-    model, whole = build(name, mixer)[0], INPUTS[task.streams]
+    model, (whole, named) = build(name, mixer)[0], INPUTS[task.streams]
+    third = len(whole) // 3
     set_precision(model, "float32")  # so that each step calls scan
-    stream, scan, left = model.stream(), model.scan, 2
-    stream.push(whole[:100])
+    stream, scan = model.stream(), model.scan
+    stream.push(whole[:third])
     before = stream.answer()
 
     def interrupted(*given):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        return scan(*given)
+        scan(*given)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setitem(vars(model), "scan", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            stream.push(whole[100:])
+            stream.push(whole[third:])
     assert stream.answer() == before
-    stream.push(whole[100:])
-    assert stream.answer() == getattr(model, task.method)(whole)
+    stream.push(whole[third:])
+    assert stream.answer() == getattr(model, task.method)(whole, **named)
