@@ -1,19 +1,25 @@
-"""Search for the best translation, token by token, over any decoder with explicit state."""
+"""Search for the best translation, token by token, over any decoder with explicit state.
 
+The decoder computes where and as it likes; the search itself is about a few numbers per hypothesis, in NumPy.
+"""
+
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-NextTokens = Callable[[Tensor, Any, Any, int], tuple["Likely", Any]]
-
 
 class Likely(NamedTuple):
-    """The ``count`` most probable next tokens of each hypothesis, best first: each field is ``[B*K, count]``."""
+    """The ``count`` most probable next tokens of each hypothesis, the best first: ``[B*K, count]`` each."""
 
-    log_probabilities: Tensor
-    tokens: Tensor
+    log_probabilities: np.ndarray
+    tokens: np.ndarray
+
+
+NextTokens = Callable[[np.ndarray, Any, Any, int], tuple[Likely, Any]]
 
 
 class Hypothesis(NamedTuple):
@@ -24,14 +30,17 @@ class Hypothesis(NamedTuple):
 
 
 def most_likely(log_probabilities: Tensor, count: int) -> Likely:
-    """The ``count`` most probable of all tokens ``[B*K, V]``, or all if there are fewer."""
-    return Likely(*log_probabilities.topk(min(count, log_probabilities.shape[-1])))
+    """The ``count`` most probable of all tokens ``[B*K, V]``, or all of them."""
+    best = log_probabilities.topk(min(count, log_probabilities.shape[-1]))
+    return Likely(best.values.float().cpu().numpy(), best.indices.cpu().numpy())
 
 
-def select(state: Any, rows: Tensor) -> Any:
-    """Select the ``rows`` of every tensor (dimension 0 is the batch) in nested tuples of state."""
+def select(state: Any, rows: Tensor | np.ndarray) -> Any:
+    """Select the ``rows`` of every tensor or array (dimension 0 is the batch) in nested tuples of state."""
     if isinstance(state, Tensor):
-        return state.index_select(0, rows)
+        return state.index_select(0, torch.as_tensor(rows, device=state.device))
+    if isinstance(state, np.ndarray):
+        return state[rows]
     if state is None:
         return None
     parts = [select(part, rows) for part in state]
@@ -41,7 +50,7 @@ def select(state: Any, rows: Tensor) -> Any:
 def beam_search(
     next_tokens: NextTokens,
     memory: Any,
-    longest: Tensor,
+    longest: np.ndarray,
     beam_size: int,
     length_penalty: float,
     begin: int,
@@ -57,50 +66,54 @@ def beam_search(
     tokens, including ``end``. A sentence is done when ``beam_size`` of its hypotheses have ended, or at ``longest [B]``
     tokens; it then leaves the batch.
     """
-    batch, k, device = len(longest), beam_size, longest.device
-    sentence = torch.arange(batch, device=device)
-    state = None
-    scores = torch.full((batch, k), float("-inf"), dtype=torch.float32, device=device)
-    scores[:, 0] = 0  # the k copies of a sentence start equal, so only one may be extended
-    tokens = torch.full((batch, k, 1), begin, device=device)
-    ended = torch.zeros(batch, dtype=torch.long, device=device)
-    best_score = torch.full((batch,), float("-inf"), dtype=torch.float32, device=device)
-    best = [Hypothesis([], float("-inf"))] * batch
+    k, state = beam_size, None
+    sentence: np.ndarray = np.arange(len(longest))
+    scores: np.ndarray = np.full((len(longest), k), -np.inf, np.float32)
+    scores[:, 0] = 0  # the k copies of a sentence start equal: only one may be extended
+    tokens: np.ndarray = np.full((len(longest), k, 1), begin)
+    ended: np.ndarray = np.zeros(len(longest), np.int64)
+    best_score: np.ndarray = np.full(len(longest), -np.inf, np.float32)
+    best = [Hypothesis([], -math.inf)] * len(longest)
     length = 0
     while len(sentence):
         length += 1
         # The best 2k of a sentence are among the best 2k of each of its hypotheses.
         likely, state = next_tokens(tokens[:, :, -1].reshape(-1), state, memory, 2 * k)
-        total = scores.unsqueeze(-1) + likely.log_probabilities.view(len(sentence), k, -1)
-        top, index = total.flatten(1).topk(2 * k)
-        parent, token = index // total.shape[-1], likely.tokens.view(len(sentence), -1).gather(1, index)
+        each = likely.tokens.shape[-1]
+        total = (scores[:, :, None] + likely.log_probabilities.reshape(-1, k, each)).reshape(-1, k * each)
+        index = (-total).argsort(1, kind="stable")[:, : 2 * k]
+        top, token = (
+            np.take_along_axis(total, index, 1),
+            np.take_along_axis(likely.tokens.reshape(total.shape), index, 1),
+        )
+        parent = index // each
 
         is_end = token == end
-        ends_here = is_end[:, :k] & torch.isfinite(top[:, :k])
+        ends_here = is_end[:, :k] & (top[:, :k] > -np.inf)
         at_limit = longest == length
-        final = torch.where(ends_here, top[:, :k], float("-inf")) / length**length_penalty
-        improved = final.max(dim=1)
-        for row in torch.nonzero(improved.values > best_score).flatten().tolist():
-            place = improved.indices[row]
-            found = tokens[row, parent[row, place], 1:].tolist()
-            best[sentence[row]] = Hypothesis(found, top[row, place].item() / length)
-        best_score = torch.maximum(best_score, improved.values)
-        ended = ended + ends_here.sum(dim=1)
+        if ends_here.any():
+            final = np.where(ends_here, top[:, :k], -np.inf) / np.float32(length**length_penalty)
+            places = final.argmax(1)
+            for row in np.flatnonzero(final.max(1) > best_score).tolist():
+                place = places[row]
+                found = tokens[row, parent[row, place], 1:].tolist()
+                best[sentence[row]] = Hypothesis(found, top[row, place].item() / length)
+                best_score[row] = final[row, place]
+            ended = ended + ends_here.sum(1)
 
-        # Of the 2k candidates at most k end, so at least k are left to extend.
-        keep = torch.where(is_end, float("-inf"), top).topk(k, dim=1).indices
-        scores, parent, token = (t.gather(1, keep) for t in (top, parent, token))
-        tokens = torch.cat([tokens.gather(1, parent.unsqueeze(-1).expand(-1, -1, length)), token.unsqueeze(-1)], 2)
-        for row in torch.nonzero(at_limit & torch.isinf(best_score)).flatten().tolist():
+        # Of the 2k candidates at most k end, so k others are always left to go on with.
+        keep = np.where(is_end, np.inf, -top).argsort(1, kind="stable")[:, :k]
+        scores, parent, token = (np.take_along_axis(values, keep, 1) for values in (top, parent, token))
+        tokens = np.concatenate([np.take_along_axis(tokens, parent[:, :, None], 1), token[:, :, None]], 2)
+        for row in np.flatnonzero(at_limit & np.isinf(best_score)).tolist():
             best[sentence[row]] = Hypothesis(tokens[row, 0, 1:].tolist(), scores[row, 0].item() / length)
 
-        alive = torch.nonzero((ended < k) & ~at_limit).flatten()
-        rows = (alive.unsqueeze(1) * k + parent[alive]).flatten()  # hypotheses to extend
+        alive = np.flatnonzero((ended < k) & ~at_limit)
         if k > 1 or len(alive) < len(sentence):
-            state = select(state, rows)
+            state = select(state, (alive[:, None] * k + parent[alive]).reshape(-1))  # hypotheses to go on from
         if len(alive) < len(sentence):
             memory = select(memory, alive)
-        scores, tokens, sentence, ended, best_score, longest = (
-            t[alive] for t in (scores, tokens, sentence, ended, best_score, longest)
-        )
+            scores, tokens, sentence, ended, best_score, longest = (
+                values[alive] for values in (scores, tokens, sentence, ended, best_score, longest)
+            )
     return best

@@ -274,14 +274,14 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
     def search(self, source: Tensor, beam_size: int, length_penalty: float) -> list[Hypothesis]:
         """The best translation found for each column of ``source [S, B]``."""
 
-        def next_tokens(tokens: Tensor, state: Any, context: Context, count: int) -> tuple[Likely, Any]:
-            s, state = self.scan(tokens.unsqueeze(0), state, context)
+        def next_tokens(tokens: np.ndarray, state: Any, context: Context, count: int) -> tuple[Likely, Any]:
+            s, state = self.scan(torch.from_numpy(tokens).to(source.device).unsqueeze(0), state, context)
             logits = self.logits(s[0])
             logits[:, NEVER] = float("-inf")
             logits = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
             return most_likely(logits, count), state
 
-        longest, programs = self.most_tokens(source), self.programs()
+        longest, programs = self.most_tokens(source).cpu().numpy(), self.programs()
         if programs is not None:
             return beam_search(*programs.reading(source), longest, beam_size, length_penalty, BEGIN, END)
         context = self.encode(source)
@@ -367,11 +367,11 @@ class TranslatorPrograms(NamedTuple):
     memories: list[Buffer]
     decoder: Program
 
-    def reading(self, source: Tensor) -> tuple[NextTokens, tuple[Tensor]]:
+    def reading(self, source: Tensor) -> tuple[NextTokens, np.ndarray]:
         """The arguments of a search for ``source [S, B]``: its ``next_tokens`` and ``memory``, one row per sentence."""
-        lengths = (source != PAD).sum(0)
+        lengths = (source != PAD).sum(0).numpy()
         steps, batch = source.shape
-        result = self.encoder.run(source.contiguous().numpy(), lengths.numpy())
+        result = self.encoder.run(source.contiguous().numpy(), lengths)
         found = [part(buffer, result, steps, batch) for buffer in self.memories]
         places = -(-steps // KEYS) * KEYS
         memory = np.zeros((len(found), batch, 2, found[0].shape[-1] // 2 * places), np.float32)
@@ -380,15 +380,13 @@ class TranslatorPrograms(NamedTuple):
             memory[layer, :, 0].reshape(batch, -1, places)[..., :steps] = keys.transpose(1, 2, 0)
             memory[layer, :, 1].reshape(batch, places, -1)[:, :steps] = values.transpose(1, 0, 2)
 
-        def next_tokens(tokens: Tensor, state: Any, sources: tuple[Tensor], count: int) -> tuple[Likely, Any]:
-            rows = sources[0].repeat_interleave(len(tokens) // len(sources[0])).numpy()
-            before = None if state is None else (state[0].numpy(), state[1].numpy())
-            context = EngineContext(memory, places, rows, lengths.numpy())
-            after = self.decoder.run(tokens.numpy()[None], lengths.numpy(), before, context, count)
-            likely = Likely(torch.from_numpy(after.values), torch.from_numpy(after.places))
-            return likely, tuple(map(torch.from_numpy, after.state))
+        def next_tokens(tokens: np.ndarray, state: Any, sources: np.ndarray, count: int) -> tuple[Likely, Any]:
+            rows = sources.repeat(len(tokens) // len(sources))
+            context = EngineContext(memory, places, rows, lengths)
+            after = self.decoder.run(tokens[None], lengths, state, context, count)
+            return Likely(after.values, after.places), after.state
 
-        return next_tokens, (torch.arange(batch),)
+        return next_tokens, np.arange(batch)
 
 
 def pad(sequences: list[list[int]]) -> Tensor:

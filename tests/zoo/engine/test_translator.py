@@ -36,10 +36,11 @@ def steps_in_integers(model, source, target):
     """Log-probabilities of every token ``[T, B, V]`` and the states, of the target's tokens one after another."""
     next_tokens, memory = model.programs().reading(source)
     found, states, state = [], [], None
-    for tokens in target:
+    for tokens in target.numpy():
         likely, state = next_tokens(tokens, state, memory, model.typed_config.vocabulary)
-        found.append(torch.full_like(likely.log_probabilities, -torch.inf).scatter(1, likely.tokens, likely[0]))
-        states.append(state[0])
+        values, places = map(torch.from_numpy, likely)
+        found.append(torch.full_like(values, -torch.inf).scatter(1, places, values))
+        states.append(torch.from_numpy(state[0]))
     return torch.stack(found), torch.stack(states)
 
 

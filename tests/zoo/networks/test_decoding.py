@@ -2,11 +2,12 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from zoo.networks.decoding import Hypothesis, Likely, beam_search, most_likely, select
+from zoo.networks.decoding import Hypothesis, beam_search, most_likely, select
 
 BEGIN, END = 0, 1
 NEVER = float("-inf")
@@ -41,16 +42,18 @@ class Recorder:
         self.chain = chain
         self.calls: list[tuple[list[int], list[int], list[int]]] = []
 
-    def __call__(self, tokens: Tensor, state: Tensor | None, memory: Tensor, count: int) -> tuple[Likely, Tensor]:
+    def __call__(
+        self, tokens: np.ndarray, state: Tensor | None, memory: np.ndarray, count: int
+    ) -> tuple[Likely, Tensor]:
         state = torch.zeros(len(tokens), dtype=torch.long) if state is None else state
         self.calls.append((tokens.tolist(), state.tolist(), memory.tolist()))
-        return most_likely(self.chain[tokens], count), state + 1
+        return most_likely(self.chain[torch.from_numpy(tokens)], count), state + 1
 
 
 def search(chain: Tensor, longest: list[int], beam: int, penalty: float = 0.0) -> tuple[list[Hypothesis], Recorder]:
     decoder = Recorder(chain)
-    memory = torch.arange(len(longest)) * 10
-    return beam_search(decoder, memory, torch.tensor(longest), beam, penalty, BEGIN, END), decoder
+    memory = np.arange(len(longest)) * 10
+    return beam_search(decoder, memory, np.array(longest), beam, penalty, BEGIN, END), decoder
 
 
 def test_a_sentence_that_is_done_leaves_the_batch_with_its_memory():

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from tiny_translator import PAIRS, token_batch, translator
@@ -110,6 +111,11 @@ def markov_chain(vocabulary: int, seed: int) -> torch.Tensor:
     return torch.randn(vocabulary, vocabulary, generator=generator).mul(2).log_softmax(-1)
 
 
+def after_table(chain):
+    """A decoder without state: ``chain[token]`` are the log-probabilities of the next."""
+    return lambda tokens, state, memory, count: (most_likely(chain[torch.from_numpy(tokens)], count), None)
+
+
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_wide_beam_finds_the_best_sequence_there_is(seed, length_penalty):
@@ -125,9 +131,9 @@ def test_a_wide_beam_finds_the_best_sequence_there_is(seed, length_penalty):
     sequences = [s for n in range(longest) for s in itertools.product(inner, repeat=n)]
     best = max(sequences, key=score)
     found = beam_search(
-        lambda tokens, state, memory, count: (most_likely(chain[tokens], count), None),
+        after_table(chain),
         None,
-        torch.tensor([longest]),
+        np.array([longest]),
         beam_size=40,
         length_penalty=length_penalty,
         begin=begin,
@@ -147,7 +153,13 @@ def test_a_beam_of_one_takes_the_likeliest_token_each_time(seed):
             break
         expected.append(token)
     found = beam_search(
-        lambda t, s, m, n: (most_likely(chain[t], n), None), None, torch.tensor([5]), 1, 1.0, begin=0, end=1
+        lambda t, s, m, n: (most_likely(chain[torch.from_numpy(t)], n), None),
+        None,
+        np.array([5]),
+        1,
+        1.0,
+        begin=0,
+        end=1,
     )
     assert [hypothesis.tokens for hypothesis in found] == [expected]
 
@@ -158,7 +170,13 @@ def test_sentences_of_a_batch_end_at_their_own_longest_length():
     chain = chain.log_softmax(-1)
     chain[:, :2] = float("-inf")  # never ends by itself
     found = beam_search(
-        lambda t, s, m, n: (most_likely(chain[t], n), None), None, torch.tensor([2, 5, 1]), 2, 1.0, begin=0, end=1
+        lambda t, s, m, n: (most_likely(chain[torch.from_numpy(t)], n), None),
+        None,
+        np.array([2, 5, 1]),
+        2,
+        1.0,
+        begin=0,
+        end=1,
     )
     assert [len(hypothesis.tokens) for hypothesis in found] == [2, 5, 1]
 
