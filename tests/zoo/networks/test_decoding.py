@@ -42,9 +42,7 @@ class Recorder:
         self.chain = chain
         self.calls: list[tuple[list[int], list[int], list[int]]] = []
 
-    def __call__(
-        self, tokens: np.ndarray, state: Tensor | None, memory: np.ndarray, count: int
-    ) -> tuple[Likely, Tensor]:
+    def __call__(self, tokens: np.ndarray, state: Tensor | None, memory: np.ndarray, count: int):
         state = torch.zeros(len(tokens), dtype=torch.long) if state is None else state
         self.calls.append((tokens.tolist(), state.tolist(), memory.tolist()))
         return most_likely(self.chain[torch.from_numpy(tokens)], count), state + 1
