@@ -1,6 +1,8 @@
 """The packages of the extra ``train``."""
 
 import importlib.util
+import io
+from typing import Any
 
 
 def need(purpose: str, *packages: str) -> None:
@@ -8,3 +10,10 @@ def need(purpose: str, *packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise ImportError(f'{purpose} needs {package}; install it with: pip install "snn-zoo[train]"')
+
+
+def png(drawn: Any) -> bytes:
+    """A matplotlib figure as a PNG file."""
+    file = io.BytesIO()
+    drawn.savefig(file, dpi=110, format="png")
+    return file.getvalue()

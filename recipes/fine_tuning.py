@@ -5,6 +5,7 @@ these may be the weights from before the first epoch. Training ends early once t
 model knew before is checked too: by its loss on a few inputs of the old kind, before and after.
 """
 
+import contextlib
 import copy
 import math
 import random
@@ -72,6 +73,16 @@ def hold_out(examples: Sequence[Example], kinds: Sequence[Any], seed: int) -> tu
             left[kinds[place]] -= 1
             held.add(place)
     return [e for i, e in enumerate(examples) if i not in held], [examples[i] for i in sorted(held)]
+
+
+def readable(model: Any, texts: Sequence[str]) -> list[str]:
+    """Those of ``texts`` that the model takes."""
+    found = []
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            model.check(text)
+            found.append(text)
+    return found
 
 
 def fine_tune(

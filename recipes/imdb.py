@@ -32,7 +32,7 @@ from recipes import calibration, command, fine_tuning, training
 from recipes.calibration import Answers
 from recipes.fine_tuning import FineTuning
 from recipes.ngrams import cross_fit, most_frequent
-from recipes.own_examples import read_table
+from recipes.own_examples import checked_pairs, read_table
 from recipes.recipe import Band, Recipe
 from zoo.errors import unknown
 from zoo.inputs.lines import document
@@ -225,14 +225,7 @@ def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> lis
     order = list(examples)
     shuffle.shuffle(order)
     order.sort(key=lambda example: len(example.tokens) // 8)
-    result: list[list[Example]] = [[]]
-    longest = 0
-    for example in order:
-        longest = max(longest, len(example.tokens))
-        if result[-1] and longest * (len(result[-1]) + 1) > tokens:
-            result.append([])
-            longest = len(example.tokens)
-        result[-1].append(example)
+    result = training.padded_groups(order, lambda example: len(example.tokens), tokens)
     shuffle.shuffle(result)
     return result
 
@@ -266,7 +259,7 @@ def read_part(data: Path, split: str, config: TextClassifierConfig) -> list[Revi
 
 def evaluate(model: TextClassifier, reviews: list[Review]) -> tuple[list[str], dict[str, Any]]:
     """The model's labels of the reviews, and the share of right ones in percent."""
-    texts, labels = map(list, zip(*checked_reviews(reviews, "score")))
+    texts, labels = map(list, zip(*checked(reviews, "score")))
     found = [one.label for one in model.classify(texts)]
     return found, {"accuracy": 100 * mean(one == label for one, label in zip(found, labels))}
 
@@ -294,16 +287,9 @@ def read_labelled(path: Path) -> list[Review]:
     return [Review(text, label.strip()) for text, label in read_table(path, Review._fields)]
 
 
-def checked_reviews(reviews: Any, purpose: str) -> list[Review]:
-    """``reviews`` as a list; TypeError for anything but a list of two strings each, ValueError for none."""
-    if not isinstance(reviews, list | tuple):
-        raise TypeError(f"texts must be a list of (text, label); got {type(reviews).__name__}")
-    for place, review in enumerate(reviews):
-        if not isinstance(review, list | tuple) or [isinstance(part, str) for part in review] != [True, True]:
-            raise TypeError(f"text {place} must be two strings, (text, label); got {review!r}")
-    if not reviews:
-        raise ValueError(f"there are no texts to {purpose}")
-    return [Review(*review) for review in reviews]
+def checked(reviews: Any, purpose: str) -> list[Review]:
+    """``reviews`` as a list, or the error of :func:`recipes.own_examples.checked_pairs`."""
+    return [Review(*pair) for pair in checked_pairs(reviews, "text", "(text, label)", purpose)]
 
 
 def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
@@ -329,7 +315,7 @@ def fine_tune(
     Raises ValueError for an empty list, for a text that :meth:`TextClassifier.classify` would not take, a label that
     the model does not have, and an option out of its interval; TypeError for anything but pairs of strings.
     """
-    reviews = checked_reviews(reviews, "fine-tune on")
+    reviews = checked(reviews, "fine-tune on")
     labels = [review.label for review in reviews]
     known = list(model.typed_config.labels)
     for i, label in enumerate(labels):
@@ -361,17 +347,9 @@ def familiar_reviews(model: TextClassifier) -> list[Review]:
     """Film reviews that the model labels rightly; empty for a model with other labels."""
     if model.typed_config.labels != LABELS:
         return []
-    readable = [review for review in FAMILIAR if _is_readable(model, review.text)]
-    found = model.classify([review.text for review in readable])
-    return [review for review, one in zip(readable, found) if one.label == review.label]
-
-
-def _is_readable(model: TextClassifier, text: str) -> bool:
-    try:
-        model.check(text)
-    except ValueError:
-        return False
-    return True
+    texts = fine_tuning.readable(model, [review.text for review in FAMILIAR])
+    found = dict(zip(texts, model.classify(texts)))
+    return [review for review in FAMILIAR if review.text in found and found[review.text].label == review.label]
 
 
 def _examples(model: TextClassifier, reviews: list[Review]) -> list[Example]:

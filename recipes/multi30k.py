@@ -10,7 +10,6 @@ Checkpoints are chosen on ``val`` by the BLEU of greedy search; only ``measure``
 ``pip install "snn-zoo[train]"``.
 """
 
-import contextlib
 import gzip
 import io
 import math
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from recipes import command, fine_tuning, training
 from recipes.extras import need
 from recipes.fine_tuning import FineTuning
-from recipes.own_examples import read_table
+from recipes.own_examples import checked_pairs, read_table
 from recipes.recipe import Band, Recipe
 from zoo.inputs.lines import texts_of
 from zoo.inputs.text import TextReader, normal
@@ -138,16 +137,9 @@ def _packed_texts(path: Path) -> list[str]:
         raise ValueError(f"{path} is damaged: {error}; get it again from {SOURCE}") from error
 
 
-def checked_pairs(pairs: Any, purpose: str) -> list[Pair]:
-    """``pairs`` as a list; TypeError for anything but a list of two strings each, ValueError for none."""
-    if not isinstance(pairs, list | tuple):
-        raise TypeError(f"pairs must be a list of (German, English); got {type(pairs).__name__}")
-    for place, pair in enumerate(pairs):
-        if not isinstance(pair, list | tuple) or [isinstance(side, str) for side in pair] != [True, True]:
-            raise TypeError(f"pair {place} must be two strings, (German, English); got {pair!r}")
-    if not pairs:
-        raise ValueError(f"there are no pairs to {purpose}")
-    return [(german, english) for german, english in pairs]
+def checked(pairs: Any, purpose: str) -> list[Pair]:
+    """``pairs`` as a list, or the error of :func:`recipes.own_examples.checked_pairs`."""
+    return checked_pairs(pairs, "pair", "(German, English)", purpose)
 
 
 def train_tokenizer(pairs: list[Pair], size: int) -> Tokenizer:
@@ -180,14 +172,7 @@ def batches(examples: list[Example], tokens: int, shuffle: random.Random) -> lis
     order = list(examples)
     shuffle.shuffle(order)
     order.sort(key=lambda example: (len(example[1]) // 2, len(example[0]) // 2))
-    result: list[list[Example]] = [[]]
-    longest = 0
-    for example in order:
-        longest = max(longest, *map(len, example))
-        if result[-1] and longest * (len(result[-1]) + 1) > tokens:
-            result.append([])
-            longest = max(map(len, example))
-        result[-1].append(example)
+    result = training.padded_groups(order, lambda example: max(map(len, example)), tokens)
     shuffle.shuffle(result)
     return result
 
@@ -230,7 +215,7 @@ def evaluate(
     model: Translator, pairs: list[Pair], beam_size: int = 5, length_penalty: float = 1.4, batch_size: int = 64
 ) -> tuple[list[str], dict[str, Any]]:
     """Translations of the German sides, with lowercased and cased BLEU and both signatures."""
-    german, english = map(list, zip(*checked_pairs(pairs, "score")))
+    german, english = map(list, zip(*checked(pairs, "score")))
     hypotheses = model.translate(german, beam_size, length_penalty, batch_size)
     lowercased, signature = bleu(hypotheses, english, lowercase=True)
     cased, cased_signature = bleu(hypotheses, english, lowercase=False)
@@ -260,7 +245,7 @@ def fine_tune(
     Raises ValueError for an empty list, for a side that is empty, not text or longer than the model takes, and for an
     option out of its interval; TypeError for anything but pairs of strings.
     """
-    examples = encode(model.tokenizer, checked_pairs(pairs, "fine-tune on"))
+    examples = encode(model.tokenizer, checked(pairs, "fine-tune on"))
     for i, (german, english) in enumerate(examples):
         if min(len(german), len(english)) < 2 or max(len(german), len(english)) > model.typed_config.longest:
             raise ValueError(f"pair {i} has an empty side, or one of more than {model.typed_config.longest} tokens")
@@ -283,12 +268,8 @@ def fine_tune(
 
 def familiar_examples(model: Translator) -> list[Example]:
     """The image captions that the model can read, with its own translations of them."""
-    readable = []
-    for caption in CAPTIONS:
-        with contextlib.suppress(ValueError):
-            model.check(caption)
-            readable.append(caption)
-    return encode(model.tokenizer, list(zip(readable, model.translate(readable)))) if readable else []
+    captions = fine_tuning.readable(model, CAPTIONS)
+    return encode(model.tokenizer, list(zip(captions, model.translate(captions)))) if captions else []
 
 
 class Trainer(training.Trainer[Translator]):

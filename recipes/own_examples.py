@@ -4,9 +4,25 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 from zoo.inputs.lines import document, read_lines
 from zoo.inputs.text import normal
+
+
+def checked_pairs(pairs: Any, noun: str, parts: str, purpose: str) -> list[tuple[str, str]]:
+    """``pairs`` as a list; TypeError for anything but a list of two strings each, ValueError for an empty one.
+
+    Errors call one pair ``noun`` and what it holds ``parts``.
+    """
+    if not isinstance(pairs, list | tuple):
+        raise TypeError(f"{noun}s must be a list of {parts}; got {type(pairs).__name__}")
+    for place, pair in enumerate(pairs):
+        if not isinstance(pair, list | tuple) or [isinstance(part, str) for part in pair] != [True, True]:
+            raise TypeError(f"{noun} {place} must be two strings, {parts}; got {pair!r}")
+    if not pairs:
+        raise ValueError(f"there are no {noun}s to {purpose}")
+    return [(first, second) for first, second in pairs]
 
 
 def read_table(path: Path, fields: tuple[str, ...]) -> list[list[str]]:

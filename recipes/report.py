@@ -1,7 +1,6 @@
 """The report on trained models: scores, costs, tables and the card, the same for every recipe."""
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -14,8 +13,9 @@ import torch
 from torch import nn
 
 import zoo
+from neurons.monitors import figure
 from recipes import calibration
-from recipes.extras import need
+from recipes.extras import need, png
 from recipes.recipe import Recipe, defaults
 from recipes.run_folder import BEST, read_json, read_run_config, write_json
 from recipes.training import SpikeMeter
@@ -299,12 +299,7 @@ def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name
 def sparsity_plot(points: list[dict], score: str, title: str, name: str) -> bytes:
     """The score against the spike rate, as a PNG file; the point of the model ``name`` is marked."""
     need("the plot", "matplotlib")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(5.5, 3.8), layout="constrained")
+    drawn, ((axis,),) = figure(1, 1, (5.5, 3.8))
     rates = [point["mean_spike_rate"] for point in points]
     axis.plot(rates, [point[score] for point in points], marker="o", color="tab:blue")
     for point in points:
@@ -321,7 +316,4 @@ def sparsity_plot(points: list[dict], score: str, title: str, name: str) -> byte
     axis.set(xlabel="spike rate (share of outputs not zero)", ylabel=title)
     axis.margins(x=0.4, y=0.2)
     axis.grid(alpha=0.3)
-    file = io.BytesIO()
-    figure.savefig(file, dpi=110, format="png")
-    pyplot.close(figure)
-    return file.getvalue()
+    return png(drawn)

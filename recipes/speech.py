@@ -189,14 +189,7 @@ def batches(examples: Sequence[Spoken], steps: int, seed: int) -> list[Batch]:
     choose = random.Random(seed)
     played = [(choose.choice(example.steps), example.units) for example in examples]
     played.sort(key=lambda pair: len(pair[0]) * (1 + 0.1 * choose.random()))
-    groups: list[list[tuple[np.ndarray, list[int]]]] = [[]]
-    longest = 0
-    for pair in played:
-        longest = max(longest, len(pair[0]))
-        if groups[-1] and longest * (len(groups[-1]) + 1) > steps:
-            groups.append([])
-            longest = len(pair[0])
-        groups[-1].append(pair)
+    groups = training.padded_groups(played, lambda pair: len(pair[0]), steps)
     choose.shuffle(groups)
     return [
         Batch([steps for steps, _ in group], [units for _, units in group], choose.getrandbits(32)) for group in groups

