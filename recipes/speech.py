@@ -51,7 +51,7 @@ class Training(training.Training):
     muon: bool = True
     full_precision: float = 0.5
     threshold_rise: float = 0.25
-    steps: int = 6000
+    steps: int = 3000
     curriculum: float = 0.2
     speed: float = 0.1
     band_masks: int = 2
@@ -253,7 +253,7 @@ def loss_of(model: nn.Module, bank: audio.FilterBank, batch: Batch, options: Tra
     if options.band_masks or options.time_masks:
         x = hidden(x, lengths, bank, options, batch.seed)
     with training.SpikeMeter(model) as meter, torch.autocast(x.device.type, torch.bfloat16, options.bfloat16):
-        logits = model(x)
+        logits = model(x, lengths)
     loss = ctc_loss(logits, lengths, units, counts)
     if options.spike_penalty and meter.outputs:
         loss = loss + options.spike_penalty * meter.mean_size()
