@@ -30,6 +30,7 @@ CACHE_VERSION = 1
 MOST_FRAMES = 10_000_000
 """The most frames of one file of the cache: 28 hours."""
 EVALUATED_AT_ONCE = 16
+NO_TARGET = -100
 SHORTEST_FIRST = 0.3
 """The share of the utterances, the shortest ones, that a training with a curriculum begins with."""
 
@@ -51,7 +52,7 @@ class Training(training.Training):
     muon: bool = True
     full_precision: float = 0.5
     threshold_rise: float = 0.25
-    steps: int = 6000
+    steps: int = 3000
     curriculum: float = 0.2
     speed: float = 0.1
     band_masks: int = 2
@@ -82,6 +83,8 @@ class Example(NamedTuple):
     frames: list[np.ndarray]
     phones: tuple[str, ...]
     words: str
+    aligned: tuple[tuple[float, str], ...] = ()
+    """By hand, if anybody has: the end of each phone in seconds, in their order. An empty name is no phone to learn."""
 
 
 # ---- Features on disk ----
@@ -158,42 +161,59 @@ def numbers_of(phones: Sequence[str], config: SpeechConfig, where: str) -> list[
 # ---- Training ----
 
 
-class Spoken(NamedTuple):
-    """An utterance as it is trained on: ``[steps, F]`` at each speed, and its units."""
+class Played(NamedTuple):
+    """An utterance at one speed: ``[steps, F]``, its units, and the unit of each step, or NO_TARGET."""
 
-    steps: list[np.ndarray]
+    steps: np.ndarray
     units: list[int]
+    targets: np.ndarray
 
 
-def spoken(model: SpeechRecogniser, examples: Sequence[Example]) -> list[Spoken]:
+Spoken = list[Played]
+"""An utterance as it is trained on, at each speed."""
+
+
+def spoken(model: SpeechRecogniser, examples: Sequence[Example], speeds: Sequence[float] = (1.0,)) -> list[Spoken]:
     """Examples as the model takes them."""
-    return [
-        Spoken(
-            [steps_of(model, frames).astype(np.float16) for frames in example.frames],
-            numbers_of(example.phones, model.typed_config, example.name),
+    found = []
+    for example in examples:
+        units = numbers_of(example.phones, model.typed_config, example.name)
+        parts = [steps_of(model, frames).astype(np.float16) for frames in example.frames]
+        found.append(
+            [
+                Played(part, units, targets_of(example, len(part), speed, model.typed_config))
+                for part, speed in zip(parts, speeds)
+            ]
         )
-        for example in examples
-    ]
+    return found
+
+
+def targets_of(example: Example, steps: int, speed: float, config: SpeechConfig) -> np.ndarray:
+    """The unit in the middle of each step, by the hand alignment; NO_TARGET if there is none."""
+    if not example.aligned:
+        return np.full(steps, NO_TARGET)
+    ends, phones = zip(*example.aligned)
+    units = np.array([1 + config.labels.index(phone) if phone else NO_TARGET for phone in phones])
+    bank = config.filter_bank()
+    middles = (np.arange(steps) * bank.step_seconds + bank.shortest / audio.RATE / 2) * speed
+    return units[np.searchsorted(ends, middles, side="right").clip(max=len(ends) - 1)]
 
 
 class Batch(NamedTuple):
     """Utterances, each at one speed, and a seed for their augmentation."""
 
-    steps: list[np.ndarray]
-    units: list[list[int]]
+    rows: list[Played]
     seed: int
 
 
 def batches(examples: Sequence[Spoken], steps: int, seed: int) -> list[Batch]:
     """All examples, each at a random speed, in batches of similar length in random order; ``steps`` with padding."""
     choose = random.Random(seed)
-    played = [(choose.choice(example.steps), example.units) for example in examples]
-    played.sort(key=lambda pair: len(pair[0]) * (1 + 0.1 * choose.random()))
-    groups = training.padded_groups(played, lambda pair: len(pair[0]), steps)
+    played = [choose.choice(example) for example in examples]
+    played.sort(key=lambda row: len(row.steps) * (1 + 0.1 * choose.random()))
+    groups = training.padded_groups(played, lambda row: len(row.steps), steps)
     choose.shuffle(groups)
-    return [
-        Batch([steps for steps, _ in group], [units for _, units in group], choose.getrandbits(32)) for group in groups
-    ]
+    return [Batch(group, choose.getrandbits(32)) for group in groups]
 
 
 def shortest(examples: Sequence[Spoken], progress: float, curriculum: float) -> list[Spoken]:
@@ -204,17 +224,17 @@ def shortest(examples: Sequence[Spoken], progress: float, curriculum: float) -> 
     if progress >= curriculum:
         return list(examples)
     share = SHORTEST_FIRST + (1 - SHORTEST_FIRST) * progress / curriculum
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].steps[0]))
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i][0].steps))
     kept = set(order[: max(1, round(share * len(order)))])
     return [example for i, example in enumerate(examples) if i in kept]
 
 
 def tensors(batch: Batch, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Features ``[T, B, F]``, their lengths ``[B]``, all units one after another, and how many each row has ``[B]``."""
-    padded = nn.utils.rnn.pad_sequence([torch.from_numpy(steps) for steps in batch.steps]).float()
-    lengths = torch.tensor([len(steps) for steps in batch.steps])
-    units = torch.tensor([unit for row in batch.units for unit in row])
-    return padded.to(device), lengths, units.to(device), torch.tensor([len(row) for row in batch.units])
+    padded = nn.utils.rnn.pad_sequence([torch.from_numpy(row.steps) for row in batch.rows]).float()
+    lengths = torch.tensor([len(row.steps) for row in batch.rows])
+    units = torch.tensor([unit for row in batch.rows for unit in row.units])
+    return padded.to(device), lengths, units.to(device), torch.tensor([len(row.units) for row in batch.rows])
 
 
 def hidden(x: Tensor, lengths: Tensor, bank: audio.FilterBank, options: Training, seed: int) -> Tensor:
@@ -240,14 +260,27 @@ def ctc_loss(logits: Tensor, lengths: Tensor, units: Tensor, counts: Tensor) -> 
     return loss / len(units)
 
 
-def loss_of(model: nn.Module, bank: audio.FilterBank, batch: Batch, options: Training, device: Any) -> Tensor:
-    """The CTC loss of a batch, plus the spike penalty."""
+def frame_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of the phone of each step by hand, among the phones alone: CTC decides where there is a blank."""
+    targets = nn.utils.rnn.pad_sequence([torch.from_numpy(row.targets) for row in batch.rows], padding_value=NO_TARGET)
+    wanted = torch.where(targets == NO_TARGET, NO_TARGET, targets - 1).flatten().to(logits.device)
+    count = (wanted != NO_TARGET).sum().clamp(min=1)
+    phones = logits[..., 1:].float().flatten(0, 1)
+    return F.cross_entropy(phones, wanted, ignore_index=NO_TARGET, reduction="sum") / count
+
+
+def loss_of(
+    model: nn.Module, bank: audio.FilterBank, batch: Batch, options: Training, device: Any, frame_weight: float = 0.0
+) -> Tensor:
+    """The CTC loss of a batch, plus ``frame_weight`` times that of its hand alignment, plus the spike penalty."""
     x, lengths, units, counts = tensors(batch, device)
     if options.band_masks or options.time_masks:
         x = hidden(x, lengths, bank, options, batch.seed)
     with training.SpikeMeter(model) as meter, torch.autocast(x.device.type, torch.bfloat16, options.bfloat16):
-        logits = model(x)
+        logits = model(x, lengths)
     loss = ctc_loss(logits, lengths, units, counts)
+    if frame_weight:
+        loss = loss + frame_weight * frame_loss(logits, batch)
     if options.spike_penalty and meter.outputs:
         loss = loss + options.spike_penalty * meter.mean_size()
     return loss
@@ -275,7 +308,7 @@ class Trainer(training.Trainer[SpeechRecogniser]):
             raise ValueError("CTC has no labels to smooth: leave label_smoothing at 0")
         self.examples, self.validation = examples, validation
         super().__init__(run, lambda: self.new_network(config), options, initial, backend)
-        self.spoken = spoken(self.network, examples)
+        self.spoken = spoken(self.network, examples, options.speeds)
 
     def new_network(self, config: SpeechConfig) -> SpeechRecogniser:
         """A network that knows the usual features of the training data."""
@@ -419,7 +452,7 @@ def fine_tune(
         return [[part[i] for i in order[first : first + size]] for first in range(0, len(part), size)]
 
     def loss_on(part: list[Spoken], options: Training) -> Tensor:
-        batch = Batch([one.steps[0] for one in part], [one.units for one in part], int(torch.randint(2**31, ())))
+        batch = Batch([one[0] for one in part], int(torch.randint(2**31, ())))
         return loss_of(model, model.bank, batch, options, device)
 
     return fine_tuning.fine_tune(model, spoken(model, examples), of_size, loss_on, options)

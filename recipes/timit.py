@@ -17,7 +17,7 @@ Checkpoints are chosen on ``val``; only ``measure`` uses the test set, once.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -27,10 +27,12 @@ import typer
 import zoo
 from recipes import command, librispeech, speech
 from recipes.recipe import Band, Recipe
-from recipes.speech import Example, Training
+from recipes.speech import Batch, Example
+from zoo.inputs.audio import RATE
 from zoo.inputs.lines import texts_of
 from zoo.networks.speech import PHONES as SPOKEN
 from zoo.networks.speech import SpeechConfig, SpeechRecogniser
+from zoo.options import number
 from zoo.tasks import TASKS
 
 SOURCE = "https://catalog.ldc.upenn.edu/LDC93S1, or the sample: python -m nltk.downloader -d FOLDER timit"
@@ -96,6 +98,20 @@ LIMITS = [
 ]
 SOURCES = [*librispeech.SOURCES[:1], "Garofolo et al., TIMIT Acoustic-Phonetic Continuous Speech Corpus, LDC93S1, 1993"]
 Cache = Annotated[Path | None, typer.Option(help="folder where features are kept; DATA/features unless given")]
+
+
+@dataclass(frozen=True)
+class Training(speech.Training):
+    """How a recogniser is trained on TIMIT: ``frame_targets`` is the weight of the phones of the hand alignment."""
+
+    epochs: int = 30
+    learning_rate: float = 1e-3
+    steps: int = 2000
+    frame_targets: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("frame_targets", self.frame_targets, 0)
 
 
 class Sentence(NamedTuple):
@@ -170,6 +186,11 @@ def fold_48(alignment: Sequence[Aligned]) -> tuple[str, ...]:
     return tuple(phone for phone in (FOLDED_48[aligned.phone] for aligned in alignment) if phone)
 
 
+def timed(alignment: Sequence[Aligned]) -> tuple[tuple[float, str], ...]:
+    """The end of each phone in seconds, as frame targets."""
+    return tuple((aligned.end / RATE, FOLDED_48[aligned.phone]) for aligned in alignment)
+
+
 def fold_39(phones: Sequence[str]) -> list[str]:
     """The phones to score."""
     return [FOLDED_39[phone] for phone in phones]
@@ -185,11 +206,14 @@ def read(
     if not sentences:
         raise FileNotFoundError(f"{data} holds no sentence of {split}; get TIMIT from {SOURCE}")
     cache = data / "features" if cache is None else cache
-    phones = [fold_48(read_alignment(sentence.alignment)) for sentence in sentences]
+    alignments = [read_alignment(sentence.alignment) for sentence in sentences]
     files = [sentence.file for sentence in sentences]
     energies = speech.log_energies(files, config.filter_bank(), speeds, cache, exact=split != "train")
     names = [f"{sentence.speaker}-{sentence.file.stem.upper()}" for sentence in sentences]
-    return [Example(name, frames, row, "") for name, frames, row in zip(names, energies, phones)]
+    return [
+        Example(name, frames, fold_48(alignment), "", timed(alignment))
+        for name, frames, alignment in zip(names, energies, alignments)
+    ]
 
 
 @torch.no_grad()
@@ -219,7 +243,12 @@ def with_timit_phones(model: SpeechRecogniser) -> SpeechRecogniser:
 class Trainer(speech.Trainer):
     """Trains on the 48 phones; its score is the errors of the 39."""
 
+    options: Training
     fold = staticmethod(fold_39)
+
+    def loss_of(self, batch: Batch) -> torch.Tensor:
+        device, weight = self.accelerator.device, self.options.frame_targets
+        return speech.loss_of(self.model, self.network.bank, batch, self.options, device, weight)
 
     def loaded(self, initial: str) -> SpeechRecogniser:
         return with_timit_phones(super().loaded(initial))
@@ -270,7 +299,7 @@ RECIPE = Recipe(
     task=TASKS["automatic-speech-recognition"],
     data="folder of TIMIT, in LDC's layout or NLTK's sample",
     config=SpeechConfig(labels=PHONES),
-    training=Training(epochs=30, learning_rate=1e-3, steps=2000),
+    training=Training(),
     trainer=trainer,
     read=read_for,
     evaluate=evaluate,

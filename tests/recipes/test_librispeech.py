@@ -15,7 +15,7 @@ import neurons
 import zoo
 from recipes import librispeech, speech, training
 from recipes.pronunciations import find_dictionary, read_dictionary
-from recipes.speech import Spoken, Training
+from recipes.speech import Batch, Played, Training
 from tests.recipes.test_recipes import DICTIONARY, write_noise, write_speech
 from zoo.networks.speech import SpeechConfig, SpeechRecogniser
 
@@ -189,15 +189,19 @@ def test_the_transcripts_of_the_real_parts_are_read(tmp_path):
 
 
 def examples_of(*lengths):
-    return [Spoken([np.full((n, 24), n, np.float16), np.full((n - 1, 24), n, np.float16)], [1, 2]) for n in lengths]
+    return [[played(n, n), played(n, n - 1)] for n in lengths]
+
+
+def played(value, steps):
+    return Played(np.full((steps, 24), value, np.float16), [1, 2], np.full(steps, speech.NO_TARGET))
 
 
 def test_a_batch_has_at_most_so_many_steps_with_padding_and_every_example_is_in_one():
     lengths = list(range(5, 60))
     made = speech.batches(examples_of(*lengths), 200, seed=1)
-    assert sorted(int(steps[0, 0]) for batch in made for steps in batch.steps) == lengths
-    assert all(len(batch.steps) * max(map(len, batch.steps)) <= 200 for batch in made)
-    assert {len(s) - int(s[0, 0]) for batch in made for s in batch.steps} == {0, -1}  # both speeds
+    assert sorted(int(row.steps[0, 0]) for batch in made for row in batch.rows) == lengths
+    assert all(len(batch.rows) * max(len(row.steps) for row in batch.rows) <= 200 for batch in made)
+    assert {len(row.steps) - int(row.steps[0, 0]) for batch in made for row in batch.rows} == {0, -1}  # both speeds
     again = speech.batches(examples_of(*lengths), 200, seed=1)
     assert [batch.seed for batch in again] == [batch.seed for batch in made]
 
@@ -205,7 +209,7 @@ def test_a_batch_has_at_most_so_many_steps_with_padding_and_every_example_is_in_
 @pytest.mark.parametrize(("progress", "longest", "count"), [(0.0, 7, 3), (0.1, 11, 6), (0.2, 14, 10), (0.9, 14, 10)])
 def test_a_curriculum_begins_with_the_shortest_and_ends_with_all(progress, longest, count):
     kept = speech.shortest(examples_of(14, 5, 6, 7, 8, 9, 10, 11, 12, 13), progress, 0.2)
-    lengths = [len(example.steps[0]) for example in kept]
+    lengths = [len(example[0].steps) for example in kept]
     assert len(lengths) == count and max(lengths) <= longest and {5, 6, 7} <= set(lengths)
 
 
@@ -224,11 +228,11 @@ def test_the_loss_is_per_phone_and_padding_does_not_change_it():
     torch.manual_seed(0)
     model = SpeechRecogniser(CONFIG).eval()
     x, options = np.random.default_rng(0).normal(size=(30, 24)).astype(np.float16), Training().for_scoring()
-    alone = speech.Batch([x], [[1, 2, 2]], 0)
-    padded = speech.Batch([x, x[:20]], [[1, 2, 2], [3]], 0)
+    none = np.full(30, speech.NO_TARGET)
+    first, second = Played(x, [1, 2, 2], none), Played(x[:20], [3], none[:20])
     losses = [
-        float(speech.loss_of(model, model.bank, batch, options, "cpu").detach()) * units
-        for batch, units in ((alone, 3), (speech.Batch([x[:20]], [[3]], 0), 1), (padded, 4))
+        float(speech.loss_of(model, model.bank, Batch(rows, 0), options, "cpu").detach()) * units
+        for rows, units in (([first], 3), ([second], 1), ([first, second], 4))
     ]
     assert losses[0] + losses[1] == pytest.approx(losses[2], rel=1e-5)
 

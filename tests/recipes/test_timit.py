@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 import zoo
-from recipes import timit
+from recipes import speech, timit
 from zoo.networks.speech import SpeechConfig, SpeechRecogniser
 
 CONFIG = SpeechConfig(labels=timit.PHONES, bands=8, width=12, layers=2)
@@ -96,7 +96,7 @@ def test_a_model_of_the_dictionary_s_phones_hears_the_nearest_of_timit_s(tmp_pat
     with torch.no_grad():
         own, made = model(x), timit.with_timit_phones(model).eval()(x)
     for phone in ("ax", "iy", "el"):
-        near = model.settings.labels.index(timit.NEAREST[phone])
+        near = model.typed_config.labels.index(timit.NEAREST[phone])
         assert torch.equal(made[..., 1 + timit.PHONES.index(phone)], own[..., 1 + near])
     assert torch.equal(made[..., 0], own[..., 0])
     again = timit.with_timit_phones(model)
@@ -113,4 +113,25 @@ def test_a_training_from_a_model_of_the_dictionary_s_phones_is_resumed(tmp_path)
         options = timit.Training(epochs=epochs, steps=500)
         trainer = timit.trainer(tmp_path / "data", tmp_path / "run", CONFIG, options, initial=str(tmp_path / "start"))
         trainer.train()
-    assert zoo.load(tmp_path / "run" / "best").settings.labels == timit.PHONES
+    assert zoo.load(tmp_path / "run" / "best").typed_config.labels == timit.PHONES
+
+
+@pytest.mark.parametrize("speed", [1.0, 2.0])
+def test_frame_targets_are_the_phones_in_the_middle_of_each_step(tmp_path, speed):
+    write(tmp_path, LDC)
+    (example,) = timit.read(tmp_path, "train", CONFIG)
+    found = speech.targets_of(example, int(24 / speed), speed, CONFIG)
+    middles = [(0.03 * step + 0.0225) * speed * 16_000 for step in range(len(found))]
+    spoken = timit.read_alignment(tmp_path / "TRAIN/DR1/FCJF0/SX1.PHN")
+    named = [next((a.phone for a in spoken if middle < a.end), "h#") for middle in middles]
+    folded = [timit.FOLDED_48[phone] for phone in named]
+    expected = [1 + timit.PHONES.index(phone) if phone else speech.NO_TARGET for phone in folded]
+    assert found.tolist() == expected and speech.NO_TARGET in expected
+
+
+def test_the_frame_loss_asks_for_the_phone_and_not_for_the_blank():
+    targets = np.array([1, 2, speech.NO_TARGET])
+    row = speech.Played(np.zeros((3, 24), np.float16), [1, 2], targets)
+    right = torch.tensor([[50.0, 9.0, 0.0], [50.0, 0.0, 9.0], [0.0, 0.0, 0.0]]).unsqueeze(1)
+    assert speech.frame_loss(right, speech.Batch([row], 0)) < 1e-3
+    assert speech.frame_loss(right.flip(0), speech.Batch([row], 0)) > 0.3

@@ -159,3 +159,15 @@ def test_the_command_transcribes_files_and_names_those_that_it_cannot(tmp_path, 
 
 def test_the_phones_are_those_of_the_dictionary():
     assert len(PHONES) == 39 and sorted(PHONES) == PHONES
+
+
+def test_in_training_padding_takes_no_part_in_the_statistics(model):
+    model = network(model.typed_config.mixer).train()
+    model.dropout.probability = 0.0
+    x, lengths = torch.randn(40, 3, model.bank.size), torch.tensor([40, 25, 30])
+    noisy = x.clone()
+    for row, length in enumerate(lengths.tolist()):
+        noisy[length:, row] = 5.0
+    first, second = model(x, lengths), model(noisy, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        assert torch.equal(first[:length, row], second[:length, row])

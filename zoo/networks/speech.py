@@ -3,11 +3,13 @@
 A step is 30 ms of audio, ``[T, B, F]`` (:mod:`zoo.inputs.audio`). Then::
 
     s = Q(a + x);  a = a + x - s                             the features as multi-bit spikes (PR22)
-    f, c = layer norm(W s), gate and candidate each           a few layers, each on the spikes of the one before
+    f, c = batch norm(W s)                                    a few layers, each on the spikes of the one before
     s = recurrent-gated LIF(f, c)
     probabilities of the blank and of each phone = softmax(W s + b)
 
-so that every weight takes spikes of a few bits. Connectionist temporal classification (CTC; Graves et al., ICML 2006)
+so that every weight takes spikes of a few bits. (Spikes are nearly all positive. Batch norm takes their mean out of the
+currents, without which learning takes several times as long, and in use it is a factor and an offset per channel.)
+Connectionist temporal classification (CTC; Graves et al., ICML 2006)
 reads the phones: the most probable unit of each step, repeats joined, blanks left out. All memory is explicit state and
 nothing looks ahead, so a recording that comes in piece by piece (:meth:`SpeechRecogniser.stream`) gives the same phones
 as the whole of it.
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 import neurons
 from neurons.monitors import evaluation_view
 from zoo.inputs import audio
-from zoo.networks.layers import Linear, ParallelLayerNorm, RowGroups, SequenceDropout, at_least_one, first_rows
+from zoo.networks.layers import Linear, RowGroups, SequenceDropout, at_least_one, first_rows
 from zoo.networks.mixers import RECURRENT, spike_options
 from zoo.networks.streaming import Stream
 from zoo.registry import register_architecture
@@ -45,8 +47,8 @@ PHONES = re.findall(
     "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH",
 )
 """The phones of the CMU Pronouncing Dictionary, without stress."""
-GATE_HORIZON = 32.0
-"""Steps that the slowest gated neurons remember before training: about a second."""
+GATE_HORIZON = 8.0
+"""Steps that the slowest gated neurons remember before training: about two phones."""
 FEATURE_RANGE = 4.0
 """The range of the spikes that the features become: four of their usual deviations."""
 
@@ -114,20 +116,29 @@ class Transcript(NamedTuple):
     phones: list[Phone]
 
 
+class CurrentNorm(nn.BatchNorm1d):
+    """Batch norm of ``[T, B, N]``; in training, padding (where ``real [T, B]`` is False) takes no part and is 0."""
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        if real is None or not self.training:
+            return super().forward(x.flatten(0, 1)).view_as(x)
+        return torch.zeros_like(x).masked_scatter(real.unsqueeze(-1), super().forward(x[real]))
+
+
 class SpikingLayer(nn.Module):
-    """A product, layer norm (of gate and candidate apart) and neurons, on ``[T, B, N]``."""
+    """A product, batch norm and neurons, on ``[T, B, N]``."""
 
     def __init__(self, inputs: int, config: SpeechConfig):
         super().__init__()
         parts = 2 if config.mixer in GATED else 1
         self.product = Linear(inputs, parts * config.width, bias=False)
-        self.norm = ParallelLayerNorm(parts * config.width, parts)
+        self.norm = CurrentNorm(parts * config.width)
         self.neuron = config.neuron()
         if config.mixer in GATED:
             neurons.start_gates(self.norm.bias, GATE_HORIZON)
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        return self.neuron(self.norm(self.product(x)), state)
+    def forward(self, x: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
+        return self.neuron(self.norm(self.product(x), real), state)
 
 
 class RecurrentLayer(RowGroups):
@@ -138,7 +149,7 @@ class RecurrentLayer(RowGroups):
         self.network = (nn.LSTM if config.mixer == "lstm" else nn.GRU)(inputs, config.width)
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
         batch = x.shape[1]
         if state is not None:
             state = tuple(self.in_groups(part.unsqueeze(0).contiguous()) for part in state)
@@ -152,8 +163,9 @@ class RecurrentLayer(RowGroups):
 class SpeechRecogniser(nn.Module):
     """Recogniser of phones: ``transcribe`` takes a recording and gives its phones.
 
-    Called on features ``[T, B, F]`` it returns the logits ``[T, B, 1 + labels]``, the blank first. It looks ahead
-    nowhere: padding behind a recording does not change the logits before it.
+    Called on features ``[T, B, F]`` and, in training, on the number of steps ``lengths [B]``, it returns the logits
+    ``[T, B, 1 + labels]``, the blank first. It looks ahead nowhere: padding behind a recording does not change the
+    logits before it.
     """
 
     architecture: ClassVar[str]
@@ -203,20 +215,24 @@ class SpeechRecogniser(nn.Module):
         mean, deviation = (part.float().cpu().numpy() for part in (self.usual_mean, self.usual_deviation))
         return audio.FeatureStream(self.bank, mean, deviation)
 
-    def scan(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """The logits ``[T, B, 1 + labels]`` of the features ``x [T, B, F]``, and the final state."""
+    def scan(self, x: Tensor, state: Any = None, real: Tensor | None = None) -> tuple[Tensor, Any]:
+        """The logits ``[T, B, 1 + labels]`` of the features ``x [T, B, F]``, and the final state.
+
+        In training ``real [T, B]`` says what is no padding.
+        """
         first, *before = [None] * (1 + len(self.layers)) if state is None else state
         x, after = x.to(self.output.weight.dtype), []
         if self.encoder is not None:
             x, first = self.encoder(x, first)
         for layer, layer_state in zip(self.layers, before):
-            x, layer_state = layer(x, layer_state)
+            x, layer_state = layer(x, layer_state, real)
             x = self.dropout(x)
             after.append(layer_state)
         return self.output(x), (first, *after)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scan(x)[0]
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        real = None if lengths is None else torch.arange(len(x), device=x.device).unsqueeze(1) < lengths.to(x.device)
+        return self.scan(x, real=real)[0]
 
     def stream(self, rate: int = audio.RATE) -> "SpeechStream":
         """A recording of ``rate`` samples per second, to be pushed piece by piece."""
