@@ -9,7 +9,7 @@ from torch.nn.utils import rnn
 import zoo
 from tests.zoo.test_profiling import ELEMENTWISE, MOVES, Of, counts_of, real, written_step_by_step
 from tests.zoo.test_profiling_results import TEXT, gesture_network, recording, text_classifier, translator
-from zoo.networks import gesture, sentiment, translation
+from zoo.networks import gesture, sentiment, speech, translation
 from zoo.profiling import Counts, meter, operations
 
 B, C, N = 2, 4, 6
@@ -207,6 +207,8 @@ def test_every_operation_on_the_list_is_reached_by_a_model_a_twin_or_a_test(reac
         zoo.profile(text_classifier(mixer, ngrams=5), [TEXT])
     for mixer in gesture.MIXERS:
         zoo.profile(gesture_network(mixer), [recording()])
+    for mixer in speech.MIXERS:
+        zoo.profile(speech.SpeechRecogniser(speech.SpeechConfig(mixer=mixer, width=8)), (real(5, 2, 120),))
     for layer, x, _ in LAYERS.values():
         zoo.profile(layer, (x,))
     for part, forward in BLOCKS.values():

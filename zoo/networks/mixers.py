@@ -111,7 +111,21 @@ class SpikingMixer(nn.Module):
         return tuple(found)
 
 
-class RecurrentMixer(RowGroups):
+class RecurrentRows(RowGroups):
+    """A module that runs LSTMs or GRUs of torch, in evaluation mode on whole groups of rows."""
+
+    def run(self, network: nn.Module, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The outputs of ``network``, and its state, with the batch first as in all state."""
+        batch = x.shape[1]
+        if state is not None:
+            state = tuple(self.in_groups(part.unsqueeze(0).contiguous()) for part in state)
+            state = state if len(state) > 1 else state[0]  # an LSTM has two parts, a GRU one
+        y, state = network(self.in_groups(x), state)
+        parts = state if isinstance(state, tuple) else (state,)
+        return first_rows(y, batch), tuple(first_rows(part.squeeze(0), batch) for part in parts)
+
+
+class RecurrentMixer(RecurrentRows):
     """LSTM or GRU instead of convolution and neurons; of two ``directions``, one reads from right to left.
 
     (PyTorch's packed sequences do the same and take several times as long on a CPU.) ``adds_rows`` is for inputs that
@@ -125,20 +139,10 @@ class RecurrentMixer(RowGroups):
 
     def forward(self, s: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
         if len(self.networks) == 1:
-            return self._run(0, s, state)
+            return self.run(self.networks[0], s, state)
         assert mask is not None  # says where whole sequences end, from where they are read to the left
-        (right, _), (left, _) = self._run(0, s), self._run(1, mirrored(s, mask))
+        (right, _), (left, _) = self.run(self.networks[0], s), self.run(self.networks[1], mirrored(s, mask))
         return torch.cat([right, mirrored(left, mask)], dim=-1), None
-
-    def _run(self, direction: int, s: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Run one of the networks, in whole groups of rows; its state has the batch first, like all state."""
-        network, batch = self.networks[direction], s.shape[1]
-        if state is not None:
-            state = tuple(self.in_groups(part.unsqueeze(0).contiguous()) for part in state)
-            state = state if len(state) > 1 else state[0]  # an LSTM has two parts, a GRU one
-        y, state = network(self.in_groups(s), state)
-        parts = state if isinstance(state, tuple) else (state,)
-        return first_rows(y, batch), tuple(first_rows(part.squeeze(0), batch) for part in parts)
 
 
 class BagOfWords(nn.Module):

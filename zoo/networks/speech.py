@@ -33,8 +33,8 @@ from torch import Tensor, nn
 import neurons
 from neurons.monitors import evaluation_view
 from zoo.inputs import audio
-from zoo.networks.layers import Linear, RowGroups, SequenceDropout, at_least_one, first_rows
-from zoo.networks.mixers import RECURRENT, spike_options
+from zoo.networks.layers import Linear, SequenceDropout, at_least_one
+from zoo.networks.mixers import RECURRENT, RecurrentRows, spike_options
 from zoo.networks.streaming import Stream
 from zoo.registry import register_architecture
 
@@ -141,22 +141,17 @@ class SpikingLayer(nn.Module):
         return self.neuron(self.norm(self.product(x), real), state)
 
 
-class RecurrentLayer(RowGroups):
+class RecurrentLayer(RecurrentRows):
     """LSTM or GRU, and a layer norm, on ``[T, B, N]``; its state is kept with the batch first, as all state is."""
 
     def __init__(self, inputs: int, config: SpeechConfig):
         super().__init__()
-        self.network = (nn.LSTM if config.mixer == "lstm" else nn.GRU)(inputs, config.width)
+        self.network = RECURRENT[config.mixer](inputs, config.width)
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, x: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
-        batch = x.shape[1]
-        if state is not None:
-            state = tuple(self.in_groups(part.unsqueeze(0).contiguous()) for part in state)
-            state = state if isinstance(self.network, nn.LSTM) else state[0]
-        y, state = self.network(self.in_groups(x), state)
-        parts = state if isinstance(state, tuple) else (state,)
-        return self.norm(first_rows(y, batch)), tuple(first_rows(part.squeeze(0), batch) for part in parts)
+        y, state = self.run(self.network, x, state)
+        return self.norm(y), state
 
 
 @register_architecture("speech-recogniser")

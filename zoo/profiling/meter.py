@@ -27,7 +27,7 @@ def _classified(func: Any) -> tuple[str, str, bool]:
     """The name of an operation in the lists, its kind, and whether it works in place."""
     namespace, name = func._schema.name.split("::")
     in_place = name.endswith("_") and not name.endswith("__")
-    name = name.strip("_") if name.startswith("__") else name.removesuffix("_")
+    name = name.removesuffix("_") if in_place else name
     if namespace not in ("aten", "prim"):
         return name, "unknown", in_place
     if name in operations.COUNTED or name in operations.FUNCTIONS:
