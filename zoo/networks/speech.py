@@ -72,7 +72,7 @@ class SpeechConfig:
     mixer: str = "recurrent-gated-lif"
     bits: int = 6
     threshold_levels: int = 3
-    initial_range: float = 2.0
+    initial_range: float = 4.0
     range_tracking: str = "fixed"
     dropout: float = 0.2
 
