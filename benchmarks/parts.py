@@ -28,8 +28,19 @@ from zoo.engine.integers import LARGEST
 from zoo.engine.program import Buffer, Program, Spikes
 
 CPU = torch.device("cpu")
-NAMES = ("embedding", "norm", "multi-bit LIF", "input-gated LIF", "windows", "product", "rescale", "attention", "best")
-"""The instructions, by number."""
+NAMES = {
+    instructions.EMBED: "embedding",
+    instructions.NORM: "norm",
+    instructions.WINDOWS: "windows",
+    instructions.PRODUCT: "product",
+    instructions.RESCALE: "rescale",
+    instructions.ATTENTION: "attention",
+    instructions.BEST: "best",
+    instructions.LEARNABLE_LIF: "learnable LIF",
+    instructions.MULTIBIT_LIF: "multi-bit LIF",
+    instructions.INPUT_GATED_LIF: "input-gated LIF",
+}
+"""The instructions of a translator."""
 WHOLE, PROGRAM, CALL, ENCODER = "a whole step", "the decoder's program", "the call of a program", "the encoder"
 
 
