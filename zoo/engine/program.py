@@ -384,7 +384,7 @@ class Program:
         self._constants, self._joined = _joined(self._floats, np.float32), _joined(self._integers, np.int8)
         self._products = [(i, code[8]) for i, code in enumerate(self.code) if code[0] == instructions.PRODUCT]
         self._last = shape[0]
-        if self.code and self.code[-1][0] == instructions.BEST:  # with its product, see :meth:`_find_best`
+        if [code[0] for code in self.code[-2:]] == [instructions.PRODUCT, instructions.BEST]:  # see _find_best
             self._last = self._products.pop()[0]
         return self
 
