@@ -23,7 +23,7 @@ from recipes.recipe import Band
 from zoo.files import remove_leftovers, write_whole
 from zoo.inputs import audio
 from zoo.inputs.data_files import plain_file, read_npz
-from zoo.networks.speech import BLANK, SpeechConfig, SpeechRecogniser, best_path
+from zoo.networks.speech import BLANK, BestPath, SpeechConfig, SpeechRecogniser
 from zoo.options import number, whole_number
 
 CACHE_VERSION = 1
@@ -349,7 +349,8 @@ def log_probabilities(model: SpeechRecogniser, examples: Sequence[Example]) -> l
 def heard(model: SpeechRecogniser, examples: Sequence[Example]) -> list[list[str]]:
     """The phones on the best path through each example."""
     labels = model.typed_config.labels
-    return [[labels[unit - 1] for unit, _, _ in best_path(found)] for found in log_probabilities(model, examples)]
+    paths = [BestPath().longer(found) for found in log_probabilities(model, examples)]
+    return [[labels[run.unit - 1] for run in path.runs()] for path in paths]
 
 
 def phone_errors(right: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import zoo
 from zoo import command
-from zoo.networks.speech import MIXERS, PHONES, Phone, SpeechConfig, SpeechRecogniser, best_path, transcript
+from zoo.networks.speech import MIXERS, PHONES, BestPath, Phone, SpeechConfig, SpeechRecogniser
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
 SIZES = {"bands": 8, "width": 12, "layers": 2}
@@ -44,7 +44,7 @@ def streamed(model, samples, cuts, rate):
 @given(st.lists(st.integers(0, len(NOISE)), max_size=6), st.sampled_from([16_000, 44_100]))
 def test_a_recording_in_pieces_gives_the_transcript_of_the_whole(model, cuts, rate):
     stream, whole = streamed(model, NOISE, cuts, rate), streamed(model, NOISE, [], rate)
-    assert torch.equal(stream.probabilities, whole.probabilities)
+    assert stream.path == whole.path
     assert stream.answer() == model.transcribe(NOISE, rate=rate)
 
 
@@ -113,16 +113,19 @@ def test_a_recurrent_gated_network_has_half_the_parameters_of_an_lstm():
     assert 0.45 < sizes[0] / sizes[1] < 0.55
 
 
-def test_the_best_path_joins_repeats_and_leaves_out_blanks():
-    probabilities = torch.nn.functional.one_hot(torch.tensor([0, 2, 2, 0, 2, 1, 1, 0]), 3).float()
-    assert best_path(probabilities) == [(2, 1, 3), (2, 4, 5), (1, 5, 7)]
-    found = transcript(probabilities, ["A", "B"], 0.03)
-    assert found == (
-        "B B A",
-        1.0,
-        [Phone("B", 0.03, 0.09, 1.0), Phone("B", 0.12, 0.15, 1.0), Phone("A", 0.15, 0.21, 1.0)],
-    )
-    assert transcript(probabilities[:1], ["A", "B"], 0.03) == ("", 1.0, [])
+@pytest.mark.parametrize("cut", range(9))
+def test_the_best_path_joins_repeats_and_leaves_out_blanks_wherever_it_is_cut(cut):
+    units = [0, 2, 2, 0, 2, 1, 1, 0]
+    probabilities = torch.nn.functional.one_hot(torch.tensor(units), 3).float()
+    path = BestPath().longer(probabilities[:cut]).longer(probabilities[cut:])
+    assert [run[:3] for run in path.runs()] == [(2, 1, 3), (2, 4, 5), (1, 5, 7)] and path.steps == 8
+    times = [("B", 0.03, 0.09), ("B", 0.12, 0.15), ("A", 0.15, 0.21)]
+    assert path.transcript(["A", "B"], 0.03) == ("B B A", 1.0, [Phone(*place, 1.0) for place in times])
+
+
+def test_where_nothing_is_heard_the_confidence_is_that_of_the_blank():
+    path = BestPath().longer(torch.tensor([[0.7, 0.3], [0.9, 0.1]]))
+    assert path.transcript(["A"], 0.03) == ("", 0.8, [])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ Source: Ponghiran and Roy, AAAI 2022, arXiv 2109.01905 (PR22).
 
 import re
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -251,61 +250,92 @@ class SpeechRecogniser(nn.Module):
 class SpeechStream(Stream):
     """A recording that is transcribed while it comes in: samples go in, the transcript so far comes out.
 
-    The transcript depends on the samples alone and not on how they were cut.
+    The transcript depends on the samples alone and not on how they were cut. Of what is past, only the phones are kept.
     """
 
     def __init__(self, model: SpeechRecogniser, rate: int = audio.RATE):
         self.model, self.resampler = model, audio.Resampler(audio.check_rate(rate))
-        self.features, self.state = model.features(), None
-        self.probabilities = torch.empty(0, 1 + len(model.typed_config.labels))
-        """Of each step so far, ``[steps, 1 + labels]``."""
+        self.features, self.state, self.path = model.features(), None, BestPath()
 
     @torch.inference_mode()
     def push(self, samples: Any) -> int:
         """Take the next samples; return how many steps they completed. Errors are those of ``transcribe``."""
         with self.resampler.push(audio.mono(samples)) as resampled:
-            features = self.features.copy()
+            features, state, path = self.features.copy(), self.state, self.path
             steps = torch.from_numpy(features.push(resampled))
             if len(steps):
                 device = self.model.output.weight.device
                 with evaluation_view(self.model) as network:
-                    logits, state = network.scan(steps.to(device).unsqueeze(1), self.state)
-                found = torch.cat([self.probabilities, logits[:, 0].float().softmax(-1).cpu()])
-                self.probabilities, self.state = found, state
-            self.features = features
+                    logits, state = network.scan(steps.to(device).unsqueeze(1), state)
+                path = path.longer(logits[:, 0].float().softmax(-1).cpu())
+            self.features, self.state, self.path = features, state, path
         return len(steps)
 
     def answer(self) -> Transcript:
         """The transcript so far; ValueError before the first step is complete."""
-        if not len(self.probabilities):
+        if not self.path.steps:
             raise ValueError(audio.too_short(self.features.samples, self.model.bank))
-        return transcript(self.probabilities, self.model.typed_config.labels, self.model.bank.step_seconds)
+        return self.path.transcript(self.model.typed_config.labels, self.model.bank.step_seconds)
 
 
-def best_path(probabilities: Tensor) -> list[tuple[int, int, int]]:
-    """The units that CTC reads from ``[steps, units]``: number, first step, and the step after its last."""
-    found, place = [], 0
-    for unit, run in groupby(probabilities.argmax(-1).tolist()):
-        end = place + sum(1 for _ in run)
-        if unit != BLANK:
-            found.append((unit, place, end))
-        place = end
-    return found
+class Run(NamedTuple):
+    """Steps in a row at which the same unit is the most probable: from ``start`` to before ``end``."""
+
+    unit: int
+    start: int
+    end: int
+    highest: float
+    """The unit's highest probability there."""
 
 
-def transcript(probabilities: Tensor, labels: list[str], step_seconds: float) -> Transcript:
-    """The phones on the best path through ``probabilities [steps, 1 + labels]``."""
-    phones = [
-        Phone(
-            labels[unit - 1],
-            round(start * step_seconds, 3),
-            round(end * step_seconds, 3),
-            round(float(probabilities[start:end, unit].max()), 4),
-        )
-        for unit, start, end in best_path(probabilities)
-    ]
-    if phones:
-        confidence = sum(phone.confidence for phone in phones) / len(phones)
-    else:
-        confidence = float(probabilities[:, BLANK].mean())
-    return Transcript(" ".join(phone.name for phone in phones), round(confidence, 4), phones)
+BEGINNING = Run(BLANK, 0, 0, 0.0)
+
+
+@dataclass(frozen=True)
+class BestPath:
+    """The most probable unit of each step so far, as CTC reads them: repeats joined, blanks left out."""
+
+    past: tuple[Any, ...] = ()
+    """The phones before the last run of a unit, as nested pairs: what was before, and the latest phone."""
+    last: Run = BEGINNING
+    blank: float = 0.0
+    """The sum of the blank's probabilities."""
+
+    @property
+    def steps(self) -> int:
+        return self.last.end
+
+    def longer(self, probabilities: Tensor) -> "BestPath":
+        """The path that goes on through ``probabilities [steps, units]``."""
+        past, last, blank = self.past, self.last, self.blank
+        highest, units = probabilities.max(-1)
+        for unit, chance, other in zip(units.tolist(), highest.tolist(), probabilities[:, BLANK].tolist()):
+            if unit == last.unit:
+                last = Run(unit, last.start, last.end + 1, max(last.highest, chance))
+            else:
+                past = past if last.unit == BLANK else (past, last)
+                last = Run(unit, last.end, last.end + 1, chance)
+            blank += other
+        return BestPath(past, last, blank)
+
+    def runs(self) -> list[Run]:
+        """The phones, in their order."""
+        found, past = [self.last] if self.last.unit != BLANK else [], self.past
+        while past:
+            past, run = past
+            found.append(run)
+        return found[::-1]
+
+    def transcript(self, labels: list[str], step_seconds: float) -> Transcript:
+        """The phones by name and in seconds; the confidence without any is the blank's mean probability."""
+        phones = [
+            Phone(
+                labels[run.unit - 1],
+                round(run.start * step_seconds, 3),
+                round(run.end * step_seconds, 3),
+                round(run.highest, 4),
+            )
+            for run in self.runs()
+        ]
+        sure = sum(phone.confidence for phone in phones) / len(phones) if phones else self.blank / self.steps
+        return Transcript(" ".join(phone.name for phone in phones), round(sure, 4), phones)
