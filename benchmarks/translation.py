@@ -103,6 +103,7 @@ class Networks:
             torch.manual_seed(0)
             mixer = "lstm" if name == TWIN else config.mixer
             model = Translator(dataclasses.replace(config, mixer=mixer), tokenizer).to(device)
+            model.precision = "float32"  # the scans are compared; benchmarks.inference has integers
             for module in model.modules():
                 if isinstance(module, neurons.Neuron):
                     module.backend = backends[name]
