@@ -244,25 +244,15 @@ def _any_above(x, bound):
 
 
 @_kernel
-def _sum_of_exponentials(x, largest, lanes):
-    lanes[:] = 0
-    whole = len(x) // LANES * LANES
-    for i in range(0, whole, LANES):
-        for j in range(LANES):
-            lanes[j] += exponential(x[i + j] - largest)
-    for i in range(whole, len(x)):
-        lanes[i - whole] += exponential(x[i] - largest)
-    return _all_lanes(lanes)
-
-
-@_kernel
-def best(logits, values, places, lanes):
+def best(logits, exponentials, values, places, lanes):
     """The log-probabilities and places of the ``len(values)`` largest of ``logits``, the largest first.
 
     Of equal logits, the earlier comes first.
     """
     largest = _largest(logits, lanes)
-    norm = largest + np.log(_sum_of_exponentials(logits, largest, lanes))
+    # Apart from the sum, exponentials become vector instructions.
+    _exponentials(logits, largest, exponentials)
+    norm = largest + np.log(_lane_sum(exponentials, lanes))
     values[:] = -np.inf
     places[:] = 0
     last, group = len(values) - 1, 4 * LANES
@@ -558,10 +548,10 @@ def _attended(a, m, room, b, row):
 @_kernel
 def _best(a, m, room, row):
     sums, n, unit, scale, bias = a[0], a[1], a[2], a[3], a[4]
-    logits = room.floats[:n]
+    logits, exponentials = room.floats[:n], room.floats[n : 2 * n]
     scales, biases = m.constants[scale : scale + n], m.constants[bias : bias + n]
     _affine(_row(m.sums, sums, row, n), m.constants[unit], scales, biases, logits)
-    best(logits, m.values[row], m.places[row], room.lanes)
+    best(logits, exponentials, m.values[row], m.places[row], room.lanes)
 
 
 @_kernel

@@ -185,10 +185,15 @@ class Program:
     def product(
         self, spikes: tuple[Spikes, ...], weight: Tensor, arranged: Tensor | None = None
     ) -> tuple[list[Any], Weight]:
-        """Spikes, side by side, times ``weight [N, K]``: per part of the spikes, a buffer of sums and its unit."""
-        whole, start, sums = self.weight(weight, arranged), 0, list[Any]()
+        """Spikes, side by side, times ``weight [N, K]``: per part of the spikes, a buffer of sums and its unit.
+
+        The instruction after it uses up the sums: the next product's take their place, which stays in the cache.
+        """
+        whole, start, used, sums = self.weight(weight, arranged), 0, 0, list[Any]()
         for part in spikes:
-            out, k = self.buffer("sums", part.places * whole.outputs), part.levels.width // part.places
+            out, k = Buffer("sums", used, part.places * whole.outputs), part.levels.width // part.places
+            used += out.width
+            self.widths["sums"] = max(self.widths["sums"], used)
             most = _most(whole.inputs, part.largest)
             place = whole.levels + start * whole.outputs
             self.write(instructions.PRODUCT, part.levels, k, place, whole.outputs, out, most, part.largest, part.places)
@@ -369,6 +374,7 @@ class Program:
     def best(self, spikes: Spikes, weight: Tensor, bias: Tensor) -> None:
         """The most probable of the outputs ``spikes @ weight.T + bias``."""
         (sums, unit), whole = self.product((spikes,), weight)
+        self.room = max(self.room, 2 * whole.outputs)
         self.write(instructions.BEST, sums, whole.outputs, unit, whole.scale, self.constant(bias))
 
     # ---- Running ----

@@ -135,7 +135,7 @@ def test_the_best_are_those_of_torch_with_their_log_probabilities(size, count):
     logits = numbers(size) * 4
     logits[1] = float("-inf")
     values, places = np.empty(min(count, size), np.float32), np.empty(min(count, size), np.int64)
-    kernels.best(logits.numpy(), values, places, np.empty(LANES, np.float32))
+    kernels.best(logits.numpy(), np.empty(size, np.float32), values, places, np.empty(LANES, np.float32))
     expected = logits.log_softmax(-1).topk(len(values))
     assert places[values > -np.inf].tolist() == expected.indices[expected.values > -torch.inf].tolist()
     torch.testing.assert_close(torch.from_numpy(values), expected.values, rtol=1e-5, atol=1e-5)
@@ -143,5 +143,5 @@ def test_the_best_are_those_of_torch_with_their_log_probabilities(size, count):
 
 def test_of_equal_logits_the_earlier_is_better():
     logits, values, places = np.zeros(200, np.float32), np.empty(3, np.float32), np.empty(3, np.int64)
-    kernels.best(logits, values, places, np.empty(LANES, np.float32))
+    kernels.best(logits, np.empty(200, np.float32), values, places, np.empty(LANES, np.float32))
     assert places.tolist() == [0, 1, 2]
