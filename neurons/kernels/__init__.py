@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from neurons.kernels.operators import OPERATORS, Kernel, scan
 
-__all__ = ["BACKENDS", "OPERATORS", "Kernel", "available", "check_backend", "choose", "scan"]
+__all__ = ["BACKENDS", "OPERATORS", "Kernel", "available", "check_backend", "choose", "missing", "scan"]
 
 BACKENDS = ("auto", "torch", "cpu", "cupy")
 _BACKEND_OF_DEVICE = {"cpu": "cpu", "cuda": "cupy"}
@@ -36,11 +36,11 @@ _INSTALLED = {backend: importlib.util.find_spec(library) is not None for backend
 
 def available() -> tuple[str, ...]:
     """The backends that can run here: "torch" always, "cpu" with Numba, "cupy" with CuPy and a CUDA device."""
-    usable = [backend for backend in ("torch", "cpu", "cupy") if _missing(backend) is None]
+    usable = [backend for backend in ("torch", "cpu", "cupy") if missing(backend) is None]
     return tuple(backend for backend in usable if backend != "cupy" or torch.cuda.is_available())
 
 
-def _missing(backend: str) -> str | None:
+def missing(backend: str) -> str | None:
     """What a backend needs and does not find here, with how to install it; None if it can run."""
     if not _INSTALLED.get(backend, True):
         return f"{_LIBRARIES[backend]}; install it with: {_INSTALL[backend]}"
@@ -59,8 +59,8 @@ def check_backend(backend: str) -> str:
     """``backend``; ValueError for an unknown one, ImportError with the remedy for one that cannot run here."""
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
-    if (missing := _missing(backend)) is not None:
-        raise ImportError(f'backend "{backend}" needs {missing}')
+    if (needed := missing(backend)) is not None:
+        raise ImportError(f'backend "{backend}" needs {needed}')
     return backend
 
 
@@ -76,10 +76,10 @@ def choose(neuron: Any, x: Tensor) -> str:
     if asked == "auto":
         if why_not is not None or _only_torch_is_known():
             return "torch"
-        missing = None if backend is None else _missing(backend)
-        if backend is not None and missing is None:
+        needed = None if backend is None else missing(backend)
+        if backend is not None and needed is None:
             return backend
-        hint = "" if missing is None else f"; it needs {missing}"
+        hint = "" if needed is None else f"; it needs {needed}"
         _warn_once(f"no fused kernel for tensors on {device}, the slower torch loop runs the scan{hint}")
         return "torch"
     if why_not is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import neurons
+from neurons import kernels
 from neurons.checks import Setting
 from neurons.kernels.operators import nothing_watches
 from zoo.engine.integers import round_to_integers
@@ -136,6 +137,8 @@ def _fingerprint(network: nn.Module, before: dict[int, _Look]) -> tuple[tuple, d
     """
     if network.training:
         raise NotInIntegers("it is in training mode; call .eval()")
+    if (needed := kernels.missing("cpu")) is not None:
+        raise NotInIntegers(f"integers are computed by {needed}")
     if not nothing_watches():
         raise NotInIntegers("a mode, transform or profiler of torch looks at its operations")
     modules: list[Any] = []

@@ -293,3 +293,19 @@ def test_padding_is_nothing():
     source = token_batch(model, 0)
     longer = torch.cat([source, torch.full((7, source.shape[1]), PAD)])
     assert model.search(source, 3, 1.0) == model.search(longer, 3, 1.0)
+
+
+def test_without_a_numba_that_compiles_a_network_runs_in_floats_and_says_why_where_integers_are_asked_for():
+    script = (
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "from tiny_translator import PAIRS, translator\n"
+        "model = translator()\n"
+        "model.translate([PAIRS[0][0]])\n"
+        "print(model.last_precision)\n"
+        "model.precision = 'int8'\n"
+        "try: model.translate([PAIRS[0][0]])\n"
+        "except ValueError as error: print(error)\n"
+    )
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("float32\n") and "NUMBA_DISABLE_JIT is set" in done.stdout, done.stderr
