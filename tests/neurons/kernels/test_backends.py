@@ -34,7 +34,16 @@ def with_cupy(monkeypatch):
 
 
 def test_the_public_names_are_these():
-    assert set(kernels.__all__) == {"BACKENDS", "OPERATORS", "Kernel", "available", "check_backend", "choose", "scan"}
+    assert set(kernels.__all__) == {
+        "BACKENDS",
+        "OPERATORS",
+        "Kernel",
+        "available",
+        "check_backend",
+        "choose",
+        "missing",
+        "scan",
+    }
 
 
 def test_available_names_what_can_run_here(without):
