@@ -187,7 +187,7 @@ def test_its_struct_in_the_cuda_source_equals_its_step(with_cuda, compiled, dtyp
 
 
 def test_nvidia_s_compiler_takes_its_struct(with_cuda):
-    assert nvrtc.compile_for(nvrtc.library(), "sm_80", ("NEURON=LeakyReadout", "SCALAR=float")) > 1000
+    assert nvrtc.compile_for(nvrtc.compiler(), "sm_80", ("NEURON=LeakyReadout", "SCALAR=float")) > 1000
 
 
 def test_torch_knows_its_operators(seventh):

@@ -9,8 +9,8 @@ import pytest
 from neurons.kernels import cuda_launch
 
 
-def library() -> ctypes.CDLL:
-    """NVIDIA's library for compiling at run time, the one that CuPy calls."""
+def compiler() -> ctypes.CDLL:
+    """NVIDIA's compiler for use at run time, the one that CuPy calls."""
     try:
         (folder,) = importlib.util.find_spec("nvidia.cuda_nvrtc").submodule_search_locations
         return ctypes.CDLL(str(next(Path(folder, "lib").glob("libnvrtc.so.*"))))

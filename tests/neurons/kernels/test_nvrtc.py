@@ -22,7 +22,7 @@ SCALARS = [pytest.param(s, marks=() if s in QUICK else pytest.mark.slow) for s i
 
 @pytest.fixture(scope="module")
 def compiler():
-    return nvrtc.library()
+    return nvrtc.compiler()
 
 
 @pytest.mark.parametrize(
