@@ -404,9 +404,7 @@ def main(
 
 
 def typer_app() -> typer.Typer:
-    app = typer.Typer(add_completion=False)
-    app.command()(main)
-    return app
+    return report.application(main)
 
 
 if __name__ == "__main__":

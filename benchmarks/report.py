@@ -7,9 +7,11 @@ import json
 import os
 import platform
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import typer
 
 import zoo
 
@@ -91,3 +93,10 @@ def save(folder: Path, name: str, text: str, figures: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
     (folder / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def application(main: Callable) -> typer.Typer:
+    """A benchmark's command line, of its ``main``."""
+    app = typer.Typer(add_completion=False)
+    app.command()(main)
+    return app

@@ -26,14 +26,13 @@ import typer
 
 import zoo
 from recipes import command, librispeech, speech
-from recipes.recipe import Band, Recipe
+from recipes.recipe import Band
 from recipes.speech import Batch, Example
 from zoo.inputs.audio import RATE
 from zoo.inputs.lines import texts_of
 from zoo.networks.speech import PHONES as SPOKEN
 from zoo.networks.speech import SpeechConfig, SpeechRecogniser
 from zoo.options import number
-from zoo.tasks import TASKS
 
 SOURCE = "https://catalog.ldc.upenn.edu/LDC93S1, or the sample: python -m nltk.downloader -d FOLDER timit"
 SPLITS = ("train", "val", "test")
@@ -293,10 +292,10 @@ DATA_SET = {
     "licence": "LDC's; the sample that NLTK distributes is CC BY-NC-SA",
     "use": "Sentences SX and SI; val chooses the checkpoint, the test speakers are scored once. No speaker is in two.",
 }
-RECIPE = Recipe(
+RECIPE = replace(
+    librispeech.RECIPE,
     name="timit",
     title="Phones on TIMIT.",
-    task=TASKS["automatic-speech-recognition"],
     data="folder of TIMIT, in LDC's layout or NLTK's sample",
     config=SpeechConfig(labels=PHONES),
     training=Training(),
@@ -304,25 +303,14 @@ RECIPE = Recipe(
     read=read_for,
     evaluate=evaluate,
     scores=lambda model, validation, test: speech.scores(model, validation, test, BAND, fold_39),
-    score_name="phone error rate",
-    content=speech.content,
-    calls=speech.calls,
-    inputs=lambda model, examples: list(speech.calls(model, examples)),
     counted="the features of {count} sentences of val, one at a time",
-    networks=librispeech.NETWORKS,
-    tuned=("dropout", "full_precision"),
-    columns=speech.columns,
     band=BAND,
-    example=speech.example,
     source=lambda scores: DATA_SET,
     checkpoint="val, by the errors of the 39 phones on the best path",
     limits=LIMITS,
     sources=SOURCES,
-    languages=("en",),
-    noun="utterances",
     own=own_recordings,
     file=".csv with the columns file and phones, or .jsonl with these fields",
-    fine_tune=speech.fine_tune,
 )
 
 
