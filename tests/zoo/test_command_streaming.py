@@ -4,6 +4,7 @@ import json
 import os
 import random
 import select
+import sys
 import time
 
 import pytest
@@ -167,6 +168,43 @@ def test_resume_completes_what_was_killed_at_any_moment(bundled, german, tmp_pat
     killed = output.read_bytes()
     assert run("--input", german, "--output", output, *form).exit_code == 3
     assert output.read_bytes() == killed
+
+
+def interrupt_at(moment, parts):
+    """For sys.settrace: an interrupt at this line of Python in the functions ``parts`` and what they call."""
+    left = moment
+
+    def trace(frame, event, _):
+        nonlocal left
+        outer = frame
+        while outer is not None and outer.f_code not in parts:
+            outer = outer.f_back
+        if outer is not None and event == "line":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace if outer is not None or frame.f_code.co_filename == streaming.__file__ else None
+
+    return trace
+
+
+def test_an_interrupt_at_any_moment_tells_how_many_lines_are_written(bundled, tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "GROUP", 1)
+    (tmp_path / "german.txt").write_text("Hund\nSchnee\n")
+    answers, parts = tmp_path / "answers.txt", (streaming.Reader.groups.__code__, streaming.Output.write.__code__)
+    before, moment, status = sys.gettrace(), 0, 130
+    while status == 130:
+        moment += 1
+        answers.unlink(missing_ok=True)
+        try:
+            sys.settrace(interrupt_at(moment, parts))
+            result = run("--input", tmp_path / "german.txt", "--output", answers)
+        finally:
+            sys.settrace(before)
+        status, count = result.exit_code, answers.read_text().count("\n") if answers.exists() else 0
+        assert status == 0 or f"interrupted after {count} line" in result.stderr
+    assert (status, count) == (0, 2)
+    assert moment > 20
 
 
 def test_resume_starts_where_there_is_no_output_yet_and_needs_one_that_belongs_to_the_input(bundled, tmp_path):

@@ -220,7 +220,9 @@ class Reader:
     def __init__(self, lines: Iterator[Line], skip: int):
         self.count = 0
         """The number of lines read so far, including skipped ones."""
-        self._queue: queue.Queue[Line | BaseException | None] = queue.Queue(AHEAD)
+        # Not queue.Queue: an interrupt at a bad moment of its get() becomes a RuntimeError.
+        self._queue: queue.SimpleQueue[Line | BaseException | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(AHEAD)
         threading.Thread(target=self._read, args=(lines, skip), daemon=True).start()
 
     def _read(self, lines: Iterator[Line], skip: int) -> None:
@@ -228,6 +230,7 @@ class Reader:
             for line in lines:
                 self.count = line.number
                 if line.number > skip:
+                    self._room.acquire()
                     self._queue.put(line)
             self._queue.put(None)
         except BaseException as error:  # raised again where the lines are asked for
@@ -239,6 +242,7 @@ class Reader:
         while (item := self._queue.get()) is not None:
             group = []
             while isinstance(item, Line):
+                self._room.release()
                 group.append(item)
                 if len(group) == most:
                     break
@@ -277,6 +281,7 @@ class Output:
             self._count()
 
     def _count(self) -> None:
+        self.lines = self._end = 0
         with open(self.path or "", "rb") as file:
             for line in file:
                 if line.endswith(b"\n"):
@@ -314,7 +319,9 @@ class Output:
             self._file.close()
 
     def interrupted(self) -> KeyboardInterrupt:
-        """An interrupt that says how much has been written."""
+        """An interrupt that says how many answers the file holds; it may come between writing and counting."""
+        if self.path is not None and self._file is not None and self.path.is_file():
+            self._count()
         kept = f"; {self.path} holds their answers, and --resume continues from there" if self.path else ""
         return KeyboardInterrupt(f" after {self.lines} {'line' if self.lines == 1 else 'lines'}{kept}")
 
