@@ -17,13 +17,14 @@ from zoo.registry import ModelInfo, info, list_models
 from zoo.version import __version__
 
 if TYPE_CHECKING:
+    from zoo.adapting import freeze
     from zoo.loading import load
     from zoo.profiling import profile
     from zoo.saving import save
 
-__all__ = ["ModelInfo", "__version__", "info", "list_models", "load", "profile", "registry", "save"]
+__all__ = ["ModelInfo", "__version__", "freeze", "info", "list_models", "load", "profile", "registry", "save"]
 
-_NEED_TORCH = {"load": "zoo.loading", "profile": "zoo.profiling", "save": "zoo.saving"}
+_NEED_TORCH = {"freeze": "zoo.adapting", "load": "zoo.loading", "profile": "zoo.profiling", "save": "zoo.saving"}
 
 
 def __getattr__(name: str):

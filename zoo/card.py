@@ -52,6 +52,7 @@ def _front_matter(config: dict[str, Any], metrics: dict[str, Any]) -> "ModelCard
         pipeline_tag=config["task"],
         tags=["spiking-neural-network", config["architecture"]],
         metrics=sorted({score["type"] for score in scores.values()}) or None,
+        base_model=metrics.get("base_model"),
         model_name=config["name"],
         eval_results=evaluated or None,
     )
@@ -154,6 +155,11 @@ def _sparsity(config: dict[str, Any], metrics: dict[str, Any]) -> str:
 
 def _training(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     lines = ["## How it was trained", ""]
+    if "base_model" in metrics:
+        tuned = metrics.get("fine_tuning", {"data": "", "outcome": ""})
+        sentence = f"Training began with the weights of `{metrics['base_model']}`"
+        lines += [f"{sentence}, on {tuned['data']}." if tuned["data"] else f"{sentence}."]
+        lines += [f"The outcome: {tuned['outcome']}." if tuned["outcome"] else "", ""]
     if "commands" in metrics:
         lines += ["```bash", *metrics["commands"], "```", ""]
     seeds = ", ".join(map(str, metrics.get("seeds", ()))) or "unknown"

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 import neurons
 from neurons import kernels
 from zoo import errors, files, registry, weights
+from zoo.adapting import with_labels
 from zoo.engine.precision import check_precision, set_precision
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def load(
     device: str | torch.device | None = None,
     backend: str = "auto",
     precision: str = "auto",
+    labels: Sequence[str] | None = None,
 ) -> "TextClassifier": ...
 @overload
 def load(
@@ -63,6 +66,7 @@ def load(
     device: str | torch.device | None = None,
     backend: str = "auto",
     precision: str = "auto",
+    labels: Sequence[str] | None = None,
 ) -> "GestureNetwork": ...
 @overload
 def load(
@@ -72,6 +76,7 @@ def load(
     device: str | torch.device | None = None,
     backend: str = "auto",
     precision: str = "auto",
+    labels: Sequence[str] | None = None,
 ) -> Any: ...
 def load(
     name_or_repo_or_folder: str | os.PathLike,
@@ -80,6 +85,7 @@ def load(
     device: str | torch.device | None = None,
     backend: str = "auto",
     precision: str = "auto",
+    labels: Sequence[str] | None = None,
 ) -> Any:
     """Load a model, ready to use: in evaluation mode, in float32, with its preprocessing attached.
 
@@ -91,11 +97,17 @@ def load(
     products of spikes are computed with (:class:`zoo.engine.precision.Precise`): ``"auto"`` (integers of eight bits
     where the model can), ``"float32"`` or ``"int8"``.
 
+    ``labels`` are other labels for a classifier, or other phones for a recogniser, to be learned by fine-tuning
+    (:func:`zoo.adapting.with_labels`). What is new then is listed in the model's ``newly_initialised``, the names of
+    tensors, and a warning says so. The model's ``origin`` is what a model that was trained from it inherits, as entries
+    of ``metrics.json``: ``base_model``, ``licence`` and ``languages``.
+
     Raises ``zoo.errors.UnknownNameError`` (with a suggestion), ``DamagedModelError`` for a file that is missing,
     truncated or altered, ``NewerFormatError``, ``WeightsMismatchError`` (naming the tensors), ``HubError``,
-    FileNotFoundError for a missing folder, ValueError for a device that cannot be used, an unknown backend or
-    precision and, saying why, for ``precision="int8"`` of a model that cannot compute so, and ImportError for a backend
-    whose library is not installed.
+    FileNotFoundError for a missing folder, ValueError for labels that the model cannot have (TypeError for what is no
+    list of texts), for a device that cannot be used, an unknown backend or precision and, saying why, for
+    ``precision="int8"`` of a model that cannot compute so, and ImportError for a backend whose library is not
+    installed.
     """
     device = _usable_device(device)
     kernels.check_backend(backend)
@@ -116,12 +128,40 @@ def load(
     data = files.read_checked(folder, files.WEIGHTS, record)
     network = _build(config, assets, folder, "cpu")
     weights.unpack(data, network, path)
+    network.newly_initialised = []
+    if labels is not None:
+        network = _with_labels(network, labels)
+    network.origin = _origin(name_or_repo_or_folder, folder, config)
     for module in network.modules():
         if isinstance(module, neurons.Neuron):
             module.backend = backend
     network = network.to(device).eval()
     set_precision(network, precision)
     return network
+
+
+def _with_labels(network: Any, labels: Sequence[str]) -> Any:
+    with torch.random.fork_rng(devices=[]), float32_on_cpu():
+        made = with_labels(network, labels)
+    if made.newly_initialised:
+        new = [label for label in labels if label not in network.config["labels"]]
+        warnings.warn(
+            f"new labels: {', '.join(map(repr, new))}. Their rows of {', '.join(made.newly_initialised)} are zero, so "
+            "fine-tune the model before you use it",
+            stacklevel=3,
+        )
+    return made
+
+
+def _origin(name: str | os.PathLike, folder: Path, config: dict) -> dict[str, Any]:
+    """What a model that is trained from this one inherits; licence and languages if its metrics say them."""
+    of_the_hub = isinstance(name, str) and "/" in name and name[0] not in ".~" and not os.path.isabs(name)
+    origin: dict[str, Any] = {"base_model": name if of_the_hub else config["name"]}
+    try:
+        metrics = files.read_metrics(folder)
+    except ValueError:  # a model works without them
+        return origin
+    return origin | {key: metrics[key] for key in ("licence", "languages") if key in metrics}
 
 
 def float32_on_cpu() -> AbstractContextManager[None]:

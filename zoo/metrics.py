@@ -4,6 +4,8 @@ Whoever measured the model writes it. All keys are optional; the card says that 
 needs ``scores`` and ``data`` too::
 
     summary           one sentence: what the model is
+    base_model        the model whose weights the training began with, as zoo.load names it
+    fine_tuning       {"data": on what, "outcome": what came of it, with the losses and scores before and after}
     load_as           what to write in zoo.load(); "./<name>" unless given
     example           {"input": [...], "output": [...]}: a call of the model's method and what it returned
     languages         ["de", "en"], as ISO codes
@@ -37,6 +39,8 @@ from zoo import errors
 
 KEYS = {
     "summary": str,
+    "base_model": str,
+    "fine_tuning": dict,
     "load_as": str,
     "example": dict,
     "languages": list,
@@ -57,6 +61,7 @@ KEYS = {
     "sources": list,
 }
 _INNER_KEYS = {
+    "fine_tuning": ("data", "outcome"),
     "example": ("input", "output"),
     "costs": ("inputs", "rows", "comparison", "plot"),
     "score_band": ("score", "split", "inputs", "low", "high"),

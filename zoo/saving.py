@@ -31,8 +31,9 @@ def save(
     The folder is written whole or not at all. The new model is first written beside it and loaded from there; only then
     it replaces a model that was there. After an error the old model is still there. The folder's name becomes the
     model's name. ``metrics`` is what was measured (:mod:`zoo.metrics` says its layout); the model card is made from it,
-    and ``pictures`` are the PNG files that the card shows. Weights are rounded to half precision, so measure a model
-    after saving and loading it.
+    and ``pictures`` are the PNG files that the card shows. What a fine-tuning left in the model's ``provenance`` (the
+    model it began with, its data, its command) is added to them. Weights are rounded to half precision, so measure a
+    model after saving and loading it.
 
     Raises TypeError for a network that is not a registered architecture, ValueError for weights that are not finite,
     metrics that no card can be made of or pictures that the card does not show, FileExistsError for a folder that holds
@@ -41,7 +42,8 @@ def save(
     folder = Path(folder).expanduser().resolve()
     _put_back(folder)
     _check_replaceable(folder)
-    contents = _contents(model, folder.name, {} if metrics is None else metrics, pictures or {})
+    metrics = getattr(model, "provenance", {}) | (metrics or {})
+    contents = _contents(model, folder.name, metrics, pictures or {})
     with _beside(folder) as new:
         for name, data in contents.items():
             files.write_whole(new / name, data)

@@ -124,6 +124,8 @@ class GestureNetwork(Precise["GestureProgram"]):
 
     architecture: ClassVar[str]
     task = "video-classification"
+    label_layers: ClassVar = {"output": 0}
+    parts: ClassVar = {"blocks": ("blocks",), "head": ("head",), "readout": ("output",)}
 
     def __init__(self, config: GestureConfig):
         super().__init__()

@@ -18,7 +18,7 @@ word.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -224,6 +224,13 @@ class TextClassifier(nn.Module):
         "a text classifier computes in floats: its convolution takes embeddings, which are no spikes, and nearly all "
         "of its products are there"
     )
+    label_layers: ClassVar = {"body.output": 0, "evidence_current": 0}
+    parts: ClassVar = {
+        "embedding": ("embedding",),
+        "n-grams": ("ngrams",),
+        "body": ("body.mixer", "body.currents", "body.neurons"),
+        "readout": ("body.output", "evidence_current"),
+    }
 
     def __init__(self, config: TextClassifierConfig, tokenizer: Tokenizer):
         super().__init__()

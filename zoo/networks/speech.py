@@ -166,6 +166,12 @@ class SpeechRecogniser(nn.Module):
     usual_mean: Tensor
     usual_deviation: Tensor
     task = "automatic-speech-recognition"
+    label_layers: ClassVar = {"output": 1}  # the blank comes first
+    parts: ClassVar = {
+        "features": ("usual_mean", "usual_deviation", "encoder"),
+        "layers": ("layers",),
+        "readout": ("output",),
+    }
 
     def __init__(self, config: SpeechConfig):
         super().__init__()

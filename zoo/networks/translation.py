@@ -17,7 +17,7 @@ The twins differ only in the mixer of a layer: ``mixer`` is the name of a neuron
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -191,6 +191,11 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
     """
 
     task = "translation"
+    parts: ClassVar = {
+        "embedding": ("embedding",),  # of both languages, and of the words that are put out
+        "encoder": ("encoder", "encoder_spikes"),
+        "decoder": ("decoder", "decoder_spikes", "output_bias"),
+    }
 
     def __init__(self, config: TranslatorConfig, tokenizer: Tokenizer):
         super().__init__()
