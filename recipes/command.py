@@ -98,7 +98,7 @@ def command_line(recipe: Recipe) -> typer.Typer:
 
 
 def add_training(app: typer.Typer, recipe: Recipe) -> None:
-    """The commands ``train``, ``resume`` and ``fine-tune``."""
+    """The commands ``train`` and ``resume``."""
     Data = Annotated[Path, typer.Option(help=recipe.data)]
 
     @app.command("train")
@@ -127,22 +127,6 @@ def add_training(app: typer.Typer, recipe: Recipe) -> None:
             given["initial"] = run_config["initial"]
         options = type(recipe.training)(**run_config["training"])
         recipe.trainer(data, run, recipe.config_of(run_config["model"]), options, **given).train()
-
-    @app.command("fine-tune")
-    @taking(recipe.own, recipe.fine_tune)
-    def fine_tune_command(
-        model: Annotated[str, typer.Argument(help="a name or a folder")],
-        file: Annotated[Path, typer.Argument(help=recipe.file)],
-        output: Annotated[Path, typer.Option(help="folder for the new model")],
-        **given: Any,
-    ):
-        """Train a model further on your own examples, and save it."""
-        network, examples = recipe.own(file, zoo.load(model), **of(recipe.own, given))
-        found = recipe.fine_tune(network, examples, **of(recipe.fine_tune, given))
-        for row in found.rows():
-            print(json.dumps(row))
-        print(found)
-        print(zoo.save(network, output))
 
 
 def read(recipe: Recipe, folder: Path, data: Path, splits: tuple[str, ...], given: dict[str, Any]) -> list[Any]:

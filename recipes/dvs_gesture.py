@@ -38,12 +38,11 @@ from torch.nn import functional as F
 
 import zoo
 from neurons.monitors import evaluating
-from recipes import calibration, command, fine_tuning, gesture_simulator, training
+from recipes import calibration, command, gesture_simulator, training
 from recipes.calibration import Answers
-from recipes.fine_tuning import FineTuning
 from recipes.gestures import GESTURES, MIRRORED
-from recipes.own_examples import read_table
-from recipes.recipe import Band, Recipe
+from recipes.own_examples import Own
+from recipes.recipe import Band, Recipe, Tuning
 from recipes.run_folder import read_json, read_run_config
 from zoo.files import remove_leftovers, write_whole
 from zoo.inputs.data_files import plain_file, read_npz
@@ -465,48 +464,40 @@ def _gesture_model(name: str) -> dict[str, Any]:
     return info.config["architecture_config"]
 
 
-def fine_tune(
-    model: GestureNetwork,
-    recordings: list[tuple[Any, str]],
-    epochs: int = 12,
-    learning_rate: float = 2e-4,
-    seed: int = 0,
-) -> FineTuning:
-    """Train a loaded model further on your own (events, label) pairs, in place; return a report of it.
+TUNING_OPTIONS = Training(epochs=12, learning_rate=2e-4, mirror=False)
 
-    Events are what ``predict`` takes. No recording is mirrored, as that may change its label. The defaults are for up
-    to a few hundred recordings; :mod:`recipes.fine_tuning` says what is held out and kept. A warning says when a model
-    of the eleven gestures gets worse at simulated ones. The temperature does not change.
 
-    Raises ValueError for an empty list, for a label that the model does not have, and for events that it cannot take,
-    with the recording's place in the list.
+def own_examples(model: GestureNetwork, rows: list[Own]) -> list[Example]:
+    """Recordings and their labels, which the model has, as examples to fine-tune on.
+
+    Recordings are what ``predict`` takes. None is mirrored in training, as that may change its label.
     """
-    if not recordings:
-        raise ValueError("there are no recordings to fine-tune on")
-    frames, labels = [], []
-    for i, (source, label) in enumerate(recordings):
-        if label not in model.typed_config.labels:
-            raise zoo.errors.unknown(f"label (recording {i})", label, model.typed_config.labels)
-        with naming(f"recording {i}"):
-            events = as_events(source)
-            with naming(source):
-                frames.append(bin_events(events, model.binning))
-        labels.append(model.typed_config.labels.index(label))
-    options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed, mirror=False)
-    device = model.output.weight.device
+    found = []
+    for row in rows:
+        with naming(row.where):
+            events = as_events(row.input)
+            with naming(row.input):
+                found.append((bin_events(events, model.binning), model.typed_config.labels.index(row.answer)))
+    return found
 
-    def of_size(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
-        plan = batches(len(examples), min(size, options.batch), seed)
-        return [[examples[place] for place in batch.places] for batch in plan]
 
-    def loss_on(examples: list[Example], options: Training) -> Tensor:
-        batch = Batch(list(range(len(examples))), int(torch.randint(2**31, ())))
-        frames, labels = map(list, zip(*examples))
-        return loss_of(model, tensors(Samples(frames, labels), batch, options, device), options)
+def own_batches(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
+    plan = batches(len(examples), min(size, TUNING_OPTIONS.batch), seed)
+    return [[examples[place] for place in batch.places] for batch in plan]
 
-    return fine_tuning.fine_tune(
-        model, list(zip(frames, labels)), of_size, loss_on, options, labels, familiar_examples(model)
-    )
+
+def own_loss(model: GestureNetwork, examples: list[Example], options: Training) -> Tensor:
+    batch = Batch(list(range(len(examples))), int(torch.randint(2**31, ())))
+    return loss_of(model, tensors(_samples(examples), batch, options, model.output.weight.device), options)
+
+
+def own_score(model: GestureNetwork, examples: list[Example]) -> float:
+    return accuracy(model, _samples(examples))
+
+
+def _samples(examples: list[Example]) -> Samples:
+    frames, labels = map(list, zip(*examples))
+    return Samples(frames, labels)
 
 
 def familiar_examples(model: GestureNetwork) -> list[Example]:
@@ -536,11 +527,6 @@ def calls(model: GestureNetwork, samples: Samples) -> Iterator[tuple[Tensor]]:
     """Each recording as the network takes it."""
     for frames in samples.frames:
         yield (torch.from_numpy(frames).to(model.output.weight.device).unsqueeze(1),)
-
-
-def own_recordings(file: Path, model: GestureNetwork) -> tuple[GestureNetwork, list[tuple[Path, str]]]:
-    """The model, and your own recordings: event files, in the folder of ``file`` unless it gives other paths."""
-    return model, [(file.parent / place, label.strip()) for place, label in read_table(file, ("file", "label"))]
 
 
 DATA_SET = {
@@ -591,6 +577,16 @@ def add_real_recordings(
     )
 
 
+TUNING = Tuning(
+    columns=("file", "label"),
+    noun="recording",
+    training=TUNING_OPTIONS,
+    examples=own_examples,
+    batches=own_batches,
+    loss_of=own_loss,
+    score=own_score,
+    familiar=familiar_examples,
+)
 RECIPE = Recipe(
     name="dvs_gesture",
     title="Gestures from an event camera.",
@@ -623,9 +619,7 @@ RECIPE = Recipe(
         f"python -m recipes.gesture_simulator example {EXAMPLE_FILE} --gesture '{EXAMPLE}'",
     ),
     noun="recordings",
-    own=own_recordings,
-    file=".csv with the columns file and label, or .jsonl with these fields",
-    fine_tune=fine_tune,
+    tuning=TUNING,
     calibrated=calibration_answers,
     complete=add_real_recordings,
 )

@@ -12,6 +12,12 @@ def need(purpose: str, *packages: str) -> None:
             raise ImportError(f'{purpose} needs {package}; install it with: pip install "snn-zoo[train]"')
 
 
+def need_package(purpose: str, package: str) -> None:
+    """Raise ImportError with the install command if a ``package`` that no extra has is missing."""
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"{purpose} needs {package}; install it with: pip install {package}")
+
+
 def png(drawn: Any) -> bytes:
     """A matplotlib figure as a PNG file."""
     file = io.BytesIO()

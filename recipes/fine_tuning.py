@@ -1,4 +1,4 @@
-"""Fine-tuning of a loaded model on a few of your own examples, the same for all tasks.
+"""The loop of a fine-tuning, the same for all tasks; :mod:`recipes.tune` is what users call.
 
 A part of the examples, chosen by the seed, is held out. The model keeps the weights with the lowest loss on that part;
 these may be the weights from before the first epoch. Training ends early once that loss has stopped falling. What the
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from recipes.training import Training, optimisers_of, update
 
@@ -43,6 +44,12 @@ class FineTuning:
     """The epoch whose weights the model has; 0 if no epoch lowered the held-out loss and the model is unchanged."""
     familiar: list[float] = field(default_factory=list)
     """The loss on inputs of the kind that the model was trained on, before and after; empty if there are none."""
+    score: str = ""
+    """The name of the task's score."""
+    held_out_scores: list[float] = field(default_factory=list)
+    """That score on the held-out part, before and after; empty if nothing was held out."""
+    familiar_scores: list[float] = field(default_factory=list)
+    """That score on inputs of the old kind, before and after."""
 
     def rows(self) -> list[dict[str, float]]:
         """The losses of each epoch, one dict per epoch."""
@@ -55,11 +62,16 @@ class FineTuning:
             said = [f"kept the weights as they were: none of {len(self.losses)} epochs made the held-out loss lower"]
         if self.held_out:
             said.append(f"held-out loss {self.held_out[0]:.3f} before, {self.held_out[self.kept]:.3f} now")
+            said[-1] += self._scores(self.held_out_scores)
         else:
             said.append(f"nothing was held out of fewer than {HELD_OUT} examples")
         if self.familiar:
             said.append("loss on what it knew {:.3f} before, {:.3f} now".format(*self.familiar))
+            said[-1] += self._scores(self.familiar_scores)
         return "; ".join(said)
+
+    def _scores(self, found: list[float]) -> str:
+        return " ({} {:.1f} before, {:.1f} now)".format(self.score, *found) if found else ""
 
 
 def hold_out(examples: Sequence[Example], kinds: Sequence[Any], seed: int) -> tuple[list[Example], list[Example]]:
@@ -85,7 +97,7 @@ def readable(model: Any, texts: Sequence[str]) -> list[str]:
     return found
 
 
-def fine_tune(
+def tune(
     model: nn.Module,
     examples: Sequence[Example],
     batches: Callable[[list[Example], int, int], list[list[Example]]],
@@ -93,13 +105,16 @@ def fine_tune(
     options: Training,
     kinds: Sequence[Any] | None = None,
     familiar: Sequence[Example] = (),
+    score: Callable[[list[Example]], float] | None = None,
+    begin: Callable[[], Any] = lambda: None,
 ) -> FineTuning:
     """Train a loaded model further, in place, and leave it in evaluation mode.
 
     ``batches(examples, size, seed)`` returns batches of about ``size`` examples, ``loss_of(batch, options)`` the mean
-    loss of one; ``kinds`` are the labels of the examples, if they have any. A warning says when the loss on
-    ``familiar`` examples, of the kind that the model was trained on, rises. After an error or an interrupt the model is
-    unchanged.
+    loss of one, ``score(examples)`` the task's score; ``kinds`` are the labels of the examples, if they have any.
+    ``begin`` is called when the model has been put into training mode. A warning says when the loss on ``familiar``
+    examples, of the kind that the model was trained on, rises. After an error or an interrupt the model is unchanged. A
+    terminal shows a progress bar.
     """
     train, held = hold_out(examples, kinds or [None] * len(examples), options.seed)
     size = max(FEWEST_IN_A_BATCH, math.ceil(len(train) / STEPS))
@@ -111,22 +126,31 @@ def fine_tune(
         parts = batches(list(part), size, 0) if part else []
         return [sum(float(loss_of(batch, scoring)) * len(batch) for batch in parts) / len(part)] if part else []
 
+    @torch.inference_mode()
+    def score_on(part: Sequence[Example]) -> list[float]:
+        return [score(list(part))] if part and score is not None else []
+
     start = copy.deepcopy(model.state_dict())
     best, optimisers, found = start, optimisers_of(model, options), FineTuning()
     torch.manual_seed(options.seed)
     try:
         found.familiar, found.held_out = loss_on(familiar), loss_on(held)
-        for epoch in range(options.epochs):
-            found.losses.append(
-                _epoch(model, optimisers, batches(train, size, options.seed + epoch), loss_of, epoch, options)
-            )
-            found.held_out += loss_on(held)
-            if not held or found.held_out[-1] < found.held_out[found.kept]:
-                best, found.kept = copy.deepcopy(model.state_dict()), epoch + 1
-            if epoch + 1 - found.kept == PATIENCE:
-                break
+        found.familiar_scores, found.held_out_scores = score_on(familiar), score_on(held)
+        with tqdm(total=options.epochs, desc="fine-tuning", unit="epoch", disable=None) as bar:
+            for epoch in range(options.epochs):
+                plan = batches(train, size, options.seed + epoch)
+                model.train()
+                begin()
+                found.losses.append(_epoch(model, optimisers, plan, loss_of, epoch, options, bar))
+                found.held_out += loss_on(held)
+                if not held or found.held_out[-1] < found.held_out[found.kept]:
+                    best, found.kept = copy.deepcopy(model.state_dict()), epoch + 1
+                if epoch + 1 - found.kept == PATIENCE:
+                    break
         model.load_state_dict(best)
         found.familiar += loss_on(familiar)
+        found.familiar_scores += score_on(familiar)
+        found.held_out_scores += score_on(held)
     except BaseException:
         model.load_state_dict(start)
         raise
@@ -143,14 +167,16 @@ def _epoch(
     loss_of: Callable[[list[Example], Any], Tensor],
     epoch: int,
     options: Training,
+    bar: tqdm,
 ) -> float:
     """One pass over the batches of ``plan``, with equal weight per example; returns the mean loss."""
-    model.train()
     total, typical = 0.0, sum(map(len, plan)) / len(plan)
     for i, batch in enumerate(plan):
         progress = (epoch + (i + 0.5) / len(plan)) / options.epochs  # not 0: there may be only one batch
         weighed = lambda batch: loss_of(batch, options) * (len(batch) / typical)  # noqa: E731
         total += float(update(model, optimisers, weighed, batch, progress, options))
+        bar.set_postfix(loss=total / (i + 1), refresh=False)
+        bar.update(1 / len(plan))
     if not math.isfinite(total):
         raise FloatingPointError(f"the loss is {total} in epoch {epoch + 1}; lower the learning rate")
     return total / len(plan)

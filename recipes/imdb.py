@@ -5,7 +5,7 @@ The data is the Large Movie Review Dataset v1.0 (https://ai.stanford.edu/~amaas/
 
     python -m recipes.imdb train --data DATA --run runs/imdb-1 --seed 1
     python -m recipes.imdb evaluate ./runs/imdb-1/best --data DATA
-    python -m recipes.imdb fine-tune lite-snn-imdb my_reviews.csv --output my-classifier
+    snn-zoo fine-tune lite-snn-imdb --data my_reviews.csv --output my-classifier
 
 Checkpoints and options are chosen on held-out training reviews (:func:`hold_out`); only ``measure`` uses the test set,
 once. Training needs ``pip install "snn-zoo[train]"``.
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import typer
@@ -30,14 +30,12 @@ from torch import Tensor, nn
 
 from recipes import calibration, command, fine_tuning, training
 from recipes.calibration import Answers
-from recipes.fine_tuning import FineTuning
 from recipes.ngrams import cross_fit, most_frequent
-from recipes.own_examples import checked_pairs, read_table
-from recipes.recipe import Band, Recipe
+from recipes.own_examples import Own, checked_pairs
+from recipes.recipe import Band, Recipe, Tuning
 from zoo.errors import unknown
 from zoo.inputs.lines import document
 from zoo.inputs.text import normal
-from zoo.loading import float32_on_cpu
 from zoo.networks.sentiment import PAD, SPECIAL_TOKENS, UNKNOWN, TextClassifier, TextClassifierConfig
 from zoo.options import whole_number
 from zoo.tasks import TASKS
@@ -282,65 +280,33 @@ def calls(model: TextClassifier, reviews: list[Review]) -> Iterator[tuple[Tensor
         yield (torch.tensor(ids, device=model.embedding.weight.device).unsqueeze(1),)
 
 
-def read_labelled(path: Path) -> list[Review]:
-    """Your own texts and labels; see :func:`recipes.own_examples.read_table`."""
-    return [Review(text, label.strip()) for text, label in read_table(path, Review._fields)]
-
-
 def checked(reviews: Any, purpose: str) -> list[Review]:
     """``reviews`` as a list, or the error of :func:`recipes.own_examples.checked_pairs`."""
     return [Review(*pair) for pair in checked_pairs(reviews, "text", "(text, label)", purpose)]
 
 
-def with_labels(model: TextClassifier, labels: list[str]) -> TextClassifier:
-    """The same network for other labels: the layers that lead to the labels start anew, and so does the temperature."""
-    if isinstance(labels, str):
-        raise TypeError(f"labels must be a list of strings; got {labels!r}")
-    with float32_on_cpu():
-        network = TextClassifier(replace(model.typed_config, labels=tuple(labels), temperature=1.0), model.tokenizer)
-    anew = ("body.output.", "evidence_current.")
-    kept = {name: value for name, value in model.state_dict().items() if not name.startswith(anew)}
-    network.load_state_dict(network.state_dict() | kept)
-    return network.to(model.embedding.weight).eval()
+TUNING_OPTIONS = Training(epochs=12, learning_rate=5e-4)
 
 
-def fine_tune(
-    model: TextClassifier, reviews: list[Review], epochs: int = 12, learning_rate: float = 5e-4, seed: int = 0
-) -> FineTuning:
-    """Train a loaded classifier further on your own (text, label) pairs, in place; return a report of it.
+def own_examples(model: TextClassifier, rows: list[Own]) -> list[Example]:
+    """Texts and their labels, which the model has, as examples to fine-tune on."""
+    for row in rows:
+        model.check(row.input, row.where)
+    return _examples(model, [Review(row.input, row.answer) for row in rows])
 
-    The defaults are for up to a few hundred texts; :mod:`recipes.fine_tuning` says what is held out and kept. A warning
-    says when a model of positive and negative reviews gets worse at film reviews. The temperature does not change.
 
-    Raises ValueError for an empty list, for a text that :meth:`TextClassifier.classify` would not take, a label that
-    the model does not have, and an option out of its interval; TypeError for anything but pairs of strings.
-    """
-    reviews = checked(reviews, "fine-tune on")
-    labels = [review.label for review in reviews]
-    known = list(model.typed_config.labels)
-    for i, label in enumerate(labels):
-        if label not in known:
-            raise ValueError(
-                f"text {i} has the label {label!r}, and the model knows {', '.join(map(repr, known))}; "
-                "give it other labels with recipes.imdb.with_labels (the command's --new-labels)"
-            )
-    examples = _examples(model, reviews)
-    options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed)
-    device = model.embedding.weight.device
+def own_batches(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
+    tokens = math.ceil(size * mean(len(example.tokens) for example in examples))
+    return batches(examples, min(TUNING_OPTIONS.tokens, tokens), random.Random(seed))
 
-    def of_size(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
-        tokens = math.ceil(size * mean(len(example.tokens) for example in examples))
-        return batches(examples, min(options.tokens, tokens), random.Random(seed))
 
-    return fine_tuning.fine_tune(
-        model,
-        examples,
-        of_size,
-        lambda batch, options: loss_of(model, batch, len(batch), options, device),
-        options,
-        kinds=labels,
-        familiar=_examples(model, familiar_reviews(model)),
-    )
+def own_loss(model: TextClassifier, batch: list[Example], options: Training) -> Tensor:
+    return loss_of(model, batch, len(batch), options, model.embedding.weight.device)
+
+
+def own_score(model: TextClassifier, examples: list[Example]) -> float:
+    logits = model.logits([example.tokens for example in examples])
+    return 100 * mean(int(row.argmax()) == example.label for row, example in zip(logits, examples))
 
 
 def familiar_reviews(model: TextClassifier) -> list[Review]:
@@ -395,16 +361,6 @@ class Trainer(training.Trainer[TextClassifier]):
         return evaluate(model, self.validation)[1]["accuracy"]
 
 
-def own_examples(
-    file: Path,
-    model: TextClassifier,
-    new_labels: Annotated[bool, typer.Option(help="learn the file's labels instead of the model's")] = False,
-) -> tuple[TextClassifier, list[Review]]:
-    """The model (with new labels if asked for), and your own texts and labels."""
-    reviews = read_labelled(file)
-    return with_labels(model, sorted({review.label for review in reviews})) if new_labels else model, reviews
-
-
 def example_of(model: TextClassifier) -> dict[str, Any]:
     """The card's example."""
     found = model.classify(EXAMPLE)
@@ -430,6 +386,16 @@ def _score(title: str, split: str) -> dict[str, str]:
 
 
 BAND = Band(100, "accuracy_val_first_100", 1.0, HELD_OUT_REVIEWS)
+TUNING = Tuning(
+    columns=("text", "label"),
+    noun="text",
+    training=TUNING_OPTIONS,
+    examples=own_examples,
+    batches=own_batches,
+    loss_of=own_loss,
+    score=own_score,
+    familiar=lambda model: _examples(model, familiar_reviews(model)),
+)
 RECIPE = Recipe(
     name="imdb",
     title="Sentiment of film reviews on IMDB.",
@@ -462,9 +428,7 @@ RECIPE = Recipe(
     sources=SOURCES,
     languages=("en",),
     noun="reviews",
-    own=own_examples,
-    file=".csv with the columns text and label, or .jsonl with these fields",
-    fine_tune=fine_tune,
+    tuning=TUNING,
     calibrated=calibration_answers,
 )
 

@@ -28,7 +28,7 @@ from recipes.pronunciations import Dictionary, Phones, find_dictionary, read_dic
 from recipes.recipe import Band, Recipe
 from recipes.speech import Example, Training
 from zoo.inputs.lines import texts_of
-from zoo.networks.speech import SpeechConfig, SpeechRecogniser
+from zoo.networks.speech import SpeechConfig
 from zoo.networks.words import WordSearch
 from zoo.tasks import TASKS
 
@@ -195,22 +195,6 @@ def read_for(
     return read(data, split, config, dictionary, cache)
 
 
-def own_recordings(
-    file: Path, model: SpeechRecogniser, dictionary: DictionaryFile = None
-) -> tuple[SpeechRecogniser, list[Example]]:
-    """The model, and your own recordings: audio files, in the folder of ``file`` unless it gives other paths."""
-    known = read_dictionary(find_dictionary(file.parent, dictionary))
-
-    def phones_of(text: str, where: str) -> Phones:
-        words = " ".join(re.findall(r"[A-Z']+", text.upper()))
-        kept, problems = pronounced([Utterance(file, words, where)], known)
-        if problems:
-            raise ValueError(f"there is no pronunciation of {problems[0]}")
-        return kept[0][1]
-
-    return model, speech.own_examples(file, "text", phones_of, model)
-
-
 DATA_SET = {
     "name": "LibriSpeech, parts of it",
     "type": "librispeech_asr",
@@ -247,9 +231,7 @@ RECIPE = Recipe(
     sources=SOURCES,
     languages=("en",),
     noun="utterances",
-    own=own_recordings,
-    file=".csv with the columns file and text, or .jsonl with these fields",
-    fine_tune=speech.fine_tune,
+    tuning=speech.TUNING,
 )
 
 

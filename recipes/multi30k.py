@@ -28,9 +28,8 @@ from torch import Tensor, nn
 
 from recipes import command, fine_tuning, training
 from recipes.extras import need
-from recipes.fine_tuning import FineTuning
-from recipes.own_examples import checked_pairs, read_table
-from recipes.recipe import Band, Recipe
+from recipes.own_examples import Own, checked_pairs
+from recipes.recipe import Band, Recipe, Tuning
 from zoo.inputs.lines import texts_of
 from zoo.inputs.text import TextReader, normal
 from zoo.networks.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator, TranslatorConfig, pad
@@ -234,36 +233,37 @@ def calls(model: Translator, pairs: list[Pair]) -> Iterator[tuple[Tensor, Tensor
         yield source, shifted, target != PAD
 
 
-def fine_tune(
-    model: Translator, pairs: list[Pair], epochs: int = 12, learning_rate: float = 2e-4, seed: int = 0
-) -> FineTuning:
-    """Train a loaded translator further on your own (German, English) pairs, in place; return a report of it.
+TUNING_OPTIONS = Training(epochs=12, learning_rate=2e-4, muon=False, full_precision=0.0)
 
-    The defaults are for up to a few hundred pairs; :mod:`recipes.fine_tuning` says what is held out and kept. A warning
-    says when the model gets worse at image captions, measured against its own earlier translations.
 
-    Raises ValueError for an empty list, for a side that is empty, not text or longer than the model takes, and for an
-    option out of its interval; TypeError for anything but pairs of strings.
-    """
-    examples = encode(model.tokenizer, checked(pairs, "fine-tune on"))
-    for i, (german, english) in enumerate(examples):
-        if min(len(german), len(english)) < 2 or max(len(german), len(english)) > model.typed_config.longest:
-            raise ValueError(f"pair {i} has an empty side, or one of more than {model.typed_config.longest} tokens")
-    options = Training(epochs=epochs, learning_rate=learning_rate, seed=seed, muon=False, full_precision=0.0)
-    device = model.embedding.weight.device
+def own_examples(model: Translator, rows: list[Own]) -> list[Example]:
+    """Sentences and their translations as examples to fine-tune on."""
+    need("the BLEU score", "sacrebleu")
+    for row in rows:
+        model.check(row.input, row.where)
+    examples, longest = encode(model.tokenizer, [(row.input, row.answer) for row in rows]), model.typed_config.longest
+    for row, (_, target) in zip(rows, examples):
+        if not 2 <= len(target) <= longest:
+            raise ValueError(f"{row.where}: its translation is empty, or of more than {longest - 1} tokens")
+    return examples
 
-    def of_size(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
-        tokens = size * mean(max(map(len, example)) for example in examples)
-        return batches(examples, min(options.tokens, math.ceil(tokens)), random.Random(seed))
 
-    return fine_tuning.fine_tune(
-        model,
-        examples,
-        of_size,
-        lambda batch, options: loss_of(model, tensors(batch, device), options),
-        options,
-        familiar=familiar_examples(model),
-    )
+def own_batches(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
+    tokens = math.ceil(size * mean(max(map(len, example)) for example in examples))
+    return batches(examples, min(TUNING_OPTIONS.tokens, tokens), random.Random(seed))
+
+
+def own_loss(model: Translator, batch: list[Example], options: Training) -> Tensor:
+    return loss_of(model, tensors(batch, model.embedding.weight.device), options)
+
+
+def own_score(model: Translator, examples: list[Example], batch_size: int = 64) -> float:
+    """The BLEU of greedy search."""
+    found, right = [], [model.tokenizer.decode(target[:-1]) for _, target in examples]
+    for first in range(0, len(examples), batch_size):
+        source = pad([source for source, _ in examples[first : first + batch_size]])
+        found += model.search(source.to(model.embedding.weight.device), 1, 1.0)
+    return bleu([model.tokenizer.decode(one.tokens) for one in found], right, lowercase=True)[0]
 
 
 def familiar_examples(model: Translator) -> list[Example]:
@@ -324,11 +324,6 @@ def scores_of(
     }
 
 
-def own_pairs(file: Path, model: Translator) -> tuple[Translator, list[Pair]]:
-    """The model, and your own sentence pairs."""
-    return model, [(german, english) for german, english in read_table(file, ("de", "en"))]
-
-
 def columns_of(scores: dict[str, Any]) -> dict[str, dict[str, str]]:
     """The scores of the card."""
 
@@ -351,6 +346,16 @@ DATA_SET = {
 }
 EXAMPLE = ["Ein Hund rennt durch den Schnee."]
 BAND = Band(100, "bleu_val_first_100", 0.5)
+TUNING = Tuning(
+    columns=("de", "en"),
+    noun="sentence",
+    training=TUNING_OPTIONS,
+    examples=own_examples,
+    batches=own_batches,
+    loss_of=own_loss,
+    score=own_score,
+    familiar=familiar_examples,
+)
 RECIPE = Recipe(
     name="multi30k",
     title="German to English on Multi30k.",
@@ -379,9 +384,7 @@ RECIPE = Recipe(
     sources=SOURCES,
     languages=("de", "en"),
     noun="sentences",
-    own=own_pairs,
-    file=".csv with the columns de and en, or .jsonl with these fields",
-    fine_tune=fine_tune,
+    tuning=TUNING,
 )
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from recipes.training import Trainer, Training
 from zoo.tasks import Task
 
@@ -23,6 +25,32 @@ class Band(NamedTuple):
     """The largest allowed difference from that score."""
     split: str = "val"
     """The card's name for the validation data."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the models of a task are fine-tuned on somebody's own examples (:mod:`recipes.tune`).
+
+    Only ``examples`` knows what an input and an answer are; the other functions take what it returns.
+    """
+
+    columns: tuple[str, str]
+    """The usual names, in a file, of the columns of inputs and answers."""
+    noun: str
+    """The word for one input in errors."""
+    training: Training
+    """The options, for a few hundred examples."""
+    examples: Callable[..., list]
+    """``examples(model, rows)``: the examples in :class:`recipes.own_examples.Own` rows; ValueError, beginning with a
+    row's ``where``, for one that the model cannot learn from. What else it takes is an option of the command."""
+    batches: Callable[[list, int, int], list[list]]
+    """``batches(examples, size, seed)``: batches of about ``size`` examples, in random order."""
+    loss_of: Callable[[Any, list, Any], Tensor]
+    """``loss_of(model, batch, options)``: the mean loss of a batch."""
+    score: Callable[[Any, list], float]
+    """``score(model, examples)``: the task's main score."""
+    familiar: Callable[[Any], list] = lambda model: []
+    """``familiar(model)``: examples of the kind that the model was trained on, if some come with the recipe."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +101,7 @@ class Recipe:
     """What chose the checkpoint, in words for the card."""
     limits: list[str]
     sources: list[str]
-    own: Callable[..., tuple[Any, list]]
-    """``own(file, model)``: the model to fine-tune, and the examples in the user's file."""
-    file: str
-    """The help text for such a file."""
-    fine_tune: Callable[..., Any]
-    """``fine_tune(model, examples)``; returns a :class:`recipes.fine_tuning.FineTuning`."""
+    tuning: Tuning
     score_name: str = "accuracy"
     noun: str = "inputs"
     """The word for examples in counts."""

@@ -4,22 +4,25 @@ import hashlib
 import io
 import json
 import random
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurons.monitors import evaluating
-from recipes import fine_tuning, training
-from recipes.fine_tuning import FineTuning
-from recipes.own_examples import read_table
-from recipes.recipe import Band
+from recipes import training
+from recipes.extras import need
+from recipes.own_examples import Own
+from recipes.pronunciations import Dictionary, Phones, read_dictionary
+from recipes.recipe import Band, Tuning
 from zoo.files import remove_leftovers, write_whole
 from zoo.inputs import audio
 from zoo.inputs.data_files import plain_file, read_npz
@@ -408,23 +411,6 @@ def columns(scores: dict[str, Any]) -> dict[str, dict[str, str]]:
     return {"per_val": column("val"), "per_test": column("test")}
 
 
-def own_examples(
-    file: Path, column: str, phones_of: Callable[[str, str], tuple[str, ...]], model: SpeechRecogniser
-) -> list[Example]:
-    """Your own recordings: audio files, in the folder of ``file`` unless it gives other paths.
-
-    ``phones_of(text, where)`` gives the phones of what the ``column`` says.
-    """
-    examples = []
-    for place, text in read_table(file, ("file", column)):
-        phones = phones_of(text, f"the {column} of {place} in {file}")
-        samples = audio.read_audio(file.parent / place)
-        if len(samples) < model.bank.shortest:
-            raise ValueError(f"{place} in {file}: {audio.too_short(len(samples), model.bank)}")
-        examples.append(Example(place, [model.bank.frames(samples)], phones, text))
-    return examples
-
-
 def example(model: SpeechRecogniser) -> dict[str, Any]:
     """The card's example: a second of silence."""
     text, confidence, _ = model.transcribe(np.zeros(audio.RATE, np.int16), rate=audio.RATE)
@@ -433,27 +419,60 @@ def example(model: SpeechRecogniser) -> dict[str, Any]:
 
 # ---- Fine-tuning ----
 
+TUNING_OPTIONS = Training(epochs=12, learning_rate=5e-4, full_precision=0.0, threshold_rise=0.0, muon=False)
+DictionaryFile = Annotated[
+    Path | None, typer.Option(help="cmudict.dict; the answers are then words, and phones otherwise (speech)")
+]
 
-def fine_tune(
-    model: SpeechRecogniser, examples: list[Example], epochs: int = 12, learning_rate: float = 5e-4, seed: int = 0
-) -> FineTuning:
-    """Train a loaded recogniser further on your own examples, in place; return a report of it.
 
-    Raises ValueError for an empty list, and for a phone that the model does not have.
+def own_examples(model: SpeechRecogniser, rows: list[Own], dictionary: DictionaryFile = None) -> list[Example]:
+    """Recordings (what ``transcribe`` takes: an audio file, or samples at 16 kHz) and what they say, as examples.
+
+    An answer is phones with spaces between them or, with a ``dictionary``, words, each of which has its first
+    pronunciation there.
     """
-    if not examples:
-        raise ValueError("there are no recordings to fine-tune on")
-    options = Training(
-        epochs=epochs, learning_rate=learning_rate, seed=seed, full_precision=0.0, threshold_rise=0.0, muon=False
-    )
-    device = model.output.weight.device
+    need("the errors of phones", "jiwer")
+    known = None if dictionary is None else read_dictionary(dictionary)
+    found = []
+    for row in rows:
+        phones = tuple(row.answer.split()) if known is None else _pronounced(row, known)
+        try:
+            numbers_of(phones, model.typed_config, row.where)
+        except ValueError as error:
+            hint = "; if the answers are words, give a dictionary (--dictionary FILE)" if known is None else ""
+            raise ValueError(f"{error}{hint}") from None
+        with audio.naming(row.where):
+            samples = audio.read_audio(row.input, None if audio.is_file(row.input) else audio.RATE)
+            if len(samples) < model.bank.shortest:
+                raise ValueError(audio.too_short(len(samples), model.bank))
+        found.append(Example(row.where, [model.bank.frames(samples)], phones, row.answer))
+    return found
 
-    def of_size(part: list[Spoken], size: int, seed: int) -> list[list[Spoken]]:
-        order = random.Random(seed).sample(range(len(part)), len(part))
-        return [[part[i] for i in order[first : first + size]] for first in range(0, len(part), size)]
 
-    def loss_on(part: list[Spoken], options: Training) -> Tensor:
-        batch = Batch([one[0] for one in part], int(torch.randint(2**31, ())))
-        return loss_of(model, model.bank, batch, options, device)
+def _pronounced(row: Own, known: Dictionary) -> Phones:
+    words = re.findall(r"[A-Z']+", row.answer.upper())
+    if unknown := [word for word in words if word not in known]:
+        raise ValueError(f"{row.where} has the word {unknown[0]}, and there is no pronunciation of it")
+    return tuple(phone for word in words for phone in known.pronunciations(word)[0])
 
-    return fine_tuning.fine_tune(model, spoken(model, examples), of_size, loss_on, options)
+
+def own_batches(examples: list[Example], size: int, seed: int) -> list[list[Example]]:
+    order = random.Random(seed).sample(examples, len(examples))
+    return [order[first : first + size] for first in range(0, len(order), size)]
+
+
+def own_loss(model: SpeechRecogniser, examples: list[Example], options: Training) -> Tensor:
+    rows = [played[0] for played in spoken(model, examples)]
+    batch = Batch(rows, int(torch.randint(2**31, ())))
+    return loss_of(model, model.bank, batch, options, model.output.weight.device)
+
+
+TUNING = Tuning(
+    columns=("file", "phones"),
+    noun="recording",
+    training=TUNING_OPTIONS,
+    examples=own_examples,
+    batches=own_batches,
+    loss_of=own_loss,
+    score=lambda model, examples: evaluate(model, examples)[1]["per"],
+)

@@ -280,11 +280,6 @@ def evaluate(model: SpeechRecogniser, examples: list[Example]) -> tuple[list[str
     return speech.evaluate(model, examples, fold_39)
 
 
-def own_recordings(file: Path, model: SpeechRecogniser) -> tuple[SpeechRecogniser, list[Example]]:
-    """The model, and your own recordings with the phones of TIMIT."""
-    return model, speech.own_examples(file, "phones", lambda text, where: tuple(text.split()), model)
-
-
 DATA_SET = {
     "name": "TIMIT",
     "type": "timit_asr",
@@ -309,8 +304,7 @@ RECIPE = replace(
     checkpoint="val, by the errors of the 39 phones on the best path",
     limits=LIMITS,
     sources=SOURCES,
-    own=own_recordings,
-    file=".csv with the columns file and phones, or .jsonl with these fields",
+    tuning=replace(speech.TUNING, score=lambda model, examples: evaluate(model, examples)[1]["per"]),
 )
 
 

@@ -155,9 +155,10 @@ def _sparsity(config: dict[str, Any], metrics: dict[str, Any]) -> str:
 
 def _training(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     lines = ["## How it was trained", ""]
-    if "base_model" in metrics:
+    if "base_model" in metrics or "fine_tuning" in metrics:
         tuned = metrics.get("fine_tuning", {"data": "", "outcome": ""})
-        sentence = f"Training began with the weights of `{metrics['base_model']}`"
+        began = f"`{metrics['base_model']}`" if "base_model" in metrics else "another model"
+        sentence = f"Training began with the weights of {began}"
         lines += [f"{sentence}, on {tuned['data']}." if tuned["data"] else f"{sentence}."]
         lines += [f"The outcome: {tuned['outcome']}." if tuned["outcome"] else "", ""]
     if "commands" in metrics:
@@ -183,7 +184,10 @@ def _data(config: dict[str, Any], metrics: dict[str, Any]) -> str:
             f"- Licence of the data: {data['licence']}",
         ]
     else:
-        lines += ["- Data: unknown"]
+        further = metrics.get("fine_tuning", {}).get("data")
+        lines += [
+            f"- Data: {further}, after the data of the model that it began with" if further else "- Data: unknown"
+        ]
     return "\n".join([*lines, f"- Licence of the weights: {metrics.get('licence', 'unknown')}"])
 
 

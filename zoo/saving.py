@@ -41,7 +41,7 @@ def save(
     """
     folder = Path(folder).expanduser().resolve()
     _put_back(folder)
-    _check_replaceable(folder)
+    check_replaceable(folder)
     metrics = getattr(model, "provenance", {}) | (metrics or {})
     contents = _contents(model, folder.name, metrics, pictures or {})
     with _beside(folder) as new:
@@ -116,7 +116,7 @@ def _versions() -> dict[str, str]:
     return {"snn-zoo": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
     """Raise FileExistsError unless ``folder`` is missing, empty or a model."""
     if not folder.exists():
         return

@@ -1,5 +1,6 @@
 """The command ``snn-zoo``: list the models, describe one, ask one, count what it costs."""
 
+import importlib
 import inspect
 import json
 import os
@@ -15,6 +16,8 @@ from zoo.command import tables
 from zoo.command.failing import Commands, say
 from zoo.tasks import TASKS, Option, Task
 
+ADDED = ("recipes.fine_tune_command",)
+"""Modules that add commands by ``add_to(app)``: plug-ins, found by name, of which the rest of the zoo knows nothing."""
 Name = Annotated[str, typer.Argument(help="A bundled model, org/name on the Hugging Face Hub, or ./folder.")]
 Device = Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
 
@@ -41,6 +44,8 @@ def command_line() -> typer.Typer:
     for task in TASKS.values():
         app.command(task.method, help=_help(task))(_command_of(task))
     app.command("profile")(_profile_command())
+    for module in ADDED:
+        importlib.import_module(module).add_to(app)
     return app
 
 
