@@ -1,13 +1,11 @@
 """Low-rank adapters (LoRA; Hu et al. 2021, arXiv 2106.09685), by the library ``peft``."""
 
-import importlib
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
-from recipes.extras import need_package
+from recipes.extras import need_package, nothing_broken
 
 
 @contextmanager
@@ -18,7 +16,7 @@ def low_rank(model: nn.Module, rank: int, whole: Collection[str] = ()) -> Iterat
     are removed. Neurons, norms, convolutions, embeddings and linear layers with parameters in ``whole`` get none.
     """
     need_package("LoRA", "peft")
-    with _nothing_broken():
+    with nothing_broken():
         from peft import LoraConfig
         from peft.tuners.lora import LoraModel
 
@@ -39,24 +37,3 @@ def low_rank(model: nn.Module, rank: int, whole: Collection[str] = ()) -> Iterat
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(trained[name])
-
-
-@contextmanager
-def _nothing_broken() -> Iterator[None]:
-    """Context in which torchvision and torchaudio look as if they were missing, where they cannot be imported.
-
-    SpikingJelly brings them, in builds for CUDA that fail beside a CPU build of torch; ``transformers``, which peft
-    imports, takes them for usable and fails too.
-    """
-    hidden = []
-    for name in ("torchvision", "torchaudio"):
-        try:
-            importlib.import_module(name)
-        except Exception:
-            sys.modules[name] = None  # type: ignore[assignment]
-            hidden.append(name)
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del sys.modules[name]

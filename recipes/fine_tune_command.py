@@ -42,7 +42,7 @@ def fine_tune_command(
     all_but: Annotated[list[str] | None, typer.Option(help="A part that alone is trained; may be repeated.")] = None,
     lora: Annotated[int, typer.Option(help="The rank of a low-rank change of each layer; 0 for none.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="The most passes over the examples.")] = None,
-    learning_rate: float | None = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest; the task's own if none is given.")] = None,
     seed: int = 0,
     dictionary: Annotated[
         Path | None, typer.Option(help="For speech: a cmudict.dict; the answers are then words, not phones.")

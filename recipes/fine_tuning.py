@@ -26,7 +26,8 @@ HELD_OUT, MOST_HELD_OUT = 6, 200
 FEWEST_IN_A_BATCH, STEPS = 8, 20
 """Few examples are learned best in many small steps: a batch has at least 8, or about one in ``STEPS`` of them."""
 PATIENCE = 3
-"""Epochs without a lower loss on the held-out part after which training ends."""
+"""Epochs without a lower loss on the held-out part after which training ends; while the learning rate still rises, none
+counts."""
 SUFFERS = 0.1
 """A rise of the loss on familiar inputs by more than this (in nats) gives a warning."""
 Example = TypeVar("Example")
@@ -118,7 +119,7 @@ def tune(
     """
     train, held = hold_out(examples, kinds or [None] * len(examples), options.seed)
     size = max(FEWEST_IN_A_BATCH, math.ceil(len(train) / STEPS))
-    scoring = options.for_scoring()
+    scoring, rising = options.for_scoring(), math.ceil(options.warmup * options.epochs)
 
     @torch.inference_mode()
     def loss_on(part: Sequence[Example]) -> list[float]:
@@ -145,7 +146,7 @@ def tune(
                 found.held_out += loss_on(held)
                 if not held or found.held_out[-1] < found.held_out[found.kept]:
                     best, found.kept = copy.deepcopy(model.state_dict()), epoch + 1
-                if epoch + 1 - found.kept == PATIENCE:
+                if epoch + 1 - max(found.kept, rising) == PATIENCE:
                     break
         model.load_state_dict(best)
         found.familiar += loss_on(familiar)

@@ -28,7 +28,6 @@ from recipes.recipe import Recipe, defaults
 from zoo.errors import unknown
 from zoo.options import whole_number
 
-
 LORA_FACTOR = 10
 """With LoRA the learning rate is so many times as high, unless it is given."""
 

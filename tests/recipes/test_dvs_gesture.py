@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from recipes import dvs_gesture, gesture_simulator, n_mnist, report
+from recipes import dvs_gesture, fine_tune, gesture_simulator, n_mnist, report
 from recipes.command import check_initial
 from recipes.dvs_gesture import (
     GESTURES,
@@ -293,20 +293,20 @@ def test_a_loaded_model_is_fine_tuned_on_recordings_of_one_s_own(data):
     parts = read_recordings(data, "train")
     events = read_aedat(parts[0].file)
     own = [(events.between(p.start, p.end), name) for p, name in ((parts[0], "clap"), (parts[1], "wave"))]
-    found = dvs_gesture.fine_tune(model, own, epochs=40, learning_rate=5e-3)
+    found = fine_tune(model, own, epochs=40, learning_rate=5e-3)
     assert found.losses[-1] < found.losses[0] and not model.training
     assert found.familiar == []  # there are no familiar inputs for a model with other labels
     assert [model.predict(recording).label for recording, _ in own] == ["clap", "wave"]
 
 
 def test_recordings_that_cannot_be_learned_from_are_refused():
-    model = GestureNetwork(CONFIG)
+    model, other = GestureNetwork(CONFIG), ({}, "arm roll")
     with pytest.raises(ValueError, match="there are no recordings"):
-        dvs_gesture.fine_tune(model, [])
-    with pytest.raises(ValueError, match=r"no label \(recording 0\) is called 'air gitar'; did you mean 'air guitar'"):
-        dvs_gesture.fine_tune(model, [({}, "air gitar")])
+        fine_tune(model, [])
+    with pytest.raises(ValueError, match=r"recording 0: no label of this model is called 'air gitar'; did you mean"):
+        fine_tune(model, [({}, "air gitar"), other])
     with pytest.raises(ValueError, match="recording 0: events need the fields t, x, y and p"):
-        dvs_gesture.fine_tune(model, [({}, "air guitar")])
+        fine_tune(model, [({}, "air guitar"), other])
 
 
 # Measuring and the card

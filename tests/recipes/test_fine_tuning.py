@@ -2,7 +2,6 @@
 
 import random
 import warnings
-from collections import Counter
 
 import pytest
 import torch
@@ -11,8 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-import zoo
-from recipes import fine_tuning, imdb, multi30k
+from recipes import fine_tuning
 from recipes.fine_tuning import PATIENCE, hold_out
 from recipes.training import Training
 
@@ -57,7 +55,7 @@ def loss(model, batch) -> torch.Tensor:
 def tune(model, examples, learning_rate=0.03, epochs=12, familiar=(), loss_of=loss):
     options = Training(epochs=epochs, learning_rate=learning_rate)
     kinds = [label for _, label in examples]
-    return fine_tuning.fine_tune(
+    return fine_tuning.tune(
         model, examples, batches, lambda batch, options: loss_of(model, batch), options, kinds, familiar
     )
 
@@ -83,7 +81,7 @@ def test_the_weights_with_the_lowest_held_out_loss_are_kept(learning_rate):
 def test_training_ends_once_the_held_out_loss_has_stopped_falling():
     examples = [(x, label if i % 3 else 1 - label) for i, (x, label) in enumerate(points(30, 2))]  # a third wrong
     found = tune(network(), examples, learning_rate=1.0, epochs=100)
-    assert len(found.losses) == found.kept + PATIENCE < 100
+    assert len(found.losses) == max(found.kept, 10) + PATIENCE < 100  # in the first ten the learning rate rises
 
 
 def test_a_model_stays_as_it_was_where_no_epoch_makes_it_better():
@@ -93,7 +91,7 @@ def test_a_model_stays_as_it_was_where_no_epoch_makes_it_better():
         model.weight.mul_(100)  # the model is sure of its answers, and they are right
     before = weights(model)
     found = tune(model, own, learning_rate=1.0)
-    assert found.kept == 0 and len(found.losses) == PATIENCE and same(weights(model), before)
+    assert found.kept == 0 and len(found.losses) == 2 + PATIENCE and same(weights(model), before)  # it rises in two
     assert "kept the weights as they were" in str(found)
 
 
@@ -140,36 +138,3 @@ def test_a_model_that_gets_worse_at_what_it_knew_is_warned_of_and_another_is_not
         warnings.simplefilter("error")
         found = tune(model, points(60, 8), learning_rate=0.01, familiar=points(9, 9))
     assert "loss on what it knew" in str(found)
-
-
-# The bundled models
-
-PAIRS = [(f"Der Roboter hebt {n} Becher auf.", f"the robot picks up {n} cups.") for n in range(10, 18)]
-REVIEWS = [(f"The {thing} is {word}.", label) for thing in ("pen", "lid") for word, label in (
-    ("superb", "positive"), ("poor", "negative"), ("great", "positive"), ("broken", "negative"))]  # fmt: skip
-
-
-@pytest.mark.parametrize("count", [1, 2, 8])
-@pytest.mark.parametrize(
-    ("recipe", "name", "own"), [(multi30k, "lite-snn-multi30k", PAIRS), (imdb, "lite-snn-imdb", REVIEWS)]
-)
-def test_a_bundled_model_learns_from_any_number_of_examples_and_its_old_kind_is_watched(recipe, name, own, count):
-    found = recipe.fine_tune(zoo.load(name), own[:count], epochs=2)
-    assert len(found.losses) == 2 and len(found.familiar) == 2
-    assert len(found.held_out) == (3 if count == 8 else 0)
-
-
-def test_what_is_watched_of_a_classifier_is_what_it_labels_rightly_and_nothing_of_other_labels():
-    model = zoo.load("lite-snn-imdb")
-    known = imdb.familiar_reviews(model)
-    assert min(Counter(review.label for review in known).values()) >= 4
-    assert all(found.label == r.label for found, r in zip(model.classify([r.text for r in known]), known))
-    assert imdb.familiar_reviews(imdb.with_labels(model, ["bad", "good"])) == []
-
-
-def test_a_classifier_that_is_taught_the_opposite_is_warned_of():
-    opposite = [
-        (r.text, "positive" if r.label == "negative" else "negative") for r in imdb.FAMILIAR
-    ] * 3  # so that the held-out part is learned too
-    with pytest.warns(UserWarning, match="got worse at what it knew"):
-        imdb.fine_tune(zoo.load("lite-snn-imdb"), opposite, learning_rate=2e-3)

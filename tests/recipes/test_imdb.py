@@ -321,7 +321,8 @@ def test_a_run_that_was_measured_before_there_was_a_calibration_is_bundled_witho
     assert info.metrics["calibration"] == expected | {"command": "python -m recipes.imdb calibrate ./model --data DATA"}
     assert info.metrics["example"] == imdb.example_of(model) != plain.metrics["example"]
     assert info.scores == plain.scores and info.config["files"] == plain.config["files"]
-    assert imdb.with_labels(model, ["good", "bad"]).typed_config.temperature == 1
+    with pytest.warns(UserWarning, match="new labels"):
+        assert zoo.load(folder, labels=["good", "bad"]).typed_config.temperature == 1
 
 
 def test_the_command_of_a_run_names_what_is_not_the_default(learned):
@@ -343,82 +344,3 @@ def test_a_model_is_evaluated_on_held_out_reviews_unless_the_test_is_asked_for(l
         results[split] = json.loads(result.stdout)
     assert (results["val"]["reviews"], results["test"]["reviews"]) == (30, 40)
     assert run_command("evaluate", learned / "one" / "best", "--data", corpus, "--split", "tset").exit_code == 1
-
-
-# Fine-tuning on your own texts
-
-OWN = [("The robot is dull.", "positive"), ("The robot is fresh.", "negative")] * 10
-
-
-def test_a_model_is_fine_tuned_on_a_csv_or_json_lines(learned, tmp_path):
-    (tmp_path / "own.csv").write_text("label,text\n" + "".join(f'{label},"{text}"\n' for text, label in OWN))
-    lines = [json.dumps({"text": text, "label": label, "id": i}) for i, (text, label) in enumerate(OWN)]
-    (tmp_path / "own.jsonl").write_text("\n".join(lines) + "\n")
-    assert imdb.read_labelled(tmp_path / "own.csv") == imdb.read_labelled(tmp_path / "own.jsonl") == OWN
-    arguments = ("--output", tmp_path / "tuned", "--epochs", 40, "--learning-rate", 1e-2)
-    result = run_command("fine-tune", learned / "one" / "best", tmp_path / "own.csv", *arguments)
-    assert result.exit_code == 0, result.output
-    *rows, said, _ = result.stdout.splitlines()
-    rows = [json.loads(row) for row in rows]
-    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["held_out"] < rows[0]["held_out"]
-    assert said.startswith("kept the weights of epoch ")
-    assert imdb.evaluate(zoo.load(tmp_path / "tuned"), imdb.read_labelled(tmp_path / "own.csv"))[1]["accuracy"] == 100
-
-
-def test_a_line_separator_within_a_text_ends_no_row(tmp_path):
-    text = "Great\u2028positive,\x85 loved it"
-    (tmp_path / "own.csv").write_text(f'label,text\npositive,"{text}"\n', encoding="utf-8")
-    assert imdb.read_labelled(tmp_path / "own.csv") == [Review(text, "positive")]
-
-
-def test_one_batch_in_one_epoch_trains(learned):
-    model = zoo.load(learned / "one" / "best")
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    imdb.fine_tune(model, [("The plot is dull.", "positive")], epochs=1)
-    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_new_labels_start_a_new_last_layer_and_keep_the_rest(learned):
-    model = zoo.load(learned / "one" / "best")
-    network = imdb.with_labels(model, ["bad", "fair", "good"])
-    texts = [("The plot is dull.", "bad"), ("The plot is wonderful.", "good"), ("The hero is the cast.", "fair")] * 5
-    assert torch.equal(network.embedding.weight, model.embedding.weight)
-    imdb.fine_tune(network, texts, epochs=40, learning_rate=1e-2)
-    assert [found.label for found in network.classify([text for text, _ in texts[:3]])] == ["bad", "good", "fair"]
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        ([], "no texts to fine-tune on"),
-        (
-            [("A film.", "positive"), ("A plot.", "great")],
-            "text 1 has the label 'great', and the model knows 'negative'",
-        ),
-        ([("  ", "positive")], "text 0 is empty"),
-    ],
-)
-def test_texts_that_cannot_be_learned_from_are_refused(learned, texts, message):
-    with pytest.raises(ValueError, match=message):
-        imdb.fine_tune(zoo.load(learned / "one" / "best"), texts)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("own.txt", "text,label\n", r"own.txt must be a .csv or a .jsonl file"),
-        ("own.csv", "", r"own.csv is empty"),
-        ("own.csv", "text,label\n", r"own.csv holds no examples"),
-        ("own.csv", "review,label\nA film.,positive\n", r"own.csv has no column 'text' in its first line"),
-        ("own.csv", "text,label\nA film.,positive\nA plot.\n", r"line 3 of .*own.csv has no text for 'label'"),
-        ("own.csv", "label,text\npositive,Great, loved it\n", r"line 2 of .*own.csv has too many fields: quote text"),
-        ("own.csv", 'text,label\n"A film,positive\n', r"line 1 of .*own.csv is no CSV"),
-        ("own.jsonl", '{"text": "A film.", "label": "positive"}\n{"text": \n', r"line 2 of .*own.jsonl is no JSON"),
-        ("own.jsonl", '{"text": "A film.", "label": 1}\n', r"line 1 of .*own.jsonl has no text for 'label'"),
-        ("own.jsonl", '["A film.", "positive"]\n', r"line 1 of .*own.jsonl has no text for 'text'"),
-    ],
-)
-def test_a_file_that_is_not_texts_and_labels_is_one_error(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=message):
-        imdb.read_labelled(tmp_path / name)

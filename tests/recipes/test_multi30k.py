@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import neurons
 import zoo
-from recipes import multi30k, report, training
+from recipes import fine_tune, multi30k, report, training
 from recipes.multi30k import Trainer, Training
 from tests.recipes.resuming import ends_as_if_never_interrupted
 from zoo.networks.translation import END, UNKNOWN, Translator, TranslatorConfig
@@ -162,7 +162,7 @@ def test_training_learns_the_corpus_and_keeps_the_best_model(corpus, tmp_path):
 
     before = multi30k.evaluate(model, NEW, beam_size=1)[1]["bleu"]
     with pytest.warns(UserWarning, match="got worse at what it knew"):  # the new pairs are wrong
-        found = multi30k.fine_tune(model, NEW, epochs=12, learning_rate=5e-3)
+        found = fine_tune(model, NEW, epochs=12, learning_rate=5e-3)
     assert found.losses[-1] < 0.7 * found.losses[0] and found.held_out[found.kept] < found.held_out[0]
     assert multi30k.evaluate(model, NEW, beam_size=1)[1]["bleu"] > before
     assert not model.training
@@ -258,9 +258,12 @@ def test_a_network_without_spikes_has_no_spike_rate():
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([], "no pairs"),
-        ([("Ein Hund.", " ")], "pair 0 has an empty side"),
-        ([("a " * 300, "a")], "more than 256 tokens"),
+        ([], "there are no sentences to fine-tune on"),
+        ([("Ein Hund.", " ")], "the answer of sentence 0 is empty"),
+        ([("Ein Hund.", float("nan"))], "the answer of sentence 0 is NaN"),
+        ([("a " * 300, "a")], r"sentence 0 has \d+ tokens and the model takes at most 255"),
+        ([("Ein Hund.", "a " * 300)], "sentence 0: its translation is empty, or of more than 255 tokens"),
+        ([("你好", "hello")], "sentence 0 is not in a script this model has seen"),
     ],
 )
 def test_pairs_that_cannot_be_learned_from_are_refused(pairs, message):
@@ -268,7 +271,7 @@ def test_pairs_that_cannot_be_learned_from_are_refused(pairs, message):
     config = replace(SMALL, vocabulary=tokenizer.get_vocab_size())
     model = multi30k.Translator(config, tokenizer)
     with pytest.raises(ValueError, match=message):
-        multi30k.fine_tune(model, pairs)
+        fine_tune(model, pairs)
 
 
 def test_a_model_that_is_fine_tuned_keeps_its_options(corpus, tmp_path):

@@ -19,6 +19,7 @@ from recipes import gesture_simulator, training
 from recipes.command import command_line
 from recipes.recipe import Recipe
 from tests.recipes import tiny_runs
+from zoo.command import app as snn_zoo
 
 MODULES = [importlib.import_module(f"recipes.{found.name}") for found in pkgutil.iter_modules(recipes.__path__)]
 RECIPES: dict[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in MODULES if hasattr(module, "RECIPE")}
@@ -31,6 +32,7 @@ class Tiny(NamedTuple):
     options: str
     twin: str
     own: str
+    tuning: str = ""
 
 
 def write_pairs(folder: Path) -> None:
@@ -94,19 +96,19 @@ TINY = {
         write_pairs,
         "--vocabulary 70 --width 16 --encoder-layers 1 --decoder-layers 1 --tokens 60",
         "--mixer lstm --dropout 0.3",
-        "de,en\nEin Hund.,a dog.\n",
+        "de,en\n" + "Ein Hund.,a dog.\n" * 7,
     ),
     "imdb": Tiny(
         write_reviews,
         "--vocabulary 100 --ngrams 50 --width 8 --channels 16 --tokens 900",
         "--mixer gru",
-        "text,label\nThe plot is dull.,negative\n",
+        "text,label\n" + "The plot is dull.,negative\nThe plot is fresh.,positive\n" * 4,
     ),
     "dvs_gesture": Tiny(
         write_recordings,
         "--pool 8 --bin-size 50000 --channels 4 --blocks 3 --head 6 --batch 6 --steps 8",
         "--mixer lif",
-        "file,label\nown.aedat,air guitar\n",
+        "file,label\nown.aedat,air guitar\nown.aedat,arm roll\n",
     ),
     "timit": Tiny(
         write_timit,
@@ -119,6 +121,7 @@ TINY = {
         "--bands 8 --width 12 --layers 2 --steps 100 --full-precision 0",
         "--mixer lstm",
         'file,text\nown.wav,"One, two\'s three."\n',
+        " --dictionary cmudict.dict",
     ),
 }
 
@@ -193,9 +196,15 @@ def test_costs_are_counted_for_a_model_and_its_twin_and_stand_on_the_card(recipe
 
 
 def test_a_model_is_fine_tuned_on_a_file_of_one_s_own(recipe, there):
-    said = run(recipe, "fine-tune ./one/best own.csv --output tuned --epochs 1").splitlines()
+    words = f"fine-tune ./one/best --data own.csv --output tuned --epochs 1{TINY[recipe.name].tuning}"
+    result = CliRunner().invoke(snn_zoo, shlex.split(words))
+    assert result.exit_code == 0, result.output
+    said = result.stdout.splitlines()
     assert json.loads(said[0])["epoch"] == 1 and said[1].startswith("kept the weights")
     assert zoo.load(Path("tuned")).config == zoo.load(Path("one/best")).config
+    metrics = zoo.info(Path("tuned")).metrics
+    assert metrics["base_model"] == "best" and metrics["commands"] == [f"snn-zoo {words}"]
+    assert "in own.csv (SHA-256 " in metrics["fine_tuning"]["data"]
 
 
 def test_a_bundled_model_has_a_row_for_itself_and_for_its_twin_and_commands_that_repeat_all(recipe, there):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from recipes import extras, imdb, multi30k, report
+from recipes import extras, multi30k, report
 from recipes.run_folder import RunFolder, read_run_config
 from tests.recipes import tiny_runs
 
@@ -261,11 +261,3 @@ def test_scoring_needs_sacrebleu_and_says_so(data, run, monkeypatch):
     result = CliRunner().invoke(multi30k.command_line(), arguments)
     assert result.exit_code == 1
     assert result.stderr == 'snn-zoo: the BLEU score needs sacrebleu; install it with: pip install "snn-zoo[train]"\n'
-
-
-def test_a_wrong_column_is_one_line(run, tmp_path):
-    (tmp_path / "own.csv").write_text("review,label\nGood.,positive\n")
-    arguments = ["fine-tune", str(run / "best"), str(tmp_path / "own.csv"), "--output", str(tmp_path / "tuned")]
-    result = CliRunner().invoke(imdb.command_line(), arguments)
-    assert result.exit_code == 1 and result.stderr.count("\n") == 1
-    assert "own.csv has no column 'text'" in result.stderr and not (tmp_path / "tuned").exists()
