@@ -362,7 +362,7 @@ def snn_zoo(*words) -> tuple[int, str, str]:
 def test_the_command_learns_the_labels_of_a_file_with_any_columns(critic, tmp_path):
     rows = "".join(f"{label.upper()},{text}\n" for text, label in OWN)
     file = write(tmp_path, "own.csv", f"Stars,Said\n{rows}")
-    options = ["--columns", "Said", "Stars", "--epochs", 30, "--learning-rate", 0.01, "--freeze", "n-grams"]
+    options = ["--columns", "Said", "Stars", "--freeze", "n-grams", "--epochs", 30, "--learning-rate", 0.01]
     words = ["fine-tune", critic, "--data", file, "--output", tmp_path / "new", "--new-labels", *options]
     status, said, warned = snn_zoo(*words)
     assert status == 0 and warned.startswith("snn-zoo: new labels: 'BAD', 'GOOD'. ") and warned.count("\n") == 1
@@ -416,7 +416,7 @@ def own_batches(model: TextClassifier) -> DataLoader:
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
-def test_a_plain_loop_with_a_scheduler_autocast_and_checkpointing_learns(critic, recomputed):
+def test_a_plain_loop_with_a_scheduler_autocast_and_checkpointing_learns(critic, tmp_path, recomputed):
     model = loaded(critic).train()
     batches, epochs = own_batches(model), 30
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -431,6 +431,8 @@ def test_a_plain_loop_with_a_scheduler_autocast_and_checkpointing_learns(critic,
             schedule.step()
     found = model.eval().classify([text for text, _ in OWN])
     assert [one.label for one in found] == [label for _, label in OWN]
+    info = zoo.info(zoo.save(model, tmp_path / "tuned", model.origin))
+    assert (info.metrics["base_model"], info.licence) == ("critic", "cc-by-4.0")
 
 
 def test_lightning_trains_a_model(critic, tmp_path):
