@@ -35,8 +35,8 @@ def levels_of(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def over_outputs(scale: Tensor, weight: Tensor) -> Tensor:
-    """``scale [N]``, shaped to broadcast over ``weight [N, ...]``."""
-    return scale.view(-1, *[1] * (weight.dim() - 1))
+    """``scale [N]``, shaped to broadcast over ``weight [N, ...]``; a scale ``[1, N]`` of ``weight [K, N]`` does so."""
+    return scale.view(-1, *[1] * (weight.dim() - 1)) if scale.dim() == 1 else scale
 
 
 def quantised(weight: Tensor, name: str) -> IntegerWeight:
@@ -56,12 +56,21 @@ def round_to_integers(weight: Tensor) -> None:
 
 
 def exact_integers(weight: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Integers (int8) and scales ``[N]`` of ``weight [N, ...]``, or None if they do not hold it exactly."""
+    """Integers (int8) and scales of a weight, or None if they do not hold it exactly.
+
+    The scales are ``[N]`` for ``weight [N, ...]``; ``[1, N]`` for ``weight [K, N]``, whose outputs come last.
+    """
     if weight.dtype != torch.float32 or weight.dim() < 2 or not weight.numel():
         return None
     scale = scales(weight)
     levels = levels_of(weight, scale)
-    return (levels, scale) if torch.equal(levels * over_outputs(scale, weight), weight) else None
+    if torch.equal(levels * over_outputs(scale, weight), weight):
+        return levels, scale
+    if weight.dim() > 2:
+        return None
+    scale = scales(weight.T)
+    levels = levels_of(weight.T, scale).T.contiguous()
+    return (levels, scale.unsqueeze(0)) if torch.equal(levels * scale, weight) else None
 
 
 EVENTS, INTEGERS, FLOATS = (0.004, 0.034), (0.11, 0.0013), (0.04, 0.013)

@@ -22,6 +22,7 @@ Source: Ponghiran and Roy, AAAI 2022, arXiv 2109.01905 (PR22).
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,10 +32,12 @@ from torch import Tensor, nn
 
 import neurons
 from neurons.monitors import evaluation_view
+from zoo.engine.precision import Precise
+from zoo.engine.program import Buffer, NotInIntegers, Program, Spikes, State, part
 from zoo.inputs import audio
 from zoo.networks.layers import Linear, SequenceDropout, at_least_one
-from zoo.networks.mixers import RECURRENT, RecurrentRows, spike_options
-from zoo.networks.streaming import Stream
+from zoo.networks.mixers import RECURRENT, RecurrentRows, folded, spike_options
+from zoo.networks.streaming import Stream, check_same_precision
 from zoo.registry import register_architecture
 
 GATED = ("recurrent-gated-lif", "input-gated-lif")
@@ -50,6 +53,8 @@ GATE_HORIZON = 8.0
 """Steps that the slowest gated neurons remember before training: about two phones."""
 FEATURE_RANGE = 4.0
 """The range of the spikes that the features become: four of their usual deviations."""
+Steps = Callable[[Tensor, Any], tuple[Tensor, Any]]
+"""``(features [T, B, F], state) -> (logits [T, B, 1 + labels], state)``; state None before the first step."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,10 @@ class SpikingLayer(nn.Module):
     def forward(self, x: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
         return self.neuron(self.norm(self.product(x), real), state)
 
+    def lower(self, program: Program, x: Spikes) -> Spikes:
+        current = program.lower(self.product, (x,), norm=folded(self.norm, CurrentNorm))
+        return program.neuron(self.neuron, current, keeps_state=True)
+
 
 class RecurrentLayer(RecurrentRows):
     """LSTM or GRU, and a layer norm, on ``[T, B, N]``; its state is kept with the batch first, as all state is."""
@@ -154,12 +163,12 @@ class RecurrentLayer(RecurrentRows):
 
 
 @register_architecture("speech-recogniser")
-class SpeechRecogniser(nn.Module):
+class SpeechRecogniser(Precise["SpeechProgram"]):
     """Recogniser of phones: ``transcribe`` takes a recording and gives its phones.
 
     Called on features ``[T, B, F]`` and, in training, on the number of steps ``lengths [B]``, it returns the logits
-    ``[T, B, 1 + labels]``, the blank first. It looks ahead nowhere: padding behind a recording does not change the
-    logits before it.
+    ``[T, B, 1 + labels]``, the blank first, computed in floats. It looks ahead nowhere: padding behind a recording does
+    not change the logits before it. ``transcribe`` and :meth:`stream` run in its ``precision``.
     """
 
     architecture: ClassVar[str]
@@ -228,6 +237,28 @@ class SpeechRecogniser(nn.Module):
         real = None if lengths is None else torch.arange(len(x), device=x.device).unsqueeze(1) < lengths.to(x.device)
         return self.scan(x, real=real)[0]
 
+    def lower(self) -> "SpeechProgram":
+        if self.encoder is None:
+            raise NotInIntegers("it has no spikes")
+        program = Program(self)
+        x = program.neuron(self.encoder, program.given(self.bank.size), keeps_state=True)
+        for layer in self.layers:
+            x = program.lower(layer, x)
+        logits = program.lower(self.output, (x,))
+        return SpeechProgram(program.finish(), logits)
+
+    def steps(self) -> Steps:
+        """The network on some steps, in its precision, with the state explicit."""
+        found = self.programs()
+        if found is not None:
+            return found.steps
+
+        def in_floats(x: Tensor, state: Any) -> tuple[Tensor, Any]:
+            check_same_precision(state, in_integers=False)
+            return self.scan(x.to(self.output.weight.device), state)
+
+        return in_floats
+
     def stream(self, rate: int = audio.RATE) -> "SpeechStream":
         """A recording of ``rate`` samples per second, to be pushed piece by piece."""
         return SpeechStream(self, rate)
@@ -247,6 +278,19 @@ class SpeechRecogniser(nn.Module):
             return stream.answer()
 
 
+class SpeechProgram(NamedTuple):
+    """A recogniser in integers, and the buffer of its logits."""
+
+    program: Program
+    logits: Buffer
+
+    def steps(self, x: Tensor, state: Any) -> tuple[Tensor, State]:
+        check_same_precision(state, in_integers=True)
+        steps, batch = x.shape[:2]
+        result = self.program.run(x.numpy(), np.full(batch, steps), state)
+        return torch.from_numpy(part(self.logits, result, steps, batch).copy()), result.state
+
+
 class SpeechStream(Stream):
     """A recording that is transcribed while it comes in: samples go in, the transcript so far comes out.
 
@@ -264,9 +308,8 @@ class SpeechStream(Stream):
             features, state, path = self.features.copy(), self.state, self.path
             steps = torch.from_numpy(features.push(resampled))
             if len(steps):
-                device = self.model.output.weight.device
                 with evaluation_view(self.model) as network:
-                    logits, state = network.scan(steps.to(device).unsqueeze(1), state)
+                    logits, state = network.steps()(steps.unsqueeze(1), state)
                 path = path.longer(logits[:, 0].float().softmax(-1).cpu())
             self.features, self.state, self.path = features, state, path
         return len(steps)
