@@ -426,8 +426,8 @@ def own_examples(
 
 def example(model: SpeechRecogniser) -> dict[str, Any]:
     """The card's example: a second of silence."""
-    text, confidence, _ = model.transcribe(np.zeros(audio.RATE, np.int16), rate=audio.RATE)
-    return {"input": "silence.wav", "output": [text, confidence]}
+    found = model.transcribe(np.zeros(audio.RATE, np.int16), rate=audio.RATE)
+    return {"input": "silence.wav", "output": [found.text, found.confidence]}
 
 
 # ---- Fine-tuning ----

@@ -18,6 +18,7 @@ from recipes.pronunciations import find_dictionary, read_dictionary
 from recipes.speech import Batch, Played, Training
 from tests.recipes.test_recipes import DICTIONARY, write_noise, write_speech
 from zoo.networks.speech import SpeechConfig, SpeechRecogniser
+from zoo.networks.words import search_in
 
 CONFIG = SpeechConfig(bands=8, width=12, layers=2)
 DATA = Path(os.environ.get("SNN_ZOO_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -280,7 +281,9 @@ def test_the_words_of_a_split_are_scored_with_and_without_a_language_model(data,
     zoo.save(SpeechRecogniser(CONFIG), tmp_path / "ears")
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a.txt").write_text("One two three .\nThree one .\n")
-    called = f"words {tmp_path / 'ears'} --data {data} --text {tmp_path / 'books'} --output {tmp_path / 'said.txt'}"
+    called = f"language-model --data {data} --text {tmp_path / 'books'} --output {tmp_path / 'words'}"
+    assert CliRunner().invoke(librispeech.command_line(), called.split()).exit_code == 0
+    called = f"words {tmp_path / 'ears'} --data {data} --words {tmp_path / 'words'} --output {tmp_path / 'said.txt'}"
     result = CliRunner().invoke(librispeech.command_line(), called.split())
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -292,7 +295,8 @@ def test_the_words_of_a_split_are_scored_with_and_without_a_language_model(data,
 def test_right_phones_are_found_as_the_words_that_they_are(data, tmp_path):
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a.txt").write_text("One two three .\n")
-    search = librispeech.word_search(CONFIG.labels, data, tmp_path / "books", None, tmp_path / "kept")
+    librispeech.write_search(data, tmp_path / "books", tmp_path / "words")
+    search = search_in(tmp_path / "words", CONFIG.labels)
     examples = librispeech.read(data, "val", CONFIG, every=True)
     certain = []
     for example in examples[:3]:

@@ -24,6 +24,7 @@ Source: Ponghiran and Roy, AAAI 2022, arXiv 2109.01905 (PR22).
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -38,12 +39,11 @@ from zoo.inputs import audio
 from zoo.networks.layers import Linear, SequenceDropout, at_least_one
 from zoo.networks.mixers import RECURRENT, RecurrentRows, folded, spike_options
 from zoo.networks.streaming import Stream, check_same_precision
+from zoo.networks.words import BLANK, Word, WordSearch, search_in
 from zoo.registry import register_architecture
 
 GATED = ("recurrent-gated-lif", "input-gated-lif")
 MIXERS = (*GATED, "multibit-synaptic-lif", "multibit-lif", *RECURRENT)
-BLANK = 0
-"""The unit of CTC that stands for no phone; the labels follow it."""
 PHONES = re.findall(
     "[A-Z]+",
     "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH",
@@ -113,11 +113,15 @@ class Phone(NamedTuple):
 
 
 class Transcript(NamedTuple):
-    """What was said: the phones as text, how sure the network is of them (their mean probability), and each of them."""
+    """What was said: as text, how sure the network is (the mean probability of the phones), and each part of it.
+
+    The text is that of the phones; of the words, if words were searched for.
+    """
 
     text: str
     confidence: float
     phones: list[Phone]
+    words: list[Word]
 
 
 class CurrentNorm(nn.BatchNorm1d):
@@ -259,20 +263,28 @@ class SpeechRecogniser(Precise["SpeechProgram"]):
 
         return in_floats
 
-    def stream(self, rate: int = audio.RATE) -> "SpeechStream":
-        """A recording of ``rate`` samples per second, to be pushed piece by piece."""
-        return SpeechStream(self, rate)
+    def stream(self, rate: int = audio.RATE, words: str | Path | WordSearch | None = None) -> "SpeechStream":
+        """A recording of ``rate`` samples per second, to be pushed piece by piece; ``words`` as in ``transcribe``."""
+        return SpeechStream(self, rate, self.word_search(words))
 
-    def transcribe(self, recording: Any, rate: int | None = None) -> Transcript:
-        """The phones of one recording, with their times and probabilities.
+    def word_search(self, words: str | Path | WordSearch | None) -> WordSearch | None:
+        """The search for words: one that is ready, or that of a folder (:func:`zoo.networks.words.search_in`)."""
+        return search_in(Path(words), self.typed_config.labels) if isinstance(words, str | Path) else words
+
+    def transcribe(
+        self, recording: Any, rate: int | None = None, words: str | Path | WordSearch | None = None
+    ) -> Transcript:
+        """What is said in one recording: the phones, with their times and probabilities, and the words if wanted.
 
         ``recording`` is an audio file, or an array of samples ``[N]`` or ``[N, channels]`` (int16, int32, or floating
-        point in -1 to 1) with its ``rate``. Raises TypeError and ValueError for what is no audio, holds NaN or is
-        shorter than a step of the network; errors of a file name it.
+        point in -1 to 1) with its ``rate``. ``words`` is a search for words (:class:`zoo.networks.words.WordSearch`),
+        or a folder with a lexicon and a language model. Raises TypeError and ValueError for what is no audio, holds NaN
+        or is shorter than a step of the network; errors of a file name it.
         """
         rate, blocks = audio.blocks(recording, rate)
+        words = self.word_search(words)
         with audio.naming(recording):
-            stream = self.stream(rate)
+            stream = SpeechStream(self, rate, words)
             for block in blocks:
                 stream.push(block)
             return stream.answer()
@@ -294,23 +306,29 @@ class SpeechProgram(NamedTuple):
 class SpeechStream(Stream):
     """A recording that is transcribed while it comes in: samples go in, the transcript so far comes out.
 
-    The transcript depends on the samples alone and not on how they were cut. Of what is past, only the phones are kept.
+    The transcript depends on the samples alone and not on how they were cut. Of what is past, only the phones are kept;
+    with a search for words, which begins anew in each ``answer``, also their log-probabilities.
     """
 
-    def __init__(self, model: SpeechRecogniser, rate: int = audio.RATE):
-        self.model, self.resampler = model, audio.Resampler(audio.check_rate(rate))
+    def __init__(self, model: SpeechRecogniser, rate: int = audio.RATE, words: WordSearch | None = None):
+        self.model, self.resampler, self.words = model, audio.Resampler(audio.check_rate(rate)), words
         self.features, self.state, self.path = model.features(), None, BestPath()
+        self.log_probabilities: list[Tensor] = []
+        """Those of each piece, if words are searched for."""
 
     @torch.inference_mode()
     def push(self, samples: Any) -> int:
         """Take the next samples; return how many steps they completed. Errors are those of ``transcribe``."""
         with self.resampler.push(audio.mono(samples)) as resampled:
-            features, state, path = self.features.copy(), self.state, self.path
+            features, state, path, found = self.features.copy(), self.state, self.path, None
             steps = torch.from_numpy(features.push(resampled))
             if len(steps):
                 with evaluation_view(self.model) as network:
                     logits, state = network.steps()(steps.unsqueeze(1), state)
-                path = path.longer(logits[:, 0].float().softmax(-1).cpu())
+                found = logits[:, 0].float().log_softmax(-1).cpu()
+                path = path.longer(found.exp())
+            if found is not None and self.words is not None:
+                self.log_probabilities.append(found)
             self.features, self.state, self.path = features, state, path
         return len(steps)
 
@@ -318,7 +336,12 @@ class SpeechStream(Stream):
         """The transcript so far; ValueError before the first step is complete."""
         if not self.path.steps:
             raise ValueError(audio.too_short(self.features.samples, self.model.bank))
-        return self.path.transcript(self.model.typed_config.labels, self.model.bank.step_seconds)
+        seconds = self.model.bank.step_seconds
+        heard = self.path.transcript(self.model.typed_config.labels, seconds)
+        if self.words is None:
+            return heard
+        found = self.words.best(torch.cat(self.log_probabilities), seconds)
+        return heard._replace(text=found.text, words=found.words)
 
 
 class Run(NamedTuple):
@@ -381,4 +404,4 @@ class BestPath:
             for run in self.runs()
         ]
         sure = sum(phone.confidence for phone in phones) / len(phones) if phones else self.blank / self.steps
-        return Transcript(" ".join(phone.name for phone in phones), round(sure, 4), phones)
+        return Transcript(" ".join(phone.name for phone in phones), round(sure, 4), phones, [])
