@@ -389,9 +389,8 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Tra
 @torch.inference_mode()
 def answers(model: GestureNetwork, samples: Samples) -> Answers:
     """The model's logits for recordings, each computed on its own."""
-    device = model.output.weight.device
     with evaluating(model):
-        logits = [model(torch.from_numpy(frames).to(device).unsqueeze(1))[0] for frames in samples.frames]
+        logits = [model.logits(frames) for frames in samples.frames]
     return Answers(torch.stack(logits).cpu(), torch.tensor(samples.labels))
 
 

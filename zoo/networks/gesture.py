@@ -202,6 +202,15 @@ class GestureNetwork(Precise["GestureProgram"]):
 
         return in_floats
 
+    def logits(self, frames: np.ndarray) -> Tensor:
+        """The logits ``[labels]`` of one recording as ``frames [T, 2, H, W]`` of counts (uint8), in its precision."""
+        step, state, membrane = self.step(), None, None
+        for frame in frames:
+            membrane, state = step(frame, state)
+        if membrane is None:
+            raise ValueError("there are no frames")
+        return membrane / len(frames)
+
     def stream(self) -> "GestureStream":
         """A new recording, to be fed in slices."""
         return GestureStream(self)
