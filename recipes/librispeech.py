@@ -22,7 +22,7 @@ import typer
 from torch import Tensor
 
 import zoo
-from recipes import command, speech
+from recipes import command, speech, speech_pictures
 from recipes.language_model import NgramModel, read_texts, words_of
 from recipes.pronunciations import Dictionary, Phones, find_dictionary, read_dictionary
 from recipes.recipe import Band, Recipe
@@ -259,6 +259,7 @@ RECIPE = Recipe(
     own=own_recordings,
     file=".csv with the columns file and text, or .jsonl with these fields",
     fine_tune=speech.fine_tune,
+    complete=speech_pictures.add_pictures,
 )
 
 

@@ -269,7 +269,7 @@ def bundle(
     if sparsity:
         pictures[SPARSITY_PLOT] = add_sparsity(recipe, metrics, sparsity, folder.name)
     if recipe.complete:
-        recipe.complete(metrics, groups, **options)
+        pictures |= recipe.complete(metrics, groups, **options)
     zoo.save(model, folder, metrics, pictures)
 
 

@@ -24,7 +24,9 @@ def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     Raises ValueError for metrics that are not laid out as :mod:`zoo.metrics` says.
     """
     check_metrics(config["name"], metrics)
-    sections = (_what, _use, _results, _probabilities, _costs, _sparsity, _weight_bits, _training, _data, _limits)
+    sections = (
+        _what, _use, _results, _probabilities, _costs, _sparsity, _weight_bits, _pictures, _training, _data, _limits,
+    )  # fmt: skip
     body = "\n\n".join(text for text in (section(config, metrics) for section in sections) if text)
     return f"---\n{_front_matter(config, metrics).to_yaml()}\n---\n\n{body}\n"
 
@@ -173,6 +175,13 @@ def _weight_bits(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     found = metrics["weight_bits"]
     table = _table(found["rows"], metrics.get("scores", {}))
     return f"## Weights of fewer bits\n\n{intro}\n\n{table}\n\n```bash\n{found['command']}\n```"
+
+
+def _pictures(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    if not metrics.get("pictures"):
+        return ""
+    shown = [f"![{picture['caption']}]({picture['file']})\n\n{picture['caption']}" for picture in metrics["pictures"]]
+    return "\n\n".join(["## Pictures", *shown])
 
 
 def _training(config: dict[str, Any], metrics: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ needs ``scores`` and ``data`` too::
                       "comparison": sentences, "plot": the PNG file beside the card, or null}
     sparsity          rows of the same kind, one per point of the curve of score against spike rate
     sparsity_plot     the PNG file beside the card that shows the curve
+    pictures          [{"file": a PNG file beside the card, "caption": what it shows}]
     weight_bits       {"rows": rows {"name": how the weights are held, a score}, "command": what measures it again}
     score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check on
                       that many inputs should land
@@ -53,6 +54,7 @@ KEYS = {
     "costs": dict,
     "sparsity": list,
     "sparsity_plot": str,
+    "pictures": list,
     "weight_bits": dict,
     "score_band": dict,
     "calibration": dict,
@@ -93,6 +95,7 @@ _ROWS: dict[str, tuple[str, ...]] = {
     "calibration": ("name",),
     "weight_bits": ("name",),
     "sparsity": (),
+    "pictures": ("file", "caption"),
 }
 """The keys that hold rows, and the columns of text that each row needs."""
 _LISTS_OF_TEXT = ("languages", "commands", "limits", "sources")
@@ -100,8 +103,8 @@ _LISTS_OF_TEXT = ("languages", "commands", "limits", "sources")
 
 def pictures_of(metrics: dict[str, Any]) -> list[str]:
     """The PNG files that the card shows; they are in the same folder."""
-    named = metrics.get("costs", {}).get("plot"), metrics.get("sparsity_plot")
-    return [name for name in named if name]
+    named = [metrics.get("costs", {}).get("plot"), metrics.get("sparsity_plot")]
+    return [name for name in named if name] + [picture["file"] for picture in metrics.get("pictures", [])]
 
 
 def check_metrics(name: str, metrics: dict[str, Any]) -> None:
@@ -119,12 +122,12 @@ def check_metrics(name: str, metrics: dict[str, Any]) -> None:
         _check_inner(key, f"metrics[{key!r}]", metrics[key], _INNER_KEYS[key])
     for column, score in metrics.get("scores", {}).items():
         _check_inner("scores", f"metrics['scores'][{column!r}]", score, _SCORE_KEYS)
-    for name_of_picture in pictures_of(metrics):
-        if not re.fullmatch(r"[a-z0-9_-]+\.png", str(name_of_picture)):
-            raise ValueError(f"a picture of the card is a PNG file in lower case; got {name_of_picture!r}")
     for key in _ROWS:
         for row in metrics.get(key, {}).get("rows", ()) if KEYS[key] is dict else metrics.get(key, ()):
             _check_row(key, row)
+    for name_of_picture in pictures_of(metrics):
+        if not re.fullmatch(r"[a-z0-9_-]+\.png", str(name_of_picture)):
+            raise ValueError(f"a picture of the card is a PNG file in lower case; got {name_of_picture!r}")
     _check_results(name, metrics)
 
 

@@ -13,10 +13,13 @@ from typer.testing import CliRunner
 
 import neurons
 import zoo
-from recipes import librispeech, speech, training
+from neurons import monitors
+from recipes import librispeech, speech, speech_pictures, training
 from recipes.pronunciations import find_dictionary, read_dictionary
 from recipes.speech import Batch, Played, Training
 from tests.recipes.test_recipes import DICTIONARY, write_noise, write_speech
+from zoo.inputs import audio
+from zoo.metrics import pictures_of
 from zoo.networks.speech import SpeechConfig, SpeechRecogniser
 from zoo.networks.words import search_in
 
@@ -304,3 +307,20 @@ def test_right_phones_are_found_as_the_words_that_they_are(data, tmp_path):
         certain.append((torch.eye(40)[units] * 0.9 + 0.0025).log())
     texts, errors = librispeech.word_errors(search, certain, [example.words for example in examples[:3]])
     assert errors == 0 and texts[0] == "one two"
+
+
+def test_a_card_shows_what_goes_through_the_network_and_how_far_its_gradient_reaches(data, tmp_path):
+    for name, mixer in (("own", "recurrent-gated-lif"), ("plain", "multibit-lif"), ("twin", "lstm")):
+        model = SpeechRecogniser(replace(CONFIG, mixer=mixer))
+        model.set_usual(np.full(8, 18.0), np.full(8, 4.0))
+        zoo.save(model, tmp_path / name / "best")
+    groups, metrics = {name: [tmp_path / name] for name in ("own", "plain", "twin")}, {}
+    assert speech_pictures.add_pictures(metrics, groups) == metrics == {}
+    found = speech_pictures.add_pictures(metrics, groups, data.parent / "own.wav")
+    assert pictures_of(metrics) == list(found) and len(found) == 2
+    zoo.save(zoo.load(tmp_path / "own" / "best"), tmp_path / "bundled", metrics, found)
+    assert f"![{metrics['pictures'][0]['caption']}](heard.png)" in (tmp_path / "bundled" / "README.md").read_text()
+    model = zoo.load(tmp_path / "own" / "best")
+    x = speech_pictures.steps_of(model, audio.read_audio(data.parent / "own.wav"))
+    norms = monitors.gradient_norms({"own": model}, x).norms["own"]["input"]
+    assert len(norms) == len(x) and norms[-1] > 0
