@@ -2,12 +2,13 @@
 
 ::
 
-    python -m benchmarks.inference --data MULTI30K     # about an hour; without --data: made-up sentences
+    python -m benchmarks.inference --data MULTI30K --recording SPEECH.flac     # about an hour
     python -m benchmarks.inference --quick
 
 What is compared, and that it does the same work, is in :mod:`benchmarks.users`; the time of a step part by part and of
 products of spikes in :mod:`benchmarks.parts`. Each network is in a process of its own, so that its memory can be told;
-only one of them works at a time. Needs ``pip install "snn-zoo[train]"``, and ``ctranslate2`` for the Transformer.
+only one of them works at a time. Needs ``pip install "snn-zoo[train,speech]"``, ``ctranslate2`` for the Transformer and
+``pocketsphinx`` for a well-known small recogniser.
 """
 
 import contextlib
@@ -50,7 +51,8 @@ to compute as on a processor without AVX-512 and integer units; then ours comput
 Our networks are the bundled models, the others are random: their time does not depend on their weights. Every
 translation has {Size().tokens} tokens, in every hypothesis, as END is forbidden. The Transformer has the width, layers,
 heads and vocabulary of ours, and inner layers {users.INNER} times as wide. int8 of the twins is torch's dynamic
-quantisation, of all products but those of attention; it knows no convolutions."""
+quantisation, of all products but those of attention; it knows no convolutions. PocketSphinx finds words, with its own
+English model, where the others find phones."""
 PARTS_NOTES = """\
 One thread, microseconds per step (a token of every hypothesis); rows are hypotheses. In int8, a numbered part is an
 instruction of the decoder's program, in its order, timed alone many times in one call. The rest of a step is the
@@ -93,8 +95,9 @@ class Plan(NamedTuple):
             found += [Job(f"{name}, greedy", items, batch, 1), Job(f"{name}, beam of 5", items, batch, 5)]
         return tuple(found)
 
-    def tasks(self, sentences: list[str]) -> tuple[Task, ...]:
+    def tasks(self, sentences: list[str], recording: Path | None = None) -> tuple[Task, ...]:
         size = self.size
+        listening = tuple(Job(name, size.seconds) for name in (users.WHOLE, users.PIECES))
         frames, texts = Job("frame by frame", size.frames), Job("one at a time", self.alone)
         return (
             Task("translation", "sentence", "token", users.TRANSLATORS, users.LSTM, users.build_translator,
@@ -102,10 +105,12 @@ class Plan(NamedTuple):
             Task("gestures", "frame", "frame", users.GESTURES, users.GESTURES[2], users.build_gestures,
                  (size,), (frames,)),
             Task("sentiment", "text", "word", users.TEXTS, users.TEXTS[2], users.build_texts, (size,), (texts,)),
+            Task("speech", "second", "second", users.LISTENERS, users.LSTM, users.build_listener, (size, recording),
+                 (*listening, Job(users.FIRST, 1))),
         )  # fmt: skip
 
 
-QUICK = Plan(Size(True, 4, 3, 20), (AS_IT_IS,), 2, 4, (Firing(0), Firing(6)), parts.QUICK_GRID, Effort(2, 2))
+QUICK = Plan(Size(True, 4, 3, 20, 1), (AS_IT_IS,), 2, 4, (Firing(0), Firing(6)), parts.QUICK_GRID, Effort(2, 2))
 
 
 @dataclasses.dataclass
@@ -357,22 +362,27 @@ class Results(NamedTuple):
         return {"rows": rows, "rates": rates, "parts": parts, "products": products}
 
 
-def markdown(results: Results, where: dict, tasks: Iterable[Task], origin: str) -> str:
+def markdown(results: Results, where: dict, tasks: Iterable[Task], origin: dict[str, str]) -> str:
     tables = [task_table(results.rows, task) for task in tasks]
     tables += [not_measured(results.rows), rate_table(results.rates), part_tables(results.parts)]
-    sentences = f"Sentences: {origin}."
-    head = ["# Using the models", report.described(where), NOTES, sentences]
+    inputs = f"Sentences: {origin['sentences']}. Speech: {origin['speech']}."
+    head = ["# Using the models", report.described(where), NOTES, inputs]
     return "\n\n".join([*head, *tables, product_tables(results.products)]) + "\n"
 
 
-def run(quick: bool, threads: list[int], output: Path, data: Path | None) -> Results:
+def run(
+    quick: bool, threads: list[int], output: Path, data: Path | None = None, recording: Path | None = None
+) -> Results:
     """Measure, print the report and save it with the figures."""
     for count in threads:
         report.use_threads(count)
     plan = QUICK if quick else Plan()
     sentences = sentences_of(data, plan)
-    origin = "the first of Multi30k's val" if data else "made up"
-    tasks, rows = plan.tasks(sentences), []
+    origin = {
+        "sentences": "the first of Multi30k's val" if data else "made up",
+        "speech": "the recording that was given" if recording else "made up, a voice without words",
+    }
+    tasks, rows = plan.tasks(sentences, recording), []
     for processor in plan.processors:
         for task in tasks:
             rows += measure_task(task, processor, threads, plan.effort)
@@ -381,7 +391,7 @@ def run(quick: bool, threads: list[int], output: Path, data: Path | None) -> Res
     results = Results(rows, rates, measure_parts(plan, sentences), products)
     where = report.environment(CPU, " and ".join(map(str, threads)))
     text = markdown(results, where, tasks, origin)
-    report.save(output, report.stem("inference", CPU, quick), text, where | {"sentences": origin} | results.figures())
+    report.save(output, report.stem("inference", CPU, quick), text, where | origin | results.figures())
     print(text)
     return results
 
@@ -398,9 +408,13 @@ def main(
     threads: Annotated[list[int], typer.Option(help="processor threads; may be repeated")] = [1, 2],  # noqa: B006
     output: Annotated[Path, typer.Option(help="folder for table and figures")] = report.RESULTS,
     data: Annotated[Path | None, typer.Option(help="folder with the raw Multi30k files")] = None,
+    recording: Annotated[Path | None, typer.Option(help="audio file of speech")] = None,
 ):
-    """Measure using the models, in integers and in floats, beside networks without spikes."""
-    run(quick, threads, output, data)
+    """Measure using the models, in integers and in floats, beside networks without spikes.
+
+    Without ``--data`` and ``--recording``, sentences and speech are made up.
+    """
+    run(quick, threads, output, data, recording)
 
 
 def typer_app() -> typer.Typer:

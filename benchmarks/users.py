@@ -34,11 +34,13 @@ from neurons.neuron import MultiBitNeuron
 from recipes import gesture_simulator, multi30k
 from zoo.engine.precision import set_precision
 from zoo.engine.program import NotInIntegers
+from zoo.inputs import audio
 from zoo.inputs.events import Events
 from zoo.networks.gesture import GestureConfig, GestureNetwork
-from zoo.networks.layers import Linear
+from zoo.networks.layers import Linear, RowGroups
 from zoo.networks.mixers import RECURRENT
 from zoo.networks.sentiment import TextClassifier
+from zoo.networks.speech import SpeechConfig, SpeechRecogniser
 from zoo.networks.translation import END, SPECIAL_TOKENS, Translator, TranslatorConfig, pad
 
 PENALTY = 1.4
@@ -75,6 +77,8 @@ class Size(NamedTuple):
     frames: int = 32
     words: int = 230
     """Words of a text, as in a review of IMDb."""
+    seconds: int = 10
+    """Seconds of speech."""
 
 
 # ---- Translation ----
@@ -109,7 +113,15 @@ def twin(model: Translator, mixer: str, tokens: int, kind: type[Translator] = Tr
     torch.manual_seed(0)
     other = kind(dataclasses.replace(model.typed_config, mixer=mixer), model.tokenizer).eval()
     other.precision = "float32"
-    return never_ending(other, tokens)
+    return never_ending(fast(other), tokens)
+
+
+def fast(twin: Any) -> Any:
+    """``twin`` without the rows that it adds so that a result does not depend on the batch."""
+    for module in twin.modules():
+        if isinstance(module, RowGroups):
+            module.adds_rows = False
+    return twin
 
 
 class QuantisedTwin(Translator):
@@ -366,7 +378,7 @@ def build_gestures(name: str, size: Size) -> Gestures:
         if name.endswith("int8"):
             raise Unavailable("torch has no dynamic quantisation of convolutions")
         torch.manual_seed(0)
-        model = GestureNetwork(dataclasses.replace(model.typed_config, mixer="convgru")).eval()
+        model = fast(GestureNetwork(dataclasses.replace(model.typed_config, mixer="convgru")).eval())
     return Gestures(model, size.frames, precision_of(name))
 
 
@@ -397,6 +409,101 @@ def build_texts(name: str, size: Size) -> Texts:
     other = TextClassifier(config, model.tokenizer).eval()
     # The readout is left in floats: the network reads the type of its weight, which a quantised layer does not have.
     return Texts(quantised(other, {nn.LSTM}) if name.endswith("int8") else other, size, "float32")
+
+
+# ---- Speech ----
+
+SPHINX = "PocketSphinx, words"
+LISTENERS = (OURS_INT8, OURS_FLOAT, LSTM, "LSTM twin, int8", SPHINX)
+WHOLE, PIECES, FIRST = "whole recording", "pieces of 90 ms", "first answer, after 90 ms"
+PIECE = 1440
+"""Samples of a piece: 90 ms, three steps of the network."""
+
+
+class Listener(OfTorch):
+    """A recogniser of phones."""
+
+    def __init__(self, model: SpeechRecogniser, samples: np.ndarray, precision: str):
+        super().__init__(model, precision)
+        self.samples = samples
+
+    def work(self, job: Job) -> None:
+        samples = self.samples[: job.items * audio.RATE]
+        if job.name == WHOLE:
+            self.model.transcribe(samples, rate=audio.RATE)
+        else:
+            stream = self.model.stream()
+            for start in range(0, PIECE if job.name == FIRST else len(samples), PIECE):
+                stream.push(samples[start : start + PIECE])
+                stream.answer()
+        self.check()
+
+    def steps(self, job: Job) -> int:
+        """The number of seconds."""
+        return job.items
+
+
+class Sphinx:
+    """PocketSphinx, with the English model that comes with it; it finds words, with a trigram language model."""
+
+    def __init__(self, samples: np.ndarray):
+        try:
+            from pocketsphinx import Decoder
+        except ImportError:
+            raise Unavailable("PocketSphinx is not installed: pip install pocketsphinx") from None
+        self.decoder, self.samples = Decoder(loglevel="FATAL"), samples
+
+    def use_threads(self, threads: int) -> None:
+        """It has one."""
+
+    def work(self, job: Job) -> None:
+        samples = self.samples[: job.items * audio.RATE]
+        self.decoder.start_utt()
+        if job.name == WHOLE:
+            self.decoder.process_raw(samples.tobytes(), False, True)
+        else:
+            for start in range(0, PIECE if job.name == FIRST else len(samples), PIECE):
+                self.decoder.process_raw(samples[start : start + PIECE].tobytes(), False, False)
+                self.decoder.hyp()
+        self.decoder.end_utt()
+        self.decoder.hyp()
+
+    def steps(self, job: Job) -> int:
+        return job.items
+
+
+def samples_of(recording: Path | None, seconds: int) -> np.ndarray:
+    """So many seconds of a recording (again from its beginning, if it is shorter), or of a sound that is made up.
+
+    That is a voice without words: a buzz, whose strength rises and falls like syllables.
+    """
+    if recording is not None:
+        found = np.round(audio.read_audio(recording) * (2**15 - 1)).astype(np.int16)
+    else:
+        time, noise = np.arange(seconds * audio.RATE) / audio.RATE, np.random.default_rng(0)
+        buzz = sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 40))
+        syllables = np.clip(np.sin(2 * np.pi * 2 * time), 0, None)
+        found = np.round(4000 * syllables * buzz + noise.normal(0, 50, len(time))).astype(np.int16)
+    return np.resize(found, seconds * audio.RATE)
+
+
+def build_listener(name: str, size: Size, recording: Path | None) -> Listener | Sphinx:
+    """One of :data:`LISTENERS`."""
+    samples = samples_of(recording, size.seconds)
+    if name == SPHINX:
+        return Sphinx(samples)
+    if size.quick:
+        torch.manual_seed(0)
+        model = SpeechRecogniser(SpeechConfig(bands=8, width=12, layers=2)).eval()
+    else:
+        model = zoo.load("improved-snn-librispeech")
+    if name.startswith("ours"):
+        return Listener(model, samples, precision_of(name))
+    torch.manual_seed(0)
+    other = fast(SpeechRecogniser(dataclasses.replace(model.typed_config, mixer="lstm")).eval())
+    other.set_usual(model.usual_mean.numpy(), model.usual_deviation.numpy())
+    # The readout is left in floats: the network reads the type of its weight, which a quantised layer does not have.
+    return Listener(quantised(other, {nn.LSTM}) if name.endswith("int8") else other, samples, "float32")
 
 
 def precision_of(name: str) -> str:

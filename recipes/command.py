@@ -12,7 +12,7 @@ import torch
 import typer
 
 import zoo
-from recipes import calibration, report
+from recipes import calibration, report, rounding
 from recipes.recipe import Recipe, defaults
 from recipes.run_folder import BEST, read_run_config
 from zoo.command.failing import Commands
@@ -136,7 +136,7 @@ def read(recipe: Recipe, folder: Path, data: Path, splits: tuple[str, ...], give
 
 
 def add_scoring(app: typer.Typer, recipe: Recipe) -> None:
-    """The commands ``evaluate``, ``measure``, ``costs`` and, for a classifier, ``calibrate``."""
+    """The commands ``evaluate``, ``measure``, ``costs``, ``round`` and, for a classifier, ``calibrate``."""
     Data = Annotated[Path, typer.Option(help=recipe.data)]
 
     @app.command("evaluate")
@@ -178,6 +178,17 @@ def add_scoring(app: typer.Typer, recipe: Recipe) -> None:
         """Count the costs of the best model of a run and of its twins on val; keep them in RUN/costs.json."""
         (examples,) = read(recipe, run / BEST, data, ("val",), given)
         print(json.dumps(report.measure_costs(recipe, run, twin or [], name, examples), indent=2))
+
+    @app.command("round")
+    @taking(recipe.read, recipe.scores)
+    def round_command(
+        model: Annotated[Path, typer.Argument(help="folder of a model that computes in integers")],
+        data: Data,
+        **given: Any,
+    ):
+        """Round a model's weights to eight bits, measure its scores again, and on val also those of fewer bits."""
+        validation, test = read(recipe, model, data, ("val", recipe.test), given)
+        print(json.dumps(rounding.round_weights(recipe, model, validation, test, **of(recipe.scores, given)), indent=2))
 
     calibrated = recipe.calibrated
     if calibrated is None:

@@ -388,9 +388,8 @@ def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Tra
 @torch.inference_mode()
 def answers(model: GestureNetwork, samples: Samples) -> Answers:
     """The model's logits for recordings, each computed on its own."""
-    device = model.output.weight.device
     with evaluating(model):
-        logits = [model(torch.from_numpy(frames).to(device).unsqueeze(1))[0] for frames in samples.frames]
+        logits = [model.logits(frames) for frames in samples.frames]
     return Answers(torch.stack(logits).cpu(), torch.tensor(samples.labels))
 
 
@@ -562,10 +561,10 @@ def add_real_recordings(
     metrics: dict[str, Any],
     groups: dict[str, list[Path]],
     n_mnist: Annotated[Path | None, typer.Option(help="what recipes.n_mnist compare wrote")] = None,
-) -> None:
+) -> dict[str, bytes]:
     """Add to a card what :mod:`recipes.n_mnist` found for networks of the same kinds, if its results are given."""
     if n_mnist is None:
-        return
+        return {}
     real = read_json(n_mnist, "let recipes.n_mnist write it again")
     for row, runs in zip(metrics["results"], groups.values()):
         found = real["networks"].get(read_run_config(runs[0])["model"]["mixer"], {})
@@ -575,6 +574,7 @@ def add_real_recordings(
     metrics["data"]["use"] += (
         " Columns with n mnist are for networks of the same kinds, trained on a sample of real N-MNIST recordings."
     )
+    return {}
 
 
 TUNING = Tuning(

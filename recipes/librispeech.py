@@ -16,20 +16,29 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 from torch import Tensor
 
 import zoo
-from recipes import command, speech
+from recipes import command, speech, speech_pictures
 from recipes.language_model import NgramModel, read_texts, words_of
 from recipes.pronunciations import Dictionary, Phones, find_dictionary, read_dictionary
 from recipes.recipe import Band, Recipe
 from recipes.speech import Example, Training
 from zoo.inputs.lines import texts_of
 from zoo.networks.speech import SpeechConfig
-from zoo.networks.words import WordSearch
+from zoo.networks.words import (
+    BEAM_SIZE,
+    LANGUAGE_MODEL,
+    LEXICON,
+    LM_WEIGHT,
+    WORD_SCORE,
+    WordSearch,
+    read_lexicon,
+    write_lexicon,
+)
 from zoo.tasks import TASKS
 
 SOURCE = "https://www.openslr.org/12 or https://www.openslr.org/31"
@@ -48,7 +57,7 @@ NETWORKS = {
     "lstm": "LSTM",
     "gru": "GRU",
 }
-ORDER, LEAST, ARPA = 3, 2, "words.arpa"
+ORDER, LEAST = 3, 2
 """The order of the language model of words, and how often a trigram must be there to count."""
 BAND = Band(64, "per_val_first_64", 1.5)
 LIMITS = [
@@ -232,18 +241,18 @@ RECIPE = Recipe(
     languages=("en",),
     noun="utterances",
     tuning=speech.TUNING,
+    complete=speech_pictures.add_pictures,
 )
 
 
 # ---- Words ----
 
 
-def word_search(
-    labels: list[str], data: Path, text: Path, dictionary: DictionaryFile, folder: Path, **options: Any
-) -> WordSearch:
-    """A search for the words of the training transcripts and of the books in ``text``, with a language model of both.
+def write_search(data: Path, text: Path, folder: Path, dictionary: DictionaryFile = None) -> None:
+    """Write to ``folder`` what :func:`zoo.networks.words.search_in` reads.
 
-    The language model is kept in ``folder``.
+    It is a lexicon of the words in the training transcripts and in the books in ``text``, with all pronunciations, and
+    a language model of both.
     """
     known = read_dictionary(find_dictionary(data, dictionary))
     chapters = [chapter for place in folders_of(data, "train") for chapter in read_chapters(place)]
@@ -251,9 +260,8 @@ def word_search(
     sentences = [words_of(line) for line in read_texts(text)] + transcripts
     vocabulary = {word for sentence in sentences for word in sentence if word in known}
     folder.mkdir(parents=True, exist_ok=True)
-    NgramModel(sentences, vocabulary, ORDER, LEAST).write(folder / ARPA)
-    lexicon = {word: known.pronunciations(word) for word in sorted(vocabulary)}
-    return WordSearch(labels, lexicon, folder / ARPA, **options)
+    NgramModel(sentences, vocabulary, ORDER, LEAST).write(folder / LANGUAGE_MODEL)
+    write_lexicon({word: known.pronunciations(word) for word in sorted(vocabulary)}, folder / LEXICON)
 
 
 def word_errors(search: WordSearch, found: list[Tensor], right: list[str]) -> tuple[list[str], float]:
@@ -265,17 +273,29 @@ def word_errors(search: WordSearch, found: list[Tensor], right: list[str]) -> tu
 
 
 def add_words(app: typer.Typer) -> None:
-    """The command ``words``."""
+    """The commands ``language-model`` and ``words``."""
+    Data = Annotated[Path, typer.Option(help=RECIPE.data)]
+
+    @app.command("language-model")
+    def language_model_command(
+        data: Data,
+        text: Annotated[Path, typer.Option(help="folder of books, .txt or .txt.gz")],
+        output: Annotated[Path, typer.Option(help="folder for lexicon.txt and words.arpa")],
+        dictionary: DictionaryFile = None,
+    ):
+        """Write the lexicon and the language model with which ``transcribe`` finds words."""
+        write_search(data, text, output, dictionary)
+        print(output)
 
     @app.command("words")
     def words_command(
         model: Annotated[str, typer.Argument(help="a name or a folder")],
-        data: Annotated[Path, typer.Option(help=RECIPE.data)],
-        text: Annotated[Path, typer.Option(help="folder of books, .txt or .txt.gz, for the language model")],
+        data: Data,
+        words: Annotated[Path, typer.Option(help="folder that language-model wrote")],
         split: str = "val",
-        lm_weight: float = 2.0,
-        word_score: float = 0.0,
-        beam_size: int = 100,
+        lm_weight: float = LM_WEIGHT,
+        word_score: float = WORD_SCORE,
+        beam_size: int = BEAM_SIZE,
         dictionary: DictionaryFile = None,
         cache: Cache = None,
         output: Annotated[Path | None, typer.Option(help="write the words here")] = None,
@@ -285,9 +305,13 @@ def add_words(app: typer.Typer) -> None:
         examples = read(data, split, network.typed_config, dictionary, cache, every=True)
         found = speech.log_probabilities(network, examples)
         labels, right = network.typed_config.labels, [example.words for example in examples]
-        kept = data / "features" if cache is None else cache
-        search = word_search(
-            labels, data, text, dictionary, kept, lm_weight=lm_weight, word_score=word_score, beam_size=beam_size
+        search = WordSearch(
+            labels,
+            read_lexicon(words / LEXICON),
+            words / LANGUAGE_MODEL,
+            lm_weight=lm_weight,
+            word_score=word_score,
+            beam_size=beam_size,
         )
         texts, errors = word_errors(search, found, right)
         _, plain = word_errors(search.without_language_model(), found, right)

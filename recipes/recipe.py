@@ -118,8 +118,9 @@ class Recipe:
     """Commands that a card lists before those of the training."""
     calibrated: Callable[[Any, Any, Any], dict[str, Any]] | None = None
     """``calibrated(model, validation, test)``: the answers to fit and measure a classifier's temperature on."""
-    complete: Callable[..., None] | None = None
-    """``complete(metrics, groups)`` adds to a card what only this task has; ``groups`` are the runs by row."""
+    complete: Callable[..., dict[str, bytes]] | None = None
+    """``complete(metrics, groups)`` adds to a card what only this task has, and returns the pictures of that, PNG files
+    by name; ``groups`` are the runs by row."""
 
     @property
     def score(self) -> str:

@@ -242,8 +242,7 @@ def bundle(
     twins, sparsity = twins or [], sparsity or []
     chosen, scores = best_on_val(recipe, runs)
     model, named = zoo.load(chosen / BEST), by_name(recipe, twins, read_run_config(chosen))
-    groups, first = {folder.name: runs} | named, scores[recipe.band.column]
-    most = 100.0 if recipe.task.score.higher_is_better else math.inf  # there may be more errors than phones
+    groups = {folder.name: runs} | named
     calibrated = calibration.bundled(model, scores, recipe.name, folder.name) if recipe.calibrated else {}
     metrics: dict[str, Any] = {
         **calibrated,
@@ -254,13 +253,7 @@ def bundle(
         "licence": "apache-2.0",
         "scores": recipe.columns(scores),
         "results": table(recipe, groups),
-        "score_band": {
-            "score": f"{recipe.score}_val",
-            "split": recipe.band.split,
-            "inputs": min(recipe.band.inputs, scores.get(recipe.noun, {}).get("val", recipe.band.inputs)),
-            "low": round(max(0.0, first - recipe.band.margin), 2),
-            "high": round(min(most, first + recipe.band.margin), 2),
-        },
+        "score_band": score_band(recipe, scores),
         "commands": commands(recipe, runs, [*twins, *sparsity], scores),
         "seeds": sorted(read_run_config(run)["training"]["seed"] for run in runs),
         "checkpoint_split": checkpoint_split(chosen, recipe.checkpoint),
@@ -276,8 +269,21 @@ def bundle(
     if sparsity:
         pictures[SPARSITY_PLOT] = add_sparsity(recipe, metrics, sparsity, folder.name)
     if recipe.complete:
-        recipe.complete(metrics, groups, **options)
+        pictures |= recipe.complete(metrics, groups, **options)
     zoo.save(model, folder, metrics, pictures)
+
+
+def score_band(recipe: Recipe, scores: dict[str, Any]) -> dict[str, Any]:
+    """The card's entry on a quick check, from the result of the recipe's ``scores``."""
+    first, margin = scores[recipe.band.column], recipe.band.margin
+    most = 100.0 if recipe.task.score.higher_is_better else math.inf  # there may be more errors than phones
+    return {
+        "score": f"{recipe.score}_val",
+        "split": recipe.band.split,
+        "inputs": min(recipe.band.inputs, scores.get(recipe.noun, {}).get("val", recipe.band.inputs)),
+        "low": round(max(0.0, first - margin), 2),
+        "high": round(min(most, first + margin), 2),
+    }
 
 
 def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name: str) -> bytes:

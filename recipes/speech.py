@@ -338,12 +338,11 @@ def log_probabilities(model: SpeechRecogniser, examples: Sequence[Example]) -> l
     """``[steps, units]`` for each example; several are computed at once, by length."""
     found: list[Tensor] = [torch.empty(0)] * len(examples)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].frames[0]))
-    device = model.output.weight.device
     with evaluating(model):
         for start in range(0, len(order), EVALUATED_AT_ONCE):
             places = order[start : start + EVALUATED_AT_ONCE]
             steps = [torch.from_numpy(steps_of(model, examples[i].frames[0])) for i in places]
-            logits = model(nn.utils.rnn.pad_sequence(steps).to(device)).float().log_softmax(-1).cpu()
+            logits = model.steps()(nn.utils.rnn.pad_sequence(steps), None)[0].float().log_softmax(-1).cpu()
             for row, place in enumerate(places):
                 found[place] = logits[: len(steps[row]), row].contiguous()
     return found
@@ -413,8 +412,8 @@ def columns(scores: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 def example(model: SpeechRecogniser) -> dict[str, Any]:
     """The card's example: a second of silence."""
-    text, confidence, _ = model.transcribe(np.zeros(audio.RATE, np.int16), rate=audio.RATE)
-    return {"input": "silence.wav", "output": [text, confidence]}
+    found = model.transcribe(np.zeros(audio.RATE, np.int16), rate=audio.RATE)
+    return {"input": "silence.wav", "output": [found.text, found.confidence]}
 
 
 # ---- Fine-tuning ----

@@ -4,6 +4,7 @@ A recipe derives a :class:`Trainer`, which defines the batches of an epoch, thei
 else (averaging the weights, resuming, the log and its plot, several processes) is here.
 """
 
+import contextlib
 import copy
 import json
 import math
@@ -28,6 +29,8 @@ from neurons.spike import FULL_PRECISION
 from recipes.extras import need, png
 from recipes.run_folder import BEST, LOG, PLOT, RUN_CONFIG, RunFolder, write_json
 from zoo import files, tasks, weights
+from zoo.engine.precision import Precise
+from zoo.engine.program import NotInIntegers
 from zoo.loading import float32_on_cpu
 from zoo.options import number, whole_number
 
@@ -241,10 +244,11 @@ class Trainer(Generic[Network]):
 
     The folder holds ``state.pt`` (all of the last finished epoch; see :mod:`recipes.run_folder`), ``log.jsonl`` (one
     line per epoch), ``training.png`` and ``best`` (the model with the best score on the validation data so far, as
-    ``zoo.load`` reads it; with a spike penalty the latest, because the best would be one from before the penalty took
-    effect). A trainer holds its folder until its training ends. A recipe's trainer has ``plan(seed)``, the batches of
-    an epoch in their order; ``loss_of(batch)``; and ``score(model)``, the main score of the network's task. The score's
-    name is ``metric`` in the log and ``metric_label`` in the plot.
+    ``zoo.load`` reads it, with weights of eight bits where it computes in integers; with a spike penalty the latest,
+    because the best would be one from before the penalty took effect). A trainer holds its folder until its training
+    ends. A recipe's trainer has ``plan(seed)``, the batches of an epoch in their order; ``loss_of(batch)``; and
+    ``score(model)``, the main score of the network's task. The score's name is ``metric`` in the log and
+    ``metric_label`` in the plot.
     """
 
     metric: str
@@ -413,6 +417,9 @@ class Trainer(Generic[Network]):
             self.folder.write(PLOT, self.plot_log())
         network = cast(Any, copy.deepcopy(self.average.module))
         network.load_state_dict(self.kept)
+        if isinstance(network, Precise):  # it computes the same in integers, and takes half the room
+            with contextlib.suppress(NotInIntegers):
+                network.eval().round_weights()
         best = self.folder.path / BEST
         try:
             if weights.pack(zoo.load(best)) == weights.pack(network):

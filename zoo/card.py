@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import tasks
 from zoo.figures import title
+from zoo.files import WEIGHTS
 from zoo.metrics import check_metrics
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
+
+HALF_PRECISION = 1.5
+"""Bytes per weight, fewer than half precision takes and more than integers of eight bits."""
 
 
 def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -20,7 +24,9 @@ def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     Raises ValueError for metrics that are not laid out as :mod:`zoo.metrics` says.
     """
     check_metrics(config["name"], metrics)
-    sections = (_what, _use, _results, _probabilities, _costs, _sparsity, _training, _data, _limits)
+    sections = (
+        _what, _use, _results, _probabilities, _costs, _sparsity, _weight_bits, _pictures, _training, _data, _limits,
+    )  # fmt: skip
     body = "\n\n".join(text for text in (section(config, metrics) for section in sections) if text)
     return f"---\n{_front_matter(config, metrics).to_yaml()}\n---\n\n{body}\n"
 
@@ -69,7 +75,7 @@ def _what(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         lines += [metrics["summary"], ""]
     lines += [
         f"Architecture `{config['architecture']}` of snn-zoo, "
-        f"{config['parameters']:,} parameters, {mebibytes:.1f} MiB, weights in half precision.",
+        f"{config['parameters']:,} parameters, {mebibytes:.1f} MiB, weights in {_kind_of_weights(config)}.",
         "",
         "```json",
         json.dumps(config["architecture_config"], indent=2, ensure_ascii=False),
@@ -77,6 +83,12 @@ def _what(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     ]
     lines += ["", *(f"- {source}" for source in metrics["sources"])] if "sources" in metrics else []
     return "\n".join(lines)
+
+
+def _kind_of_weights(config: dict[str, Any]) -> str:
+    """What nearly all weights are held in, from the bytes that they take."""
+    each = config["files"][WEIGHTS]["bytes"] / max(1, config["parameters"])
+    return "integers of eight bits" if each < HALF_PRECISION else "half precision"
 
 
 def _use(config: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -151,6 +163,26 @@ def _sparsity(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     table = _table(metrics["sparsity"], metrics.get("scores", {}), bold=config["name"])
     picture = f"\n\n![Score against spike rate]({metrics['sparsity_plot']})" if "sparsity_plot" in metrics else ""
     return f"## Sparsity\n\n{intro}\n\n{table}{picture}"
+
+
+def _weight_bits(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    if "weight_bits" not in metrics:
+        return ""
+    intro = (
+        "The weights of all products of spikes, rounded to fewer bits after the training, with one scale per output; "
+        "all computed in floats on the same rounded weights. The model's own weights have 8 bits, with which integers "
+        "compute them exactly."
+    )
+    found = metrics["weight_bits"]
+    table = _table(found["rows"], metrics.get("scores", {}))
+    return f"## Weights of fewer bits\n\n{intro}\n\n{table}\n\n```bash\n{found['command']}\n```"
+
+
+def _pictures(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    if not metrics.get("pictures"):
+        return ""
+    shown = [f"![{picture['caption']}]({picture['file']})\n\n{picture['caption']}" for picture in metrics["pictures"]]
+    return "\n\n".join(["## Pictures", *shown])
 
 
 def _training(config: dict[str, Any], metrics: dict[str, Any]) -> str:

@@ -14,16 +14,23 @@ needs ``scores`` and ``data`` too::
                       "signature": how it was computed, as the scoring tool prints it}}
     results           rows {"name": ..., column: value}: the model, under its own name, and its twins
     published         rows of the same kind, of other people's figures, each with a "source"
-    costs             {"inputs": on what it was counted, "rows": rows of the same kind, means per input, sparsity
-    rows of the same kind, one per point of the curve of score against spike rate sparsity_plot     the PNG file beside
-    the card that shows the curve score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high":
-    ...}: where a quick check on that many inputs should land calibration       {"temperature": fitted by likelihood,
-    "fitted_on": on which inputs, "rows": rows {"name": which inputs, "inputs": how many,
-    "calibration_error_at_temperature_1": ..., "calibration_error": with the temperature}, "command": what fits and
-    measures it again} commands          the exact commands that trained and measured the model seeds             the
-    seeds of those commands checkpoint_split  the split of the data that chose the checkpoint data              {"name":
-    ..., "type": the Hub's name for it, "url": ..., "licence": ..., "use": what was used} limits            sentences:
-    what the model cannot do sources           ["paper, link", ...]
+    costs             {"inputs": on what it was counted, "rows": rows of the same kind, means per input,
+                      "comparison": sentences, "plot": the PNG file beside the card, or null}
+    sparsity          rows of the same kind, one per point of the curve of score against spike rate
+    sparsity_plot     the PNG file beside the card that shows the curve
+    pictures          [{"file": a PNG file beside the card, "caption": what it shows}]
+    weight_bits       {"rows": rows {"name": how the weights are held, a score}, "command": what measures it again}
+    score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check on
+                      that many inputs should land
+    calibration       {"temperature": fitted by likelihood, "fitted_on": on which inputs, "rows": rows {"name": which
+                      inputs, "inputs": how many, "calibration_error_at_temperature_1": ..., "calibration_error": with
+                      the temperature}, "command": what fits and measures it again}
+    commands          the exact commands that trained and measured the model
+    seeds             the seeds of those commands
+    checkpoint_split  the split of the data that chose the checkpoint
+    data              {"name": ..., "type": the Hub's name for it, "url": ..., "licence": ..., "use": what was used}
+    limits            sentences: what the model cannot do
+    sources           ["paper, link", ...]
 
 A column is a score (named in ``scores``) or anything else that was counted: ``parameters``,
 ``mean_spike_rate``, ``multiplications_per_input``; ``<score>_mean`` and ``<score>_standard_deviation`` are over the
@@ -51,6 +58,8 @@ KEYS = {
     "costs": dict,
     "sparsity": list,
     "sparsity_plot": str,
+    "pictures": list,
+    "weight_bits": dict,
     "score_band": dict,
     "calibration": dict,
     "commands": list,
@@ -66,6 +75,7 @@ _INNER_KEYS = {
     "costs": ("inputs", "rows", "comparison", "plot"),
     "score_band": ("score", "split", "inputs", "low", "high"),
     "calibration": ("temperature", "fitted_on", "rows", "command"),
+    "weight_bits": ("rows", "command"),
     "data": ("name", "type", "url", "licence", "use"),
 }
 _SCORE_KEYS = ("title", "type", "split", "signature")
@@ -80,6 +90,7 @@ _KINDS: dict[tuple[str, str], tuple[type, ...]] = {
     ("score_band", "high"): (int, float),
     ("calibration", "temperature"): (int, float),
     ("calibration", "rows"): (list,),
+    ("weight_bits", "rows"): (list,),
 }
 """The types of inner keys; text if not listed."""
 _ROWS: dict[str, tuple[str, ...]] = {
@@ -87,7 +98,9 @@ _ROWS: dict[str, tuple[str, ...]] = {
     "results": ("name",),
     "costs": ("name",),
     "calibration": ("name",),
+    "weight_bits": ("name",),
     "sparsity": (),
+    "pictures": ("file", "caption"),
 }
 """The keys that hold rows, and the columns of text that each row needs."""
 _LISTS_OF_TEXT = ("languages", "commands", "limits", "sources")
@@ -95,8 +108,8 @@ _LISTS_OF_TEXT = ("languages", "commands", "limits", "sources")
 
 def pictures_of(metrics: dict[str, Any]) -> list[str]:
     """The PNG files that the card shows; they are in the same folder."""
-    named = metrics.get("costs", {}).get("plot"), metrics.get("sparsity_plot")
-    return [name for name in named if name]
+    named = [metrics.get("costs", {}).get("plot"), metrics.get("sparsity_plot")]
+    return [name for name in named if name] + [picture["file"] for picture in metrics.get("pictures", [])]
 
 
 def check_metrics(name: str, metrics: dict[str, Any]) -> None:
@@ -114,12 +127,12 @@ def check_metrics(name: str, metrics: dict[str, Any]) -> None:
         _check_inner(key, f"metrics[{key!r}]", metrics[key], _INNER_KEYS[key])
     for column, score in metrics.get("scores", {}).items():
         _check_inner("scores", f"metrics['scores'][{column!r}]", score, _SCORE_KEYS)
-    for name_of_picture in pictures_of(metrics):
-        if not re.fullmatch(r"[a-z0-9_-]+\.png", str(name_of_picture)):
-            raise ValueError(f"a picture of the card is a PNG file in lower case; got {name_of_picture!r}")
     for key in _ROWS:
         for row in metrics.get(key, {}).get("rows", ()) if KEYS[key] is dict else metrics.get(key, ()):
             _check_row(key, row)
+    for name_of_picture in pictures_of(metrics):
+        if not re.fullmatch(r"[a-z0-9_-]+\.png", str(name_of_picture)):
+            raise ValueError(f"a picture of the card is a PNG file in lower case; got {name_of_picture!r}")
     _check_results(name, metrics)
 
 

@@ -5,13 +5,14 @@ A new task is one more record in :data:`TASKS`, one file in ``zoo/networks`` and
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from zoo import errors
 
 
 class Option(NamedTuple):
-    """A number that a method takes by name; if it is not given, the method's own default is used."""
+    """A number or folder that a method takes by name; if it is not given, the method's own default is used."""
 
     name: str
     kind: type
@@ -60,6 +61,8 @@ class Task:
     streams: str | None = None
     """The word for a piece of an input that is answered while it comes in (:mod:`zoo.networks.streaming`); None if a
     network must first see the whole input."""
+    raw_samples: bool = False
+    """Whether the command also takes one recording as raw samples on standard input; ``stream`` takes their rate."""
 
     @property
     def needed(self) -> list[str]:
@@ -139,6 +142,8 @@ register(
         score=Score("per", higher_is_better=False),
         networks={"speech-recogniser": "zoo.networks.speech"},
         files=True,
+        options=(Option("words", Path, "Words instead of phones: a folder with lexicon.txt and words.arpa."),),
         streams="samples",
+        raw_samples=True,
     )
 )

@@ -2,9 +2,10 @@
 
 A parameter ``[N, ...]`` that integers of eight bits, with one scale per output channel, hold exactly
 (:mod:`zoo.engine.integers`) is stored so: the integers under its name, the scales ``[N]`` in float32 under its name
-with ``.scale`` at the end. Other parameters with at least one dimension are stored as float16. Single numbers (a leak,
-a tracked range), all other buffers, and parameters with a value that float16 cannot hold are stored as float32. A
-loaded network holds only values that are stored exactly, so saving it again gives the same bytes.
+with ``.scale`` at the end. (The scales of ``[K, N]``, whose outputs come last, are ``[1, N]``.) Other parameters with
+at least one dimension are stored as float16. Single numbers (a leak, a tracked range), all other buffers, and
+parameters with a value that float16 cannot hold are stored as float32. A loaded network holds only values that are
+stored exactly, so saving it again gives the same bytes.
 
 Files of earlier releases, in which tracked ranges have other names, can also be read.
 
@@ -136,7 +137,7 @@ def check_fits(header: dict[str, Stored], network: nn.Module, path: Path) -> Non
     problems += [
         f"{name!r} as {_describe(header[name])}, where float32 {list(own.shape[:1])} is expected"
         for name, own in scales.items()
-        if name in header and header[name] != Stored(torch.float32, list(own.shape[:1]))
+        if name in header and not _are_scales(header[name], own)
     ]
     if problems:
         raise errors.weights_mismatch(path, problems)
@@ -204,6 +205,12 @@ def _is_integers(stored: Stored | None, own: Tensor) -> bool:
     """Whether this may be the integers of the parameter ``own``."""
     is_weight = isinstance(own, nn.Parameter) and own.dtype == torch.float32 and own.dim() > 1
     return stored == Stored(torch.int8, list(own.shape)) and is_weight
+
+
+def _are_scales(stored: Stored, own: Tensor) -> bool:
+    """Whether this may be the scales of the parameter ``own``: one per output, which come first or last."""
+    shapes = [list(own.shape[:1])] + [[1, own.shape[1]]] * (own.dim() == 2)
+    return stored.dtype == torch.float32 and stored.shape in shapes
 
 
 def _is_finite(tensor: Tensor) -> bool:

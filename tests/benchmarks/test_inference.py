@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import nn
 from typer.testing import CliRunner
@@ -39,7 +40,7 @@ def sentences():
 
 @pytest.mark.slow
 def test_a_quick_run_measures_every_network_at_every_job_and_saves_all_figures(tmp_path):
-    results = inference.run(True, [1], tmp_path, None)
+    results = inference.run(True, [1], tmp_path)
     tasks = QUICK.tasks([])
     expected = [(t.name, job.name, name) for t in tasks for job in t.jobs for name in t.networks]
     assert [(row.task, row.job, row.network) for row in results.rows] == expected
@@ -310,3 +311,25 @@ def test_a_part_that_only_one_batch_has_is_left_out_of_the_others_columns():
     found = [Part("int8", 1, "a", 1e-6, 1e-6, 2e-6), Part("int8", 5, "b", 3e-6, 3e-6, 3e-6)]
     text = inference.part_tables(found)
     assert "| a | 1, 1 to 2 | - |" in text and "| b | - | 3, 3 to 3 |" in text
+
+
+# ---- Speech ----
+
+
+@pytest.mark.parametrize("name", users.LISTENERS)
+def test_every_listener_hears_whole_recordings_and_pieces(name):
+    try:
+        user = users.build_listener(name, SIZE, None)
+    except Unavailable:
+        pytest.skip("PocketSphinx is optional")
+    for job in (Job(users.WHOLE, 1), Job(users.PIECES, 1), Job(users.FIRST, 1)):
+        user.work(job)
+        assert user.steps(job) == 1
+
+
+def test_a_recording_is_repeated_or_cut_to_the_seconds_that_are_wanted(tmp_path):
+    soundfile.write(tmp_path / "speech.flac", np.linspace(-0.5, 0.5, 24_000), 16_000)
+    found = users.samples_of(tmp_path / "speech.flac", 2)
+    assert found.dtype == np.int16 and len(found) == 32_000
+    assert np.array_equal(found[24_000:], found[:8_000]) and np.ptp(found.astype(int)) > 30_000
+    assert np.abs(users.samples_of(None, 1)).max() > 5_000

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.language_model import BEGIN, END, UNKNOWN, NgramModel, read_texts, words_of
-from zoo.networks.words import WordSearch
+from zoo.networks.words import WordSearch, read_lexicon, search_in, write_lexicon
 
 WORDS = ("a", "b", "c", "d")
 SENTENCES = st.lists(st.lists(st.sampled_from([*WORDS, "x"]), max_size=6), min_size=1, max_size=8)
@@ -92,6 +92,50 @@ def test_the_file_of_a_language_model_says_what_the_model_says(tmp_path):
     table = {tuple(parts[1].split()): float(parts[0]) for parts in lines if len(parts) > 1}
     assert table["to", "tea"] == pytest.approx(math.log10(model.probability(("to", "tea"))), abs=1e-5)
     assert table[(UNKNOWN,)] < 0 and (BEGIN,) in table and "\\end\\" in (tmp_path / "words.arpa").read_text()
+
+
+def test_a_word_lasts_from_its_first_phone_to_the_end_of_its_last():
+    said = heard((*TO, "W", "AH", "N"))  # T _ UW _ W _ AH _ N _
+    longer = torch.cat([said[:1], said[:1], said, said[9:], said[9:]])  # two steps more of T and of the last blank
+    found = WordSearch(LABELS, {"to": [TO], "one": [ONE]}).best(longer, step_seconds=0.5)
+    assert [(word.name, word.start, word.end) for word in found.words] == [("to", 0.0, 2.5), ("one", 3.0, 5.5)]
+    assert found.text == "to one" and all(word.confidence == pytest.approx(0.9) for word in found.words)
+
+
+def test_nothing_but_blanks_is_no_word():
+    found = WordSearch(LABELS, LEXICON).best(heard(TO)[1:2].repeat(5, 1))
+    assert (found.text, found.words) == ("", [])
+
+
+def test_a_lexicon_is_read_as_it_was_written(tmp_path):
+    write_lexicon(LEXICON, tmp_path / "lexicon.txt")
+    assert read_lexicon(tmp_path / "lexicon.txt") == {word: [list(p) for p in found] for word, found in LEXICON.items()}
+
+
+@pytest.mark.parametrize(
+    ("lexicon", "model", "says"),
+    [
+        (b"one W AH N\n", b"", r"line 1 of .*lexicon.txt is no word, tab and phones: 'one W AH N'"),
+        (b"one\tW AH N\ntwo\t\n", b"", r"line 2 of .*lexicon.txt is no word, tab and phones"),
+        (b"\xff\n", b"", "lexicon.txt is not text in UTF-8"),
+        (b"one\tW AH N\n", b"nothing of the kind\n", "words.arpa is no language model that KenLM reads"),
+        (b"one\tW AH X\n", None, "the word 'one' has the phone X"),
+        (b"", None, "lexicon.txt is empty"),
+    ],
+)
+def test_a_damaged_folder_of_words_is_one_clear_error(tmp_path, lexicon, model, says):
+    (tmp_path / "lexicon.txt").write_bytes(lexicon)
+    if model is None:
+        NgramModel([["one"]], {"one"}, 2).write(tmp_path / "words.arpa")
+    else:
+        (tmp_path / "words.arpa").write_bytes(model or b"x")
+    with pytest.raises(ValueError, match=says):
+        search_in(tmp_path, LABELS)
+
+
+def test_a_folder_without_words_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no lexicon .*lexicon\.txt"):
+        search_in(tmp_path, LABELS)
 
 
 def test_a_phone_that_the_network_does_not_know_is_an_error():

@@ -13,11 +13,15 @@ from typer.testing import CliRunner
 
 import neurons
 import zoo
-from recipes import librispeech, speech, training
+from neurons import monitors
+from recipes import librispeech, speech, speech_pictures, training
 from recipes.pronunciations import find_dictionary, read_dictionary
 from recipes.speech import Batch, Played, Training
 from tests.recipes.test_recipes import DICTIONARY, write_noise, write_speech
+from zoo.inputs import audio
+from zoo.metrics import pictures_of
 from zoo.networks.speech import SpeechConfig, SpeechRecogniser
+from zoo.networks.words import search_in
 
 CONFIG = SpeechConfig(bands=8, width=12, layers=2)
 DATA = Path(os.environ.get("SNN_ZOO_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -280,7 +284,9 @@ def test_the_words_of_a_split_are_scored_with_and_without_a_language_model(data,
     zoo.save(SpeechRecogniser(CONFIG), tmp_path / "ears")
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a.txt").write_text("One two three .\nThree one .\n")
-    called = f"words {tmp_path / 'ears'} --data {data} --text {tmp_path / 'books'} --output {tmp_path / 'said.txt'}"
+    called = f"language-model --data {data} --text {tmp_path / 'books'} --output {tmp_path / 'words'}"
+    assert CliRunner().invoke(librispeech.command_line(), called.split()).exit_code == 0
+    called = f"words {tmp_path / 'ears'} --data {data} --words {tmp_path / 'words'} --output {tmp_path / 'said.txt'}"
     result = CliRunner().invoke(librispeech.command_line(), called.split())
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -292,7 +298,8 @@ def test_the_words_of_a_split_are_scored_with_and_without_a_language_model(data,
 def test_right_phones_are_found_as_the_words_that_they_are(data, tmp_path):
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a.txt").write_text("One two three .\n")
-    search = librispeech.word_search(CONFIG.labels, data, tmp_path / "books", None, tmp_path / "kept")
+    librispeech.write_search(data, tmp_path / "books", tmp_path / "words")
+    search = search_in(tmp_path / "words", CONFIG.labels)
     examples = librispeech.read(data, "val", CONFIG, every=True)
     certain = []
     for example in examples[:3]:
@@ -300,3 +307,20 @@ def test_right_phones_are_found_as_the_words_that_they_are(data, tmp_path):
         certain.append((torch.eye(40)[units] * 0.9 + 0.0025).log())
     texts, errors = librispeech.word_errors(search, certain, [example.words for example in examples[:3]])
     assert errors == 0 and texts[0] == "one two"
+
+
+def test_a_card_shows_what_goes_through_the_network_and_how_far_its_gradient_reaches(data, tmp_path):
+    for name, mixer in (("own", "recurrent-gated-lif"), ("plain", "multibit-lif"), ("twin", "lstm")):
+        model = SpeechRecogniser(replace(CONFIG, mixer=mixer))
+        model.set_usual(np.full(8, 18.0), np.full(8, 4.0))
+        zoo.save(model, tmp_path / name / "best")
+    groups, metrics = {name: [tmp_path / name] for name in ("own", "plain", "twin")}, {}
+    assert speech_pictures.add_pictures(metrics, groups) == metrics == {}
+    found = speech_pictures.add_pictures(metrics, groups, data.parent / "own.wav")
+    assert pictures_of(metrics) == list(found) and len(found) == 2
+    zoo.save(zoo.load(tmp_path / "own" / "best"), tmp_path / "bundled", metrics, found)
+    assert f"![{metrics['pictures'][0]['caption']}](heard.png)" in (tmp_path / "bundled" / "README.md").read_text()
+    model = zoo.load(tmp_path / "own" / "best")
+    x = speech_pictures.steps_of(model, audio.read_audio(data.parent / "own.wav"))
+    norms = monitors.gradient_norms({"own": model}, x).norms["own"]["input"]
+    assert len(norms) == len(x) and norms[-1] > 0

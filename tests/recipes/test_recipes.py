@@ -1,9 +1,11 @@
 """Every recipe, on a few examples: each command works, and the commands in a card run."""
 
+import copy
 import importlib
 import json
 import pkgutil
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner
 
 import recipes
@@ -19,7 +22,10 @@ from recipes import gesture_simulator, training
 from recipes.command import command_line
 from recipes.recipe import Recipe
 from tests.recipes import tiny_runs
+from zoo import files
 from zoo.command import app as snn_zoo
+from zoo.engine.precision import Precise
+from zoo.registry import architecture
 
 MODULES = [importlib.import_module(f"recipes.{found.name}") for found in pkgutil.iter_modules(recipes.__path__)]
 RECIPES: dict[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in MODULES if hasattr(module, "RECIPE")}
@@ -193,6 +199,34 @@ def test_costs_are_counted_for_a_model_and_its_twin_and_stand_on_the_card(recipe
     assert first["name"] == "tiny"
     assert zoo.info(Path("tiny")).metrics["costs"] == costs
     assert "](costs.png)" in Path("tiny/README.md").read_text() and Path("tiny/costs.png").stat().st_size > 5000
+
+
+def test_a_model_s_weights_are_rounded_and_its_scores_measured_again(recipe, there, tmp_path):
+    shutil.copytree("tiny", tmp_path / "tiny")
+    if not issubclass(architecture(zoo.info(Path("tiny")).config["architecture"]), Precise):
+        run(recipe, f"round {tmp_path / 'tiny'} --data DATA", status=1)
+        return
+    model = zoo.load(tmp_path / "tiny")
+    with torch.no_grad():
+        for parameter in model.parameters():  # which the training has rounded
+            parameter.mul_(1 + 0.01 * torch.rand(parameter.shape)).copy_(parameter.half())
+    metrics = zoo.info(tmp_path / "tiny").metrics
+    metrics["results"][0][f"{recipe.score}_val"] = 12345.0
+    zoo.save(model, tmp_path / "tiny", metrics, {"costs.png": Path("tiny/costs.png").read_bytes()})
+    before = (tmp_path / "tiny" / files.WEIGHTS).stat().st_size
+    own = json.loads(run(recipe, f"round {tmp_path / 'tiny'} --data DATA"))
+    found = zoo.info(tmp_path / "tiny")
+    assert (tmp_path / "tiny" / files.WEIGHTS).stat().st_size < before
+    assert found.metrics["results"] == [own, *metrics["results"][1:]]
+    rounded = zoo.load(tmp_path / "tiny")
+    again = json.loads(run(recipe, f"evaluate {tmp_path / 'tiny'} --data DATA"))
+    assert own[f"{recipe.score}_val"] == pytest.approx(again[recipe.score], abs=0.01)
+    names = [row["name"] for row in found.metrics["weight_bits"]["rows"]]
+    assert names == ["as trained", "8 bits", "6 bits", "5 bits", "4 bits", "3 bits"]
+    assert "## Weights of fewer bits" in (tmp_path / "tiny" / "README.md").read_text()
+    kept = copy.deepcopy(rounded)
+    rounded.round_weights()
+    assert all(torch.equal(a, b) for a, b in zip(rounded.parameters(), kept.parameters()))
 
 
 def test_a_model_is_fine_tuned_on_a_file_of_one_s_own(recipe, there):

@@ -1,19 +1,25 @@
 """Speech recognisers: a recording in pieces, in a batch or from a saved model gives the phones of the whole one."""
 
+import itertools
 import json
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from command_line import assert_told_in_one_line, finish, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import zoo
+from recipes.language_model import NgramModel
 from zoo import command
 from zoo.networks.speech import MIXERS, PHONES, BestPath, Phone, SpeechConfig, SpeechRecogniser
+from zoo.networks.words import write_lexicon
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32)
 SIZES = {"bands": 8, "width": 12, "layers": 2}
@@ -120,12 +126,12 @@ def test_the_best_path_joins_repeats_and_leaves_out_blanks_wherever_it_is_cut(cu
     path = BestPath().longer(probabilities[:cut]).longer(probabilities[cut:])
     assert [run[:3] for run in path.runs()] == [(2, 1, 3), (2, 4, 5), (1, 5, 7)] and path.steps == 8
     times = [("B", 0.03, 0.09), ("B", 0.12, 0.15), ("A", 0.15, 0.21)]
-    assert path.transcript(["A", "B"], 0.03) == ("B B A", 1.0, [Phone(*place, 1.0) for place in times])
+    assert path.transcript(["A", "B"], 0.03) == ("B B A", 1.0, [Phone(*place, 1.0) for place in times], [])
 
 
 def test_where_nothing_is_heard_the_confidence_is_that_of_the_blank():
     path = BestPath().longer(torch.tensor([[0.7, 0.3], [0.9, 0.1]]))
-    assert path.transcript(["A"], 0.03) == ("", 0.8, [])
+    assert path.transcript(["A"], 0.03) == ("", 0.8, [], [])
 
 
 @pytest.mark.parametrize(
@@ -158,6 +164,75 @@ def test_the_command_transcribes_files_and_names_those_that_it_cannot(tmp_path, 
     assert "argument 2: b.wav is no audio file that can be read" in result.stderr
     found = json.loads(said)
     assert found["text"] == expected.text and found["phones"][0] == expected.phones[0]._asdict()
+
+
+@pytest.fixture
+def ears(tmp_path, monkeypatch):
+    """A saved model, in the current folder, and a search whose words are its phones."""
+    zoo.save(network("recurrent-gated-lif"), tmp_path / "ears")
+    lexicon = {phone.lower(): [[phone]] for phone in PHONES}
+    (tmp_path / "words").mkdir()
+    write_lexicon(lexicon, tmp_path / "words" / "lexicon.txt")
+    NgramModel([list(lexicon)] * 2, set(lexicon), 2).write(tmp_path / "words" / "words.arpa")
+    monkeypatch.chdir(tmp_path)
+    return zoo.load(tmp_path / "ears")
+
+
+def test_the_words_of_a_recording_in_pieces_are_those_of_the_whole(ears):
+    whole = ears.transcribe(NOISE, rate=16_000, words="words")
+    assert whole.text == " ".join(word.name for word in whole.words) and len(whole.words) > 3
+    assert whole.phones == ears.transcribe(NOISE, rate=16_000).phones
+    assert all(0 <= word.start < word.end <= 1.5 and 0 < word.confidence <= 1 for word in whole.words)
+    assert all(before.end <= after.start for before, after in itertools.pairwise(whole.words))
+    stream = ears.stream(words="words")
+    for piece in np.split(NOISE, [1000, 7000, 7001]):
+        stream.push(piece)
+        if stream.path.steps:
+            stream.answer()
+    assert stream.answer() == whole
+
+
+def test_the_command_finds_words(ears):
+    soundfile.write("a.wav", NOISE, 16_000)
+    expected = ears.transcribe("a.wav", words="words")
+    result = CliRunner().invoke(command.app, ["transcribe", "./ears", "a.wav", "--words", "words"])
+    assert result.stdout == f"{expected.text}\t{expected.confidence:.4f}\n"
+    said = CliRunner().invoke(command.app, ["transcribe", "./ears", "a.wav", "--words", "words", "--json"]).stdout
+    assert json.loads(said)["words"][0] == expected.words[0]._asdict()
+    missing = CliRunner().invoke(command.app, ["transcribe", "./ears", "a.wav", "--words", "elsewhere"])
+    assert missing.exit_code == 2 and "elsewhere" in missing.stderr
+
+
+def test_raw_samples_are_transcribed_while_they_come(ears):
+    samples = np.round(NOISE * 2**15).astype("<i2")
+    expected = ears.transcribe(samples, rate=16_000)
+    process = start("transcribe", Path.cwd() / "ears", "--raw-rate", "16000")
+    process.stdin.write(samples[:16_000].tobytes()[:-1])  # ends within a sample
+    process.stdin.flush()
+    heard = os.read(process.stdout.fileno(), 2**16).decode()
+    process.stdin.write(samples.tobytes()[31_999:])
+    status, rest, told = finish(process)
+    assert (status, told) == (0, "") and heard and f"{heard}{rest.decode()}" == f"{expected.text}\n"
+    found = CliRunner().invoke(
+        command.app, ["transcribe", "./ears", "--raw-rate", "16000", "--json"], samples.tobytes()
+    )
+    assert json.loads(found.stdout)["phones"][-1] == expected.phones[-1]._asdict()
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "says"),
+    [
+        (b"", (), "standard input is empty: there are no samples"),
+        (b"\0" * 6401, (), "standard input ends within a sample"),
+        (b"\0" * 320, (), "the audio lasts 10 ms; the model needs 45 ms or more"),
+        (b"\0" * 6400, ("a.wav",), "--raw-rate reads standard input"),
+        (b"\0" * 6400, ("--output", "said.txt"), "--raw-rate reads standard input"),
+    ],
+)
+def test_raw_samples_that_cannot_be_transcribed_are_one_clear_error(ears, given, more, says):
+    status, _, told = finish(start("transcribe", Path.cwd() / "ears", "--raw-rate", "16000", *more), given)
+    assert status == 1
+    assert_told_in_one_line(told, says)
 
 
 def test_the_phones_are_those_of_the_dictionary():

@@ -520,6 +520,11 @@ ODD_METRICS = [
     {"summary": None},
     {"sparsity": [5]},
     {"sparsity_plot": "../x.png"},
+    {"pictures": [5]},
+    {"pictures": [{"file": "../x.png", "caption": "x"}]},
+    {"pictures": [{"file": "x.png"}]},
+    {"weight_bits": {"rows": 5, "command": "x"}},
+    {"weight_bits": {"rows": [{"name": 8}], "command": "x"}},
     {"unknown": 1},
 ]
 

@@ -94,10 +94,16 @@ def _command_of(task: Task) -> Callable[..., None]:
         device: Device = None,
         **options: Any,
     ) -> None:
-        from zoo.command import streaming
+        from zoo.command import listening, streaming
 
         method = task.scored if task.scored and options.pop("scores") else task.method
+        raw_rate = options.pop("raw_rate", None)
         _check_task(name, task)
+        if raw_rate is not None:
+            if inputs or input_file or output_file or resume:
+                raise ValueError("--raw-rate reads standard input and writes to standard output, and nothing else")
+            listening.listen(zoo.load(name, device=device).stream(raw_rate, **_given(options)), as_json)
+            return
         streaming.check_not_overwritten(output_file, inputs, input_file, task)
         with streaming.open_source(inputs, input_file, task.input) as source:
             output = streaming.Output(output_file, as_json, resume)
@@ -108,6 +114,9 @@ def _command_of(task: Task) -> Callable[..., None]:
     kinds = _kinds(task.options)
     if task.scored:
         kinds["scores"] = Annotated[bool, typer.Option("--scores", help="Write a tab and a score after each answer.")]
+    if task.raw_samples:
+        told = "Standard input is one recording of 16-bit samples, the low byte first, so many per second."
+        kinds["raw_rate"] = Annotated[int | None, typer.Option("--raw-rate", metavar="HZ", help=told)]
     return _with_options(command, kinds)
 
 
@@ -115,7 +124,9 @@ def _kinds(options: Iterable[Option]) -> dict[str, Any]:
     """What typer needs to know about the options of methods; the first option of a name counts."""
     found: dict[str, Any] = {}
     for option in options:
-        found.setdefault(option.name, Annotated[option.kind | None, typer.Option(help=option.help)])
+        folder = option.kind is Path
+        told = typer.Option(help=option.help, exists=folder, file_okay=not folder)
+        found.setdefault(option.name, Annotated[option.kind | None, told])
     return found
 
 

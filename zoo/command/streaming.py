@@ -194,7 +194,7 @@ def _open_lines(path: Path | None, kind: str) -> Iterator[Source]:
         raise ValueError(f"standard input is closed: give each {kind} as an argument, or a file of them by --input")
     if sys.stdin.isatty():
         tell(f"reading one {kind} per line; Ctrl-D ends it")
-    yield Source("standard input", read_lines(_standard_input(), "standard input"))
+    yield Source("standard input", read_lines(standard_input(), "standard input"))
 
 
 def _count_lines(path: Path) -> int:
@@ -206,7 +206,10 @@ def _count_lines(path: Path) -> int:
     return count + (last != b"\n")
 
 
-def _standard_input() -> BinaryIO:
+def standard_input() -> BinaryIO:
+    """Standard input as bytes; ValueError if it is closed."""
+    if sys.stdin is None:
+        raise ValueError("standard input is closed, so there is nothing to read")
     try:
         # A separate buffer: Python's cannot be closed while a thread waits in it for a line.
         return open(sys.stdin.fileno(), "rb", closefd=False)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LARGEST = 127
+BITS, LARGEST = 8, 127
 
 
 class IntegerWeight(NamedTuple):
@@ -17,26 +17,32 @@ class IntegerWeight(NamedTuple):
     scale: np.ndarray
 
 
-def scales(weight: Tensor) -> Tensor:
+def scales(weight: Tensor, bits: int = BITS) -> Tensor:
     """The scale ``[N]`` of each output channel of ``weight [N, ...]``, in float32; 1 for a channel of zeros.
 
-    It is the largest weight over 127, rounded up to 12 bits, so that float32 holds every integer times it exactly: a
-    weight that was rounded to integers has the same integers again.
+    It is the largest weight over the largest integer (127 of eight bits), rounded up to 12 bits, so that float32 holds
+    every integer times it exactly: a weight that was rounded to integers has the same integers again.
     """
-    largest = weight.detach().flatten(1).abs().amax(1).float() / LARGEST
+    largest = weight.detach().flatten(1).abs().amax(1).float() / largest_of(bits)
     mantissa, exponent = torch.frexp(largest.clamp(min=2.0**-100))
     rounded = torch.ldexp(torch.ceil(mantissa * 2**12) / 2**12, exponent)
     return torch.where(largest > 0, rounded, torch.ones_like(rounded))
 
 
-def levels_of(weight: Tensor, scale: Tensor) -> Tensor:
+def largest_of(bits: int) -> int:
+    """The largest integer of so many bits, sign included."""
+    return 2 ** (bits - 1) - 1
+
+
+def levels_of(weight: Tensor, scale: Tensor, bits: int = BITS) -> Tensor:
     """The nearest integers (int8) of ``weight [N, ...]`` with the ``scale [N]``."""
-    return (weight / over_outputs(scale, weight)).round_().clamp_(-LARGEST, LARGEST).to(torch.int8)
+    most = largest_of(bits)
+    return (weight / over_outputs(scale, weight)).round_().clamp_(-most, most).to(torch.int8)
 
 
 def over_outputs(scale: Tensor, weight: Tensor) -> Tensor:
-    """``scale [N]``, shaped to broadcast over ``weight [N, ...]``."""
-    return scale.view(-1, *[1] * (weight.dim() - 1))
+    """``scale [N]``, shaped to broadcast over ``weight [N, ...]``; a scale ``[1, N]`` of ``weight [K, N]`` does so."""
+    return scale.view(-1, *[1] * (weight.dim() - 1)) if scale.dim() == 1 else scale
 
 
 def quantised(weight: Tensor, name: str) -> IntegerWeight:
@@ -49,19 +55,28 @@ def quantised(weight: Tensor, name: str) -> IntegerWeight:
 
 
 @torch.no_grad()
-def round_to_integers(weight: Tensor) -> None:
-    """Round ``weight [N, ...]``, in place, to what integers of eight bits and a scale per output channel hold."""
-    scale = scales(weight)
-    weight.copy_(levels_of(weight, scale) * over_outputs(scale, weight))
+def round_to_integers(weight: Tensor, bits: int = BITS) -> None:
+    """Round ``weight [N, ...]``, in place, to what integers of so many bits and a scale per output channel hold."""
+    scale = scales(weight, bits)
+    weight.copy_(levels_of(weight, scale, bits) * over_outputs(scale, weight))
 
 
 def exact_integers(weight: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Integers (int8) and scales ``[N]`` of ``weight [N, ...]``, or None if they do not hold it exactly."""
+    """Integers (int8) and scales of a weight, or None if they do not hold it exactly.
+
+    The scales are ``[N]`` for ``weight [N, ...]``; ``[1, N]`` for ``weight [K, N]``, whose outputs come last.
+    """
     if weight.dtype != torch.float32 or weight.dim() < 2 or not weight.numel():
         return None
     scale = scales(weight)
     levels = levels_of(weight, scale)
-    return (levels, scale) if torch.equal(levels * over_outputs(scale, weight), weight) else None
+    if torch.equal(levels * over_outputs(scale, weight), weight):
+        return levels, scale
+    if weight.dim() > 2:
+        return None
+    scale = scales(weight.T)
+    levels = levels_of(weight.T, scale).T.contiguous()
+    return (levels, scale.unsqueeze(0)) if torch.equal(levels * scale, weight) else None
 
 
 EVENTS, INTEGERS, FLOATS = (0.004, 0.034), (0.11, 0.0013), (0.04, 0.013)

@@ -16,9 +16,10 @@ import neurons
 from neurons import kernels
 from neurons.checks import Setting
 from neurons.kernels.operators import nothing_watches
-from zoo.engine.integers import round_to_integers
+from zoo.engine.integers import BITS, round_to_integers
 from zoo.engine.program import NotInIntegers, Program
 from zoo.errors import unknown
+from zoo.options import whole_number
 
 PRECISIONS = ("auto", "float32", "int8")
 LOOKED_AT = 64
@@ -76,17 +77,19 @@ class Precise(nn.Module, Generic[Programs]):
         """Write the programs of this network. Raises NotInIntegers."""
         raise NotInIntegers(f"{type(self).__name__} does not say how it runs in integers")
 
-    def round_weights(self) -> None:
-        """Round the weights of all products of spikes, in place, to the integers that :meth:`lower` would use.
+    def round_weights(self, bits: int = BITS) -> None:
+        """Round the weights of all products of spikes, in place, to integers of 2 to 8 bits, with a scale per output.
 
-        Such a network computes the same in integers as before, and is saved in about half the bytes. Training it
-        further goes on from the rounded weights. Raises NotInIntegers for a network that cannot run in integers.
+        With the 8 bits that :meth:`lower` uses, the network computes the same in integers as before, and is saved in
+        about half the bytes. Training it further goes on from the rounded weights. Raises NotInIntegers for a network
+        that cannot run in integers.
         """
+        whole_number("bits", bits, 2, BITS)
         found = self.lower()
         for program in found if isinstance(found, tuple) else (found,):
             if isinstance(program, Program):
                 for weight in program.integer_weights():
-                    round_to_integers(weight)
+                    round_to_integers(weight, bits)
 
     def programs(self) -> Programs | None:
         """The programs of the network as it is now; None if it runs in floats."""

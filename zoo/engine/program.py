@@ -132,7 +132,7 @@ class Program:
         self.state_width = self.past_width = 0
         self.room = self.inputs = 1
         """``room`` is the most temporary values of an instruction per row, ``inputs`` the most inputs of a product."""
-        self._names = {id(parameter): name for name, parameter in network.named_parameters()}
+        self._names = {parameter.data_ptr(): name for name, parameter in network.named_parameters()}
         self._floats: list[np.ndarray] = []
         self._integers: list[np.ndarray] = []
         self._weights: dict[int, tuple[Tensor, Weight]] = {}
@@ -170,7 +170,7 @@ class Program:
         ``arranged`` is the weight in this shape, if its own is another, or if the inputs come in another order.
         """
         if id(weight) not in self._weights:
-            found = quantised(weight if arranged is None else arranged, self._names.get(id(weight), "a weight"))
+            found = quantised(weight if arranged is None else arranged, self._names.get(weight.data_ptr(), "a weight"))
             place, scale = _append(self._integers, found.levels.reshape(-1)), self.constant(found.scale)
             self._weights[id(weight)] = weight, Weight(place, scale, found.scale, *found.levels.shape)
         return self._weights[id(weight)][1]
@@ -210,13 +210,21 @@ class Program:
         layer: nn.Linear,
         residual: Buffer | None = None,
         arranged: Tensor | None = None,
+        norm: tuple[Tensor, Tensor] | None = None,
     ) -> Buffer:
-        """Spikes times the layer's weight, plus its bias or the ``residual``."""
+        """Spikes times the layer's weight, plus its bias or the ``residual``.
+
+        ``norm`` is a factor of each output and a number to add to it, for a layer without a bias.
+        """
         sums, whole = self.product(spikes, layer.weight, arranged)
-        out = self.buffer("numbers", whole.outputs)
-        bias = instructions.NONE if layer.bias is None else self.constant(layer.bias)
+        out, scale, bias = self.buffer("numbers", whole.outputs), whole.scale, layer.bias
+        if norm is not None:
+            if bias is not None:
+                raise NotInIntegers(f"{layer} has a bias before its norm")
+            scale, bias = self.constant(whole.scales * norm[0].numpy()), norm[1]
+        bias_place = instructions.NONE if bias is None else self.constant(bias)
         added = instructions.NONE if residual is None else residual
-        self.write(instructions.RESCALE, out, whole.outputs, len(spikes), whole.scale, bias, added, 1, *sums)
+        self.write(instructions.RESCALE, out, whole.outputs, len(spikes), scale, bias_place, added, 1, *sums)
         return out
 
     def convolution(
@@ -326,7 +334,7 @@ class Program:
         if isinstance(neuron, neurons.MultiBitSynapticLIF):
             return [each(found.tau)]
         recurrent = cast(neurons.RecurrentGatedLIF, neuron).recurrent_weight
-        whole = self.weight(recurrent, recurrent.T)
+        whole = self.weight(recurrent.T)
         self.room, self.inputs = max(self.room, 2 * whole.outputs), max(self.inputs, size)
         column = self.past(size) if keeps_state else instructions.NONE
         return [whole.scale, whole.levels, _most(whole.inputs, largest), column]

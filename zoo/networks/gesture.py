@@ -35,7 +35,7 @@ from zoo.inputs import events
 from zoo.networks.layers import SequenceDropout, at_least_one
 from zoo.networks.mixers import ConvolutionalGRU, FrameMixer, spike_options
 from zoo.networks.probabilities import check_temperature, most_probable
-from zoo.networks.streaming import Stream
+from zoo.networks.streaming import Stream, check_same_precision
 from zoo.registry import register_architecture
 
 MIXERS = ("input-gated-lif", "lif", "relu", "convgru")
@@ -46,10 +46,6 @@ GATE_HORIZON = 32.0
 LOGARITHM = torch.log1p(torch.arange(256)).numpy()
 """log(1 + count) of every count that a frame can have."""
 ONE_STEP = np.ones(1, np.int64)
-CHANGED = (
-    "the model now computes in another precision than at the start of this stream (it was set, or the model was "
-    "changed, moved or is watched by a hook); begin another with stream()"
-)
 Step = Callable[[np.ndarray, Any], tuple[Tensor, Any]]
 """``(frame, state) -> (the readout's membrane [labels], state)``; state None before the first frame."""
 
@@ -202,12 +198,20 @@ class GestureNetwork(Precise["GestureProgram"]):
             return found.step
 
         def in_floats(frame: np.ndarray, state: Any) -> tuple[Tensor, Any]:
-            if isinstance(state, State):
-                raise ValueError(CHANGED)
+            check_same_precision(state, in_integers=False)
             membrane, state = self.scan(torch.from_numpy(frame).to(self.output.weight.device)[None, None], state)
             return membrane[0, 0], state
 
         return in_floats
+
+    def logits(self, frames: np.ndarray) -> Tensor:
+        """The logits ``[labels]`` of one recording as ``frames [T, 2, H, W]`` of counts (uint8), in its precision."""
+        step, state, membrane = self.step(), None, None
+        for frame in frames:
+            membrane, state = step(frame, state)
+        if membrane is None:
+            raise ValueError("there are no frames")
+        return membrane / len(frames)
 
     def stream(self) -> "GestureStream":
         """A new recording, to be fed in slices."""
@@ -234,8 +238,7 @@ class GestureProgram(NamedTuple):
     membrane: Buffer
 
     def step(self, frame: np.ndarray, state: Any) -> tuple[Tensor, State]:
-        if state is not None and not isinstance(state, State):
-            raise ValueError(CHANGED)
+        check_same_precision(state, in_integers=True)
         x = LOGARITHM[frame.transpose(1, 2, 0)].reshape(1, 1, -1)
         result = self.program.run(x, ONE_STEP, state)
         return torch.from_numpy(part(self.membrane, result, 1, 1)[0, 0].copy()), result.state

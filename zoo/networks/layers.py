@@ -69,8 +69,14 @@ class Linear(nn.Linear, RowGroups):
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x, self.weight, self.bias)
 
-    def lower(self, program: Program, spikes: tuple[Spikes, ...], residual: Buffer | None = None) -> Buffer:
-        return program.linear(spikes, self, residual)
+    def lower(
+        self,
+        program: Program,
+        spikes: tuple[Spikes, ...],
+        residual: Buffer | None = None,
+        norm: tuple[Tensor, Tensor] | None = None,
+    ) -> Buffer:
+        return program.linear(spikes, self, residual, norm=norm)
 
 
 class SequenceDropout(nn.Module):

@@ -167,9 +167,9 @@ def normalised_convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Seq
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
 
-def folded(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """What batch norm in evaluation mode does: the factor and the number to add, ``[C]`` each."""
-    plain(norm, nn.BatchNorm2d)
+def folded(norm: nn.Module, kind: type[nn.Module] = nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What batch norm of this ``kind`` does in evaluation mode: the factor and the number to add, ``[C]`` each."""
+    plain(norm, kind)
     norm = cast(nn.BatchNorm2d, norm)
     if norm.running_mean is None or norm.running_var is None or not norm.affine:
         raise NotInIntegers(f"{norm} has no instruction of the engine")

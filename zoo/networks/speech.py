@@ -22,7 +22,9 @@ Source: Ponghiran and Roy, AAAI 2022, arXiv 2109.01905 (PR22).
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -31,16 +33,17 @@ from torch import Tensor, nn
 
 import neurons
 from neurons.monitors import evaluation_view
+from zoo.engine.precision import Precise
+from zoo.engine.program import Buffer, NotInIntegers, Program, Spikes, State, part
 from zoo.inputs import audio
 from zoo.networks.layers import Linear, SequenceDropout, at_least_one
-from zoo.networks.mixers import RECURRENT, RecurrentRows, spike_options
-from zoo.networks.streaming import Stream
+from zoo.networks.mixers import RECURRENT, RecurrentRows, folded, spike_options
+from zoo.networks.streaming import Stream, check_same_precision
+from zoo.networks.words import BLANK, Word, WordSearch, search_in
 from zoo.registry import register_architecture
 
 GATED = ("recurrent-gated-lif", "input-gated-lif")
 MIXERS = (*GATED, "multibit-synaptic-lif", "multibit-lif", *RECURRENT)
-BLANK = 0
-"""The unit of CTC that stands for no phone; the labels follow it."""
 PHONES = re.findall(
     "[A-Z]+",
     "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH",
@@ -50,6 +53,8 @@ GATE_HORIZON = 8.0
 """Steps that the slowest gated neurons remember before training: about two phones."""
 FEATURE_RANGE = 4.0
 """The range of the spikes that the features become: four of their usual deviations."""
+Steps = Callable[[Tensor, Any], tuple[Tensor, Any]]
+"""``(features [T, B, F], state) -> (logits [T, B, 1 + labels], state)``; state None before the first step."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,15 @@ class Phone(NamedTuple):
 
 
 class Transcript(NamedTuple):
-    """What was said: the phones as text, how sure the network is of them (their mean probability), and each of them."""
+    """What was said: as text, how sure the network is (the mean probability of the phones), and each part of it.
+
+    The text is that of the phones; of the words, if words were searched for.
+    """
 
     text: str
     confidence: float
     phones: list[Phone]
+    words: list[Word]
 
 
 class CurrentNorm(nn.BatchNorm1d):
@@ -139,6 +148,10 @@ class SpikingLayer(nn.Module):
     def forward(self, x: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
         return self.neuron(self.norm(self.product(x), real), state)
 
+    def lower(self, program: Program, x: Spikes) -> Spikes:
+        current = program.lower(self.product, (x,), norm=folded(self.norm, CurrentNorm))
+        return program.neuron(self.neuron, current, keeps_state=True)
+
 
 class RecurrentLayer(RecurrentRows):
     """LSTM or GRU, and a layer norm, on ``[T, B, N]``; its state is kept with the batch first, as all state is."""
@@ -154,12 +167,12 @@ class RecurrentLayer(RecurrentRows):
 
 
 @register_architecture("speech-recogniser")
-class SpeechRecogniser(nn.Module):
+class SpeechRecogniser(Precise["SpeechProgram"]):
     """Recogniser of phones: ``transcribe`` takes a recording and gives its phones.
 
     Called on features ``[T, B, F]`` and, in training, on the number of steps ``lengths [B]``, it returns the logits
-    ``[T, B, 1 + labels]``, the blank first. It looks ahead nowhere: padding behind a recording does not change the
-    logits before it.
+    ``[T, B, 1 + labels]``, the blank first, computed in floats. It looks ahead nowhere: padding behind a recording does
+    not change the logits before it. ``transcribe`` and :meth:`stream` run in its ``precision``.
     """
 
     architecture: ClassVar[str]
@@ -234,46 +247,94 @@ class SpeechRecogniser(nn.Module):
         real = None if lengths is None else torch.arange(len(x), device=x.device).unsqueeze(1) < lengths.to(x.device)
         return self.scan(x, real=real)[0]
 
-    def stream(self, rate: int = audio.RATE) -> "SpeechStream":
-        """A recording of ``rate`` samples per second, to be pushed piece by piece."""
-        return SpeechStream(self, rate)
+    def lower(self) -> "SpeechProgram":
+        if self.encoder is None:
+            raise NotInIntegers("it has no spikes")
+        program = Program(self)
+        x = program.neuron(self.encoder, program.given(self.bank.size), keeps_state=True)
+        for layer in self.layers:
+            x = program.lower(layer, x)
+        logits = program.lower(self.output, (x,))
+        return SpeechProgram(program.finish(), logits)
 
-    def transcribe(self, recording: Any, rate: int | None = None) -> Transcript:
-        """The phones of one recording, with their times and probabilities.
+    def steps(self) -> Steps:
+        """The network on some steps, in its precision, with the state explicit."""
+        found = self.programs()
+        if found is not None:
+            return found.steps
+
+        def in_floats(x: Tensor, state: Any) -> tuple[Tensor, Any]:
+            check_same_precision(state, in_integers=False)
+            return self.scan(x.to(self.output.weight.device), state)
+
+        return in_floats
+
+    def stream(self, rate: int = audio.RATE, words: str | Path | WordSearch | None = None) -> "SpeechStream":
+        """A recording of ``rate`` samples per second, to be pushed piece by piece; ``words`` as in ``transcribe``."""
+        return SpeechStream(self, rate, self.word_search(words))
+
+    def word_search(self, words: str | Path | WordSearch | None) -> WordSearch | None:
+        """The search for words: one that is ready, or that of a folder (:func:`zoo.networks.words.search_in`)."""
+        return search_in(Path(words), self.typed_config.labels) if isinstance(words, str | Path) else words
+
+    def transcribe(
+        self, recording: Any, rate: int | None = None, words: str | Path | WordSearch | None = None
+    ) -> Transcript:
+        """What is said in one recording: the phones, with their times and probabilities, and the words if wanted.
 
         ``recording`` is an audio file, or an array of samples ``[N]`` or ``[N, channels]`` (int16, int32, or floating
-        point in -1 to 1) with its ``rate``. Raises TypeError and ValueError for what is no audio, holds NaN or is
-        shorter than a step of the network; errors of a file name it.
+        point in -1 to 1) with its ``rate``. ``words`` is a search for words (:class:`zoo.networks.words.WordSearch`),
+        or a folder with a lexicon and a language model. Raises TypeError and ValueError for what is no audio, holds NaN
+        or is shorter than a step of the network; errors of a file name it.
         """
         rate, blocks = audio.blocks(recording, rate)
+        words = self.word_search(words)
         with audio.naming(recording):
-            stream = self.stream(rate)
+            stream = SpeechStream(self, rate, words)
             for block in blocks:
                 stream.push(block)
             return stream.answer()
 
 
+class SpeechProgram(NamedTuple):
+    """A recogniser in integers, and the buffer of its logits."""
+
+    program: Program
+    logits: Buffer
+
+    def steps(self, x: Tensor, state: Any) -> tuple[Tensor, State]:
+        check_same_precision(state, in_integers=True)
+        steps, batch = x.shape[:2]
+        result = self.program.run(x.numpy(), np.full(batch, steps), state)
+        return torch.from_numpy(part(self.logits, result, steps, batch).copy()), result.state
+
+
 class SpeechStream(Stream):
     """A recording that is transcribed while it comes in: samples go in, the transcript so far comes out.
 
-    The transcript depends on the samples alone and not on how they were cut. Of what is past, only the phones are kept.
+    The transcript depends on the samples alone and not on how they were cut. Of what is past, only the phones are kept;
+    with a search for words, which begins anew in each ``answer``, also their log-probabilities.
     """
 
-    def __init__(self, model: SpeechRecogniser, rate: int = audio.RATE):
-        self.model, self.resampler = model, audio.Resampler(audio.check_rate(rate))
+    def __init__(self, model: SpeechRecogniser, rate: int = audio.RATE, words: WordSearch | None = None):
+        self.model, self.resampler, self.words = model, audio.Resampler(audio.check_rate(rate)), words
         self.features, self.state, self.path = model.features(), None, BestPath()
+        self.log_probabilities: list[Tensor] = []
+        """Those of each piece, if words are searched for."""
 
     @torch.inference_mode()
     def push(self, samples: Any) -> int:
         """Take the next samples; return how many steps they completed. Errors are those of ``transcribe``."""
         with self.resampler.push(audio.mono(samples)) as resampled:
-            features, state, path = self.features.copy(), self.state, self.path
+            features, state, path, found = self.features.copy(), self.state, self.path, None
             steps = torch.from_numpy(features.push(resampled))
             if len(steps):
-                device = self.model.output.weight.device
                 with evaluation_view(self.model) as network:
-                    logits, state = network.scan(steps.to(device).unsqueeze(1), state)
-                path = path.longer(logits[:, 0].float().softmax(-1).cpu())
+                    logits, state = network.steps()(steps.unsqueeze(1), state)
+                found = logits[:, 0].float().log_softmax(-1).cpu()
+                path = path.longer(found.exp())
+            if found is not None and self.words is not None:
+                self.log_probabilities.append(found)
             self.features, self.state, self.path = features, state, path
         return len(steps)
 
@@ -281,7 +342,12 @@ class SpeechStream(Stream):
         """The transcript so far; ValueError before the first step is complete."""
         if not self.path.steps:
             raise ValueError(audio.too_short(self.features.samples, self.model.bank))
-        return self.path.transcript(self.model.typed_config.labels, self.model.bank.step_seconds)
+        seconds = self.model.bank.step_seconds
+        heard = self.path.transcript(self.model.typed_config.labels, seconds)
+        if self.words is None:
+            return heard
+        found = self.words.best(torch.cat(self.log_probabilities), seconds)
+        return heard._replace(text=found.text, words=found.words)
 
 
 class Run(NamedTuple):
@@ -344,4 +410,4 @@ class BestPath:
             for run in self.runs()
         ]
         sure = sum(phone.confidence for phone in phones) / len(phones) if phones else self.blank / self.steps
-        return Transcript(" ".join(phone.name for phone in phones), round(sure, 4), phones)
+        return Transcript(" ".join(phone.name for phone in phones), round(sure, 4), phones, [])

@@ -16,6 +16,17 @@ start from the same state again. A sequence in pieces gives the same as the whol
 
 from typing import Any, Protocol
 
+from zoo.engine.program import State
+
+
+def check_same_precision(state: Any, in_integers: bool) -> None:
+    """Raise ValueError for the ``state`` of a stream that was not computed in the precision that runs now."""
+    if state is not None and isinstance(state, State) != in_integers:
+        raise ValueError(
+            "the model now computes in another precision than at the start of this stream (it was set, or the model "
+            "was changed, moved or is watched by a hook); begin another with stream()"
+        )
+
 
 class Stream(Protocol):
     """One input that is answered while it comes in; the answer depends on the input alone, not on how it was cut."""

@@ -4,8 +4,11 @@ The search goes through the steps of a recording and along a tree of the pronunc
 scored by the language model (KenLM, from an ARPA file or its binary form)::
 
     log p(phones | audio) + lm_weight * log10 p(words) + word_score * number of words
+
+A folder with the files ``lexicon.txt`` and ``words.arpa`` holds all that a search needs (:func:`search_in`).
 """
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,16 +17,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.networks.speech import BLANK
+from zoo.inputs.data_files import plain_file
+from zoo.inputs.lines import texts_of
 
+BLANK = 0
+"""The unit of CTC that stands for no phone; the labels follow it."""
 UNKNOWN = "<unk>"
+LEXICON, LANGUAGE_MODEL = "lexicon.txt", "words.arpa"
+LM_WEIGHT, WORD_SCORE, BEAM_SIZE, BEAM_THRESHOLD = 2.0, 0.0, 100, 25.0
+
+
+class Word(NamedTuple):
+    """A word that was heard: from when to when, in seconds, and the mean probability of its phones there."""
+
+    name: str
+    start: float
+    end: float
+    confidence: float
 
 
 class Words(NamedTuple):
-    """What was said, as words in lower case, and the score of the search."""
+    """What was said, as words in lower case, the score of the search, and each of the words."""
 
     text: str
     score: float
+    words: list[Word]
 
 
 class WordSearch:
@@ -39,10 +57,10 @@ class WordSearch:
         labels: Sequence[str],
         lexicon: Mapping[str, Iterable[Sequence[str]]],
         language_model: Path | None = None,
-        lm_weight: float = 2.0,
-        word_score: float = 0.0,
-        beam_size: int = 100,
-        beam_threshold: float = 25.0,
+        lm_weight: float = LM_WEIGHT,
+        word_score: float = WORD_SCORE,
+        beam_size: int = BEAM_SIZE,
+        beam_threshold: float = BEAM_THRESHOLD,
     ):
         self._made_of = labels, lexicon, beam_size, beam_threshold
         try:
@@ -55,7 +73,7 @@ class WordSearch:
         for word in (*lexicon, UNKNOWN):
             words.add_entry(word)
         self._words: Any = words
-        self._model = decoder.KenLM(str(language_model), words) if language_model else decoder.ZeroLM()
+        self._model = _language_model(language_model, words) if language_model else decoder.ZeroLM()
         trie, start = decoder.Trie(1 + len(labels), BLANK), self._model.start(False)
         for word, pronunciations in lexicon.items():
             number = words.get_index(word)
@@ -84,11 +102,77 @@ class WordSearch:
         labels, lexicon, beam_size, beam_threshold = self._made_of
         return WordSearch(labels, lexicon, beam_size=beam_size, beam_threshold=beam_threshold)
 
-    def best(self, log_probabilities: Tensor) -> Words:
-        """The best words for ``log_probabilities [steps, 1 + labels]``."""
+    def best(self, log_probabilities: Tensor, step_seconds: float = 1.0) -> Words:
+        """The best words for ``log_probabilities [steps, 1 + labels]``, each step of ``step_seconds``."""
         emissions = log_probabilities.detach().to("cpu", torch.float32).contiguous()
         steps, units = emissions.shape
         found = self._search.decode(emissions.data_ptr(), steps, units)
         if not found:
-            return Words("", -math.inf)
-        return Words(" ".join(self._words.get_entry(i) for i in found[0].words if i >= 0), found[0].score)
+            return Words("", -math.inf, [])
+        # The search has a step before the first and one after the last.
+        numbers, tokens = found[0].words[1 : steps + 1], found[0].tokens[1 : steps + 1]
+        words = []
+        for number, (start, end) in zip([n for n in numbers if n >= 0], _spans(numbers, tokens)):
+            sure = [math.exp(emissions[t, tokens[t]]) for t in range(start, end) if tokens[t] != BLANK]
+            times = round(start * step_seconds, 3), round(end * step_seconds, 3)
+            words.append(Word(self._words.get_entry(number), *times, round(sum(sure) / len(sure), 4)))
+        return Words(" ".join(word.name for word in words), found[0].score, words)
+
+
+def _language_model(path: Path, words: Any) -> Any:
+    """KenLM's model of the ``words``; ValueError, naming the file, for what it cannot read."""
+    from flashlight.lib.text.decoder.kenlm import KenLM
+
+    try:
+        return KenLM(str(plain_file(path, "language model")), words)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is no language model that KenLM reads: {' '.join(str(error).split())}") from None
+
+
+def _spans(numbers: list[int], tokens: list[int]) -> list[tuple[int, int]]:
+    """The steps of each word: from its first phone to the end of its last, at whose beginning the word is found."""
+    spans, start = [], 0
+    for found in [t for t, number in enumerate(numbers) if number >= 0]:
+        while tokens[start] == BLANK:
+            start += 1
+        end = found + 1
+        while end < len(tokens) and tokens[end] == tokens[found]:
+            end += 1
+        spans.append((start, end))
+        start = end
+    return spans
+
+
+def write_lexicon(lexicon: Mapping[str, Iterable[Sequence[str]]], path: Path) -> None:
+    """Write one line for each pronunciation: the word, a tab and its phones."""
+    lines = [f"{word}\t{' '.join(phones)}\n" for word, found in lexicon.items() for phones in found]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def read_lexicon(path: Path) -> dict[str, list[list[str]]]:
+    """What :func:`write_lexicon` wrote; ValueError, with the line, for a line that is no word, tab and phones."""
+    lexicon: dict[str, list[list[str]]] = {}
+    with plain_file(path, "lexicon").open("rb") as stream:
+        for number, line in enumerate(texts_of(stream, str(path)), 1):
+            word, tab, phones = line.strip().partition("\t")
+            if not word or not tab or not phones.split():
+                raise ValueError(f"line {number} of {path} is no word, tab and phones: {line[:80]!r}")
+            lexicon.setdefault(word, []).append(phones.split())
+    if not lexicon:
+        raise ValueError(f"{path} holds no words")
+    return lexicon
+
+
+def search_in(folder: Path, labels: Sequence[str]) -> WordSearch:
+    """The search of a folder with the files ``lexicon.txt`` and ``words.arpa``; the last one is kept in memory.
+
+    Raises FileNotFoundError for a folder without them, and the errors of :func:`read_lexicon` and WordSearch.
+    """
+    lexicon = plain_file(folder / LEXICON, "lexicon")
+    model = plain_file(folder / LANGUAGE_MODEL, "language model")
+    return _search(lexicon, model, tuple(labels), lexicon.stat().st_mtime_ns, model.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _search(lexicon: Path, language_model: Path, labels: tuple[str, ...], *changed: int) -> WordSearch:
+    return WordSearch(labels, read_lexicon(lexicon), language_model)

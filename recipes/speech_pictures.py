@@ -1,0 +1,88 @@
+"""Pictures for the card of a recogniser: what goes through it, and how far back its gradient reaches."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+import zoo
+from neurons import monitors
+from recipes import speech
+from recipes.extras import need, png
+from recipes.run_folder import BEST
+from zoo.inputs import audio
+from zoo.networks.mixers import RECURRENT
+from zoo.networks.speech import SpeechRecogniser
+
+HEARD, REACH = "heard.png", "gradients.png"
+SECONDS = 3
+"""The most of a recording that is drawn."""
+REACHED_STEPS = 100
+
+
+def add_pictures(
+    metrics: dict[str, Any],
+    groups: dict[str, list[Path]],
+    recording: Annotated[Path | None, typer.Option(help="audio file for the card's pictures")] = None,
+) -> dict[str, bytes]:
+    """Add two pictures to a card, drawn from a ``recording`` by the trained networks of the table; none without one.
+
+    The first has the spectrogram, the spikes and the phones of the first seconds. The second has the norm of the
+    gradient of the last step with respect to earlier ones, in every network with spikes.
+    """
+    if recording is None:
+        return {}
+    need("the pictures", "matplotlib")
+    samples = audio.read_audio(recording)[: SECONDS * audio.RATE]
+    models = {name: zoo.load(runs[0] / BEST) for name, runs in groups.items()}
+    spiking = {name: model for name, model in models.items() if model.typed_config.mixer not in RECURRENT}
+    own = next(iter(models.values()))
+    captions = {
+        HEARD: f"{recording.stem}: spectrogram, the phones that are heard, and the spikes of all layers.",
+        REACH: "How strongly the last step depends on earlier ones, in the trained networks.",
+    }
+    metrics["pictures"] = [{"file": file, "caption": caption} for file, caption in captions.items()]
+    return {HEARD: heard(own, samples), REACH: reach(spiking, steps_of(own, samples)[:REACHED_STEPS])}
+
+
+def steps_of(model: SpeechRecogniser, samples: np.ndarray) -> Tensor:
+    """The features of samples as the network takes them, ``[T, 1, F]``."""
+    return torch.from_numpy(speech.steps_of(model, model.bank.frames(samples))).unsqueeze(1)
+
+
+def heard(model: SpeechRecogniser, samples: np.ndarray) -> bytes:
+    """The log energies, the spikes of each layer below them, and the phones above, as a PNG file."""
+    energies, steps = model.bank.frames(samples), steps_of(model, samples)
+    layers = [parts["spikes"][:, 0] for parts in monitors.traces(model, steps).layers.values()]
+    drawn, axes = monitors.figure(1 + len(layers), 1, (11, 2.2 * (1 + len(layers))))
+    first, *others = [row[0] for row in axes]
+    seconds = len(samples) / audio.RATE
+    first.imshow(energies.T, origin="lower", aspect="auto", extent=(0, seconds, 0, energies.shape[1]), cmap="magma")
+    first.set(ylabel="mel band")
+    for phone in model.transcribe(samples, rate=audio.RATE).phones:
+        first.text((phone.start + phone.end) / 2, energies.shape[1] + 1, phone.name, fontsize=7, ha="center")
+    for place, (axis, spikes) in enumerate(zip(others, layers)):
+        most = float(spikes.abs().max()) or 1.0
+        extent = (0, len(spikes) * model.bank.step_seconds, 0, spikes.shape[1])
+        axis.imshow(spikes.T, aspect="auto", extent=extent, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="none")
+        share = float((spikes != 0).float().mean())
+        label = f"layer {place}" if place else "the features' spikes"
+        axis.set(ylabel=label, title=f"{100 * share:.0f} % not zero")
+    others[-1].set(xlabel="seconds")
+    return png(drawn)
+
+
+def reach(models: dict[str, SpeechRecogniser], x: Tensor) -> bytes:
+    """The norms of the gradients, as a PNG file."""
+    norms = monitors.gradient_norms(dict(models), x)
+    drawn, ((axis,),) = monitors.figure(1, 1, (8, 4))
+    for name, found in norms.norms.items():
+        values = found["input"]
+        axis.plot(torch.where(values > 0, values, torch.nan), label=name)
+    axis.set(xlabel="step (30 ms)", ylabel="norm of d loss(last step) / d input(step)", yscale="log")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return png(drawn)
