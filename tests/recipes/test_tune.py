@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_network import TinyNetwork
+from tiny_translator import PAIRS, translator
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -18,8 +20,6 @@ import zoo
 from recipes import dvs_gesture, fine_tune, imdb, multi30k, timit, tune
 from recipes.adapters import low_rank
 from recipes.own_examples import read_own
-from tests.tiny_network import TinyNetwork
-from tests.tiny_translator import PAIRS, translator
 from zoo.command import app
 from zoo.errors import UnknownNameError
 from zoo.networks.gesture import GestureConfig, GestureNetwork

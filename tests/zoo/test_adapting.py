@@ -5,9 +5,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from tiny_translator import translator
 
 import zoo
-from tests.tiny_translator import translator
 from zoo.errors import UnknownNameError
 from zoo.networks.gesture import GestureConfig, GestureNetwork
 from zoo.networks.speech import SpeechConfig, SpeechRecogniser
