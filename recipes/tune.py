@@ -67,8 +67,8 @@ def fine_tune(
 
     Raises TypeError for a model without a recipe and for what are no examples; ValueError, with the place, for an
     example that the model cannot learn from, a label that it does not have, examples that all have one label, an
-    unknown part and an option out of its interval; ImportError if a package is missing. After an error, and after an
-    interrupt, the model is unchanged.
+    unknown part and an option out of its interval; FloatingPointError if the loss is not finite; ImportError if a
+    package is missing. After an error, and after an interrupt, the model is unchanged.
     """
     recipe = recipe_of(model)
     task, tuning = recipe.task, recipe.tuning

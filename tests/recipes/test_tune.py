@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from tiny_network import TinyNetwork
 from tiny_translator import PAIRS, translator
 from torch import nn
@@ -21,6 +22,7 @@ from recipes import dvs_gesture, fine_tune, imdb, multi30k, timit, tune
 from recipes.adapters import low_rank
 from recipes.own_examples import read_own
 from zoo.command import app
+from zoo.command.failing import Commands
 from zoo.errors import UnknownNameError
 from zoo.networks.gesture import GestureConfig, GestureNetwork
 from zoo.networks.sentiment import TextClassifier, TextClassifierConfig
@@ -386,6 +388,18 @@ def test_an_error_of_the_command_is_one_line_and_nothing_is_written(critic, tmp_
     status, said, warned = snn_zoo("fine-tune", critic, "--data", file, "--output", tmp_path / "new", *options)
     assert (status, said, warned.count("\n")) == (1, "", 1) and message in warned
     assert not (tmp_path / "new").exists()
+
+
+def test_a_loss_that_is_not_finite_is_one_line():
+    commands = typer.Typer(cls=Commands, add_completion=False)
+
+    @commands.command("fail")
+    def fail():
+        raise FloatingPointError("the loss is nan in epoch 1")
+
+    commands.command("other")(lambda: None)
+    result = CliRunner().invoke(commands, ["fail"])
+    assert (result.exit_code, result.stderr) == (1, "snn-zoo: the loss is nan in epoch 1\n")
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_training(critic, tmp_path):

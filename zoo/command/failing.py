@@ -15,6 +15,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+_OF_THE_OUTSIDE = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
+"""Errors of the input, the machine or the installation; the last is a training whose loss is not finite."""
+
 
 class ClosedOutput(io.TextIOBase):
     """Replaces a standard output that is closed: writing to it is an error."""
@@ -73,7 +76,7 @@ def _errors_in_one_line() -> Iterator[None]:
 def _is_of_the_outside(error: Exception) -> bool:
     """Whether the input, the machine or the installation is at fault, rather than this package."""
     of_torch = isinstance(error, RuntimeError) and type(error).__module__.partition(".")[0] == "torch"  # out of memory
-    return of_torch or isinstance(error, ValueError | OSError | ImportError | MemoryError)
+    return of_torch or isinstance(error, _OF_THE_OUTSIDE)
 
 
 def in_words(error: Exception) -> str:
