@@ -102,6 +102,7 @@ class Recipe:
     limits: list[str]
     sources: list[str]
     tuning: Tuning
+    """How its models are fine-tuned."""
     score_name: str = "accuracy"
     noun: str = "inputs"
     """The word for examples in counts."""

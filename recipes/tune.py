@@ -14,8 +14,8 @@ On the command line: ``snn-zoo fine-tune lite-snn-imdb --data my_reviews.csv --o
 
 import importlib
 import pkgutil
-from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from recipes.adapters import low_rank
 from recipes.fine_tuning import FineTuning, tune
 from recipes.own_examples import Own, OwnExamples, read_own
 from recipes.recipe import Recipe, defaults
+from recipes.training import Training
 from zoo.errors import unknown
 from zoo.options import whole_number
 
@@ -71,49 +72,75 @@ def fine_tune(
     package is missing. After an error, and after an interrupt, the model is unchanged.
     """
     recipe = recipe_of(model)
-    task, tuning = recipe.task, recipe.tuning
-    for name in options:
-        if name not in defaults(tuning.examples):
-            raise unknown(
-                f"option of fine-tuning for {task.name}", name, [*defaults(fine_tune), *defaults(tuning.examples)]
-            )
-    changed: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
-    training = replace(tuning.training, **{name: value for name, value in changed.items() if value is not None})
-    parts = (freeze,) if isinstance(freeze, str) else tuple(freeze)
+    tuning, parts = recipe.tuning, (freeze,) if isinstance(freeze, str) else tuple(freeze)
     rank = whole_number("lora", lora, 0)
-    if rank and learning_rate is None:
-        training = replace(training, learning_rate=LORA_FACTOR * training.learning_rate)
     if rank and (parts or all_but):
         raise ValueError("with lora all weights are frozen; leave out freeze and all_but")
-
+    training = training_of(recipe, rank, epochs, learning_rate, seed)
+    check_options(recipe, options)
     own = read(model, recipe, data, columns)
     check_more_than_one_label(recipe, own.rows)
-    old = [] if old_data is None else tuning.examples(model, read(model, recipe, old_data, columns).rows, **options)
     examples = tuning.examples(model, own.rows, **options)
+    if old_data is None:
+        familiar = tuning.familiar(model)
+    else:
+        familiar = tuning.examples(model, read(model, recipe, old_data, columns).rows, **options)
+    with prepared(model, parts, all_but, rank) as settle:
+        found = tune(
+            model,
+            examples,
+            tuning.batches,
+            lambda batch, options: tuning.loss_of(model, batch, options),
+            training,
+            kinds=[row.answer for row in own.rows] if recipe.task.labels else None,
+            familiar=familiar,
+            score=lambda part: tuning.score(model, part),
+            begin=settle,
+        )
+    found.score = recipe.score_name
+    given = {"freeze": parts, "all_but": all_but, "lora": rank, "epochs": epochs, "learning_rate": learning_rate}
+    note(model, own, data, found, given | options, seed)
+    return found
+
+
+def training_of(recipe: Recipe, rank: int, epochs: int | None, learning_rate: float | None, seed: int) -> Training:
+    """The options of the training: the recipe's, changed by those that are given. ValueError for one that is wrong."""
+    usual = recipe.tuning.training
+    rate = LORA_FACTOR * usual.learning_rate if rank else usual.learning_rate
+    return replace(
+        usual,
+        epochs=usual.epochs if epochs is None else epochs,
+        learning_rate=rate if learning_rate is None else learning_rate,
+        seed=seed,
+    )
+
+
+def check_options(recipe: Recipe, options: dict[str, Any]) -> None:
+    """Raise ``zoo.errors.UnknownNameError`` for an option that fine-tuning for this task does not have."""
+    own = defaults(recipe.tuning.examples)
+    for name in options:
+        if name not in own:
+            raise unknown(f"option of fine-tuning for {recipe.task.name}", name, [*defaults(fine_tune), *own])
+
+
+@contextmanager
+def prepared(
+    model: Any, parts: tuple[str, ...], all_but: str | Collection[str], rank: int
+) -> Iterator[Callable[[], Any]]:
+    """Context in which parts of a model are frozen, or adapters trained; afterwards what was trained before is again.
+
+    It gives what freezes the parts again, to be called after ``model.train()``.
+    """
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     settle = (lambda: zoo.freeze(model, *parts, all_but=all_but)) if parts or all_but else lambda: None
     try:
         settle()
         with low_rank(model, rank, getattr(model, "newly_initialised", ())) if rank else nullcontext():
-            found = tune(
-                model,
-                examples,
-                tuning.batches,
-                lambda batch, options: tuning.loss_of(model, batch, options),
-                training,
-                kinds=[row.answer for row in own.rows] if task.labels else None,
-                familiar=old or (tuning.familiar(model) if old_data is None else []),
-                score=lambda part: tuning.score(model, part),
-                begin=settle,
-            )
+            yield settle
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(trained[name])
         model.eval()
-    found.score = recipe.score_name
-    given = {"freeze": parts, "all_but": all_but, "lora": rank, "epochs": epochs, "learning_rate": learning_rate}
-    note(model, own, data, found, given | options, seed)
-    return found
 
 
 def recipe_of(model: Any) -> Recipe:
