@@ -16,7 +16,7 @@ import neurons
 from neurons.neuron import MultiBitNeuron
 from neurons.spike import FULL_PRECISION, level_count
 from zoo.engine import instructions
-from zoo.engine.integers import LARGEST, by_events, matrix_product, quantised
+from zoo.engine.integers import LARGEST, by_events, held_for_products, matrix_product, quantised
 
 if TYPE_CHECKING:
     from zoo.engine.kernels import Memory
@@ -136,6 +136,8 @@ class Program:
         self._floats: list[np.ndarray] = []
         self._integers: list[np.ndarray] = []
         self._weights: dict[int, tuple[Tensor, Weight]] = {}
+        self._held: dict[tuple[int, int, int], Tensor] = {}
+        """Weights for products of matrices, by their place, their number of inputs and the largest level."""
         self._memory = _Memory()
 
     # ---- Writing ----
@@ -482,8 +484,10 @@ class Program:
         levels = memory.levels[at + start * k : at + stop * k].reshape(-1, k)
         if by_events(levels):
             return self._run(code, memory, first, last)
-        weights = memory.weights[weight : weight + k * n].reshape(k, n)
-        matrix_product(levels, weights, largest, memory.sums[out + start * n : out + stop * n].reshape(-1, n))
+        key = weight, k, largest
+        if key not in self._held:
+            self._held[key] = held_for_products(memory.weights[weight : weight + k * n].reshape(k, n), largest)
+        matrix_product(levels, self._held[key], memory.sums[out + start * n : out + stop * n].reshape(-1, n))
 
 
 def plain(module: nn.Module, *kinds: type) -> None:
