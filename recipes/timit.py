@@ -308,6 +308,7 @@ RECIPE = replace(
     source=lambda scores: DATA_SET,
     checkpoint="val, by the errors of the 39 phones on the best path",
     limits=LIMITS,
+    licence="cc-by-nc-sa-4.0",
     sources=SOURCES,
     own=own_recordings,
     file=".csv with the columns file and phones, or .jsonl with these fields",
