@@ -230,12 +230,12 @@ class Products:
         levels[draw.random((rows, inputs)) >= rate] = 0
         weights = draw.integers(-LARGEST, LARGEST + 1, (inputs, outputs)).astype(np.int8)
         weights[0] = LARGEST
-        out = np.empty((rows, outputs), np.int32)
+        held, out = integers.held_for_products(weights, 7), np.empty((rows, outputs), np.int32)
         by_events = EventProduct(levels, weights)
-        integers.matrix_product(levels, weights, 7, out)
+        integers.matrix_product(levels, held, out)
         if not np.array_equal(by_events(1), out):
             raise RuntimeError(f"the products of {rows} rows differ")
-        matrices = self._median(lambda times: [integers.matrix_product(levels, weights, 7, out) for _ in range(times)])
+        matrices = self._median(lambda times: [integers.matrix_product(levels, held, out) for _ in range(times)])
         chosen = integers.by_events(levels)
         measured = float((levels != 0).mean())
         return Product(inputs, outputs, rows, measured, self._median(by_events), matrices, chosen)

@@ -113,6 +113,8 @@ class Recipe:
     tuned: tuple[str, ...] = ()
     """Options that may be chosen for a twin; a table says so."""
     languages: tuple[str, ...] = ()
+    licence: str = "apache-2.0"
+    """The licence of the weights, as the Hub writes it."""
     summary: str | None = None
     """The card's first sentence, unless ``bundle`` is given one."""
     before: tuple[str, ...] = ()

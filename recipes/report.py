@@ -250,7 +250,7 @@ def bundle(
         "load_as": folder.name,
         "example": recipe.example(model),
         **({"languages": [*recipe.languages]} if recipe.languages else {}),
-        "licence": "apache-2.0",
+        "licence": recipe.licence,
         "scores": recipe.columns(scores),
         "results": table(recipe, groups),
         "score_band": score_band(recipe, scores),

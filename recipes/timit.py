@@ -303,6 +303,7 @@ RECIPE = replace(
     source=lambda scores: DATA_SET,
     checkpoint="val, by the errors of the 39 phones on the best path",
     limits=LIMITS,
+    licence="cc-by-nc-sa-4.0",
     sources=SOURCES,
     tuning=replace(speech.TUNING, score=lambda model, examples: evaluate(model, examples)[1]["per"]),
 )

@@ -24,8 +24,7 @@ def name(request) -> str:
 def test_the_card_s_score_band_holds_on_a_hundred_validation_sentences(name, data_folder):
     band = zoo.info(name).metrics["score_band"]
     pairs = multi30k.read_split(data_folder / "multi30k", band["split"])[: band["inputs"]]
-    # The card's scores were measured in floats.
-    _, scores = multi30k.evaluate(zoo.load(name, precision="float32"), pairs)
+    _, scores = multi30k.evaluate(zoo.load(name), pairs)
     assert band["inputs"] == 100
     assert band["low"] <= scores["bleu"] <= band["high"]
 

@@ -66,7 +66,7 @@ def test_list_and_info_fit_a_terminal_and_break_no_word(arguments, width, monkey
 
 def test_figures_are_in_the_unit_and_precision_of_their_meaning():
     shown = run("info", "lite-snn-multi30k").stdout
-    assert "66.7 % of the neurons' outputs are not zero" in shown and "43.99 BLEU, test 2016\n" in shown
+    assert "66.7 % of the neurons' outputs are not zero" in shown and "43.67 BLEU, test 2016\n" in shown
     shown = run("info", "lite-snn-dvs-gesture").stdout
     assert "94.95 % accuracy, test (simulated)\n" in shown and "424,331" in shown
     for name in zoo.list_models():

@@ -97,15 +97,25 @@ def by_events(levels: np.ndarray) -> bool:
     return bool(rows * (EVENTS[0] + EVENTS[1] * rate) < whole[0] + whole[1] * rows)
 
 
-def matrix_product(levels: np.ndarray, weights: np.ndarray, largest: int, out: np.ndarray) -> None:
-    """``out [M, N] = levels [M, K] @ weights [K, N]``, exact; the levels lie between ``-largest`` and ``largest``."""
-    a, b = torch.from_numpy(levels), torch.from_numpy(weights)
+def held_for_products(weights: np.ndarray, largest: int) -> Tensor:
+    """Integer weights ``[K, N]`` as :func:`matrix_product` multiplies them with levels up to ``largest``.
+
+    They are the integers themselves or, without integer units, floats, which hold whole numbers exactly if all sums fit
+    into the mantissa's bits.
+    """
+    held = torch.from_numpy(weights)
     if has_integer_units():
-        torch._int_mm(a, b, out=torch.from_numpy(out))
-        return
-    # Floats hold whole numbers exactly if these fit into the mantissa's bits.
-    exact = torch.float32 if len(weights) * largest * LARGEST <= 2**24 else torch.float64
-    torch.from_numpy(out).copy_(a.to(exact) @ b.to(exact))
+        return held
+    return held.to(torch.float32 if len(weights) * largest * LARGEST <= 2**24 else torch.float64)
+
+
+def matrix_product(levels: np.ndarray, weights: Tensor, out: np.ndarray) -> None:
+    """``out [M, N] = levels [M, K] @ weights [K, N]``, exact, for weights from :func:`held_for_products`."""
+    a, sums = torch.from_numpy(levels), torch.from_numpy(out)
+    if weights.dtype == torch.int8:
+        torch._int_mm(a, weights, out=sums)
+    else:
+        sums.copy_(a.to(weights.dtype) @ weights)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import neurons
 from neurons.neuron import MultiBitNeuron
 from neurons.spike import FULL_PRECISION, level_count
 from zoo.engine import instructions
-from zoo.engine.integers import LARGEST, by_events, matrix_product, quantised
+from zoo.engine.integers import LARGEST, by_events, held_for_products, matrix_product, quantised
 
 if TYPE_CHECKING:
     from zoo.engine.kernels import Memory
@@ -89,9 +89,11 @@ class State(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The result of a run: the buffers' memory, the state, and the log-probabilities and places of the best outputs."""
+    """The result of a run: the memory, the place in it of each buffer that holds a result, the state, and the
+    log-probabilities and places of the best outputs."""
 
     arrays: dict[str, np.ndarray]
+    placed: dict[Buffer, Buffer]
     state: State
     values: np.ndarray
     places: np.ndarray
@@ -136,7 +138,12 @@ class Program:
         self._floats: list[np.ndarray] = []
         self._integers: list[np.ndarray] = []
         self._weights: dict[int, tuple[Tensor, Weight]] = {}
+        self._held: dict[tuple[int, int, int], Tensor] = {}
+        """Weights for products of matrices, by their place, their number of inputs and the largest level."""
         self._memory = _Memory()
+        self._given: Buffer | None = None
+        self._placed: dict[Buffer, Buffer] = {}
+        """For each buffer, the one with the place that it has in memory."""
 
     # ---- Writing ----
 
@@ -156,7 +163,8 @@ class Program:
         """The buffer of the numbers that a run is given, ``width`` in every row. To be called first."""
         if self.widths["numbers"]:
             raise ValueError("a program is given numbers in its first buffer, and it has others already")
-        return self.buffer("numbers", width)
+        self._given = self.buffer("numbers", width)
+        return self._given
 
     def constant(self, values: Tensor | np.ndarray) -> int:
         """Add constants; returns their place."""
@@ -389,12 +397,19 @@ class Program:
 
     def finish(self) -> "Program":
         """Complete the program; call it when everything is written."""
+        if not self._placed:
+            self._placed = _placed(self.code, self._given)
         shape = len(self.code), instructions.ARGUMENTS + 1
         self._fixed, self._per_row = np.full(shape, instructions.NONE, np.int64), np.zeros(shape, np.int64)
         for i, instruction in enumerate(self.code):
             for j, argument in enumerate(instruction):
-                buffer = isinstance(argument, Buffer)
-                self._fixed[i, j], self._per_row[i, j] = (0, argument.place) if buffer else (argument, 0)
+                if isinstance(argument, Buffer):
+                    self._fixed[i, j], self._per_row[i, j] = 0, self._placed.get(argument, argument).place
+                else:
+                    self._fixed[i, j] = argument
+        for kind in ("numbers", "levels"):
+            self.widths[kind] = max([b.place + b.width for b in self._placed.values() if b.kind == kind], default=0)
+        self._results = {buffer: self._placed[buffer] for buffer in _results(self.code)}
         self._constants, self._joined = _joined(self._floats, np.float32), _joined(self._integers, np.int8)
         self._products = [(i, code[8]) for i, code in enumerate(self.code) if code[0] == instructions.PRODUCT]
         self._last = shape[0]
@@ -445,7 +460,7 @@ class Program:
         self._run(code[start:last], memory, 0, batch)
         if last < len(code):
             self._find_best(code, memory)
-        return Result(arrays, State(*after), values, places)
+        return Result(arrays, self._results, State(*after), values, places)
 
     def _find_best(self, code: np.ndarray, memory: "Memory") -> None:
         """The best outputs: a group of rows at a time, whose sums stay in the processor's cache."""
@@ -482,8 +497,10 @@ class Program:
         levels = memory.levels[at + start * k : at + stop * k].reshape(-1, k)
         if by_events(levels):
             return self._run(code, memory, first, last)
-        weights = memory.weights[weight : weight + k * n].reshape(k, n)
-        matrix_product(levels, weights, largest, memory.sums[out + start * n : out + stop * n].reshape(-1, n))
+        key = weight, k, largest
+        if key not in self._held:
+            self._held[key] = held_for_products(memory.weights[weight : weight + k * n].reshape(k, n), largest)
+        matrix_product(levels, self._held[key], memory.sums[out + start * n : out + stop * n].reshape(-1, n))
 
 
 def plain(module: nn.Module, *kinds: type) -> None:
@@ -499,8 +516,49 @@ def _most(inputs: int, largest: int) -> int:
     return SHORT // (LARGEST * largest)
 
 
+def _uses(code: list[list[Any]]) -> dict[Buffer, list[int]]:
+    """For each buffer, the instructions that take it. (Sums share a place already.)"""
+    found: dict[Buffer, list[int]] = {}
+    for i, instruction in enumerate(code):
+        for argument in instruction:
+            if isinstance(argument, Buffer) and argument.kind != "sums":
+                found.setdefault(argument, []).append(i)
+    return found
+
+
+def _results(code: list[list[Any]]) -> list[Buffer]:
+    """The buffers that hold results: those that only one instruction takes, the one that writes them."""
+    return [buffer for buffer, uses in _uses(code).items() if len(set(uses)) == 1]
+
+
+def _placed(code: list[list[Any]], given: Buffer | None) -> dict[Buffer, Buffer]:
+    """A place for each buffer, the lowest that is free from the buffer's first use to its last.
+
+    So few rows' buffers stay in the processor's cache. Results have their places to the end, the ``given`` buffer has
+    the first from the beginning.
+    """
+    results, lives = set(_results(code)), []
+    for buffer, uses in _uses(code).items():
+        lives.append((-1 if buffer == given else uses[0], len(code) if buffer in results else uses[-1], buffer))
+    lives.sort(key=lambda life: (life[0], life[2].place))
+    found: dict[Buffer, Buffer] = {}
+    ends: dict[Buffer, int] = {}
+    for start, end, buffer in lives:
+        place = 0
+        taken = [found[b] for b in found if b.kind == buffer.kind and ends[b] >= start]
+        for other in sorted(taken, key=lambda other: other.place):
+            if other.place - place >= buffer.width:
+                break
+            place = max(place, other.place + other.width)
+        found[buffer], ends[buffer] = buffer._replace(place=place), end
+    return found
+
+
 def part(buffer: Buffer, result: Result, steps: int, batch: int) -> np.ndarray:
-    """A buffer's values ``[T, B, width]`` after a run."""
+    """The values ``[T, B, width]`` of a buffer that holds a result; ValueError for one that was written over."""
+    if buffer not in result.placed:
+        raise ValueError("this buffer is read by a later instruction, and its memory is used again")
+    buffer = result.placed[buffer]
     first = buffer.place * steps * batch
     return result.arrays[buffer.kind][first : first + steps * batch * buffer.width].reshape(steps, batch, buffer.width)
 

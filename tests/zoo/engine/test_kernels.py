@@ -40,7 +40,7 @@ def by_events(levels: np.ndarray, weight: np.ndarray, largest: int) -> np.ndarra
 
 def by_matrices(levels: np.ndarray, weight: np.ndarray, largest: int) -> np.ndarray:
     sums = np.full((len(levels), weight.shape[1]), 99, np.int32)
-    integers.matrix_product(levels, weight, largest, sums)
+    integers.matrix_product(levels, integers.held_for_products(weight, largest), sums)
     return sums
 
 
