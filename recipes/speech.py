@@ -7,7 +7,7 @@ import random
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -29,7 +29,7 @@ from zoo.inputs.data_files import plain_file, read_npz
 from zoo.networks.speech import BLANK, BestPath, SpeechConfig, SpeechRecogniser
 from zoo.options import number, whole_number
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 MOST_FRAMES = 10_000_000
 """The most frames of one file of the cache: 28 hours."""
 EVALUATED_AT_ONCE = 16
@@ -105,7 +105,8 @@ def log_energies(
     key = hashlib.blake2b(digest_size=16)
     for file in files:
         key.update(hashlib.blake2b(plain_file(file, "audio file").read_bytes()).digest())
-    key.update(json.dumps([CACHE_VERSION, asdict(bank), list(speeds), kind.name]).encode())
+    filters = [bank.bands, bank.lowest, bank.highest]
+    key.update(json.dumps([CACHE_VERSION, filters, list(speeds), kind.name]).encode())
     kept = cache / f"{key.hexdigest()}.npz"
     names = [[f"{i}_{j}" for j in range(len(speeds))] for i in range(len(files))]
     if kept.exists():
@@ -150,7 +151,7 @@ def usual(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
 def steps_of(model: SpeechRecogniser, frames: np.ndarray) -> np.ndarray:
     """Log energies as the network takes them, ``[steps, F]``."""
     mean, deviation = (part.float().cpu().numpy() for part in (model.usual_mean, model.usual_deviation))
-    return audio.stacked(audio.normalise(frames, mean, deviation), model.bank.stack)
+    return audio.stacked(audio.normalise(frames, mean, deviation), model.bank)
 
 
 def numbers_of(phones: Sequence[str], config: SpeechConfig, where: str) -> list[int]:

@@ -250,7 +250,10 @@ class Trainer(speech.Trainer):
         return speech.loss_of(self.model, self.network.bank, batch, self.options, device, weight)
 
     def loaded(self, initial: str) -> SpeechRecogniser:
-        return with_timit_phones(super().loaded(initial))
+        """The model to start from, with the phones and the usual features of TIMIT, which was recorded otherwise."""
+        model = with_timit_phones(super().loaded(initial))
+        model.set_usual(*speech.usual(self.examples))
+        return model
 
 
 def trainer(
@@ -265,7 +268,7 @@ def trainer(
     """A training on TIMIT; ``initial`` may name a model to start from."""
     if initial is not None:
         settings = zoo.info(initial).config["architecture_config"]
-        config = replace(config, **{name: settings[name] for name in asdict(config.filter_bank())})
+        config = replace(config, **asdict(SpeechConfig(**settings).filter_bank()))
     examples, validation = read(data, "train", config, cache, options.speeds), read(data, "val", config, cache)
     return Trainer(examples, validation, run, config, options, initial, backend)
 

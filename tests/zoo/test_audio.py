@@ -75,6 +75,20 @@ def test_samples_in_pieces_give_the_steps_of_the_whole_bit_for_bit(cuts, rate):
     assert np.array_equal(features(NOISE, sorted(cuts), rate), whole) and len(whole) > 10
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 5), st.data())
+def test_steps_are_windows_of_frames_that_begin_stride_frames_apart(count, stack, data):
+    bank = audio.FilterBank(bands=4, stack=stack, stride=data.draw(st.integers(1, stack)))
+    frames = np.arange(4 * count, dtype=np.float32).reshape(count, 4)
+    starts = range(0, count - stack + 1, bank.stride)
+    expected = [frames[start : start + stack].ravel() for start in starts]
+    assert np.array_equal(audio.stacked(frames, bank), np.array(expected, np.float32).reshape(-1, 4 * stack))
+    cut = data.draw(st.integers(0, len(NOISE)))
+    streams = [audio.FeatureStream(bank, np.full(4, 14.0), np.full(4, 2.0)) for _ in range(2)]
+    pieces = np.concatenate([streams[0].push(NOISE[:cut]), streams[0].push(NOISE[cut:])])
+    assert np.array_equal(pieces, streams[1].push(NOISE))
+
+
 def test_a_step_is_made_of_frames_about_their_running_mean_and_depends_on_nothing_later():
     energies = BANK.frames(NOISE)
     mean, expected = MEAN.copy(), []
@@ -184,6 +198,7 @@ def test_a_resampler_that_was_interrupted_takes_no_more():
     [
         ({"bands": 2}, "bands must be a whole number from 4 to 128; got 2"),
         ({"stack": 0}, "stack must be a whole number from 1 to 16; got 0"),
+        ({"stride": 4}, "stride must be a whole number from 1 to 3; got 4"),
         ({"highest": 9000.0}, "highest must be a finite number from 0 to 8000; got 9000"),
         ({"lowest": 5000.0}, r"highest must be at least 1000 Hz above lowest \(5000\); got 5600"),
     ],

@@ -200,17 +200,19 @@ def read_audio(source: Any, rate: int | None = None, speed: float = 1.0) -> np.n
 class FilterBank:
     """Mel filters of equal width on the mel scale: ``bands`` of them from ``lowest`` to ``highest`` (Hz).
 
-    ``stack`` frames of 10 ms are one step.
+    ``stack`` frames of 10 ms are one step, and a step begins ``stride`` frames after the one before.
     """
 
     bands: int = 40
     lowest: float = 20.0
     highest: float = 5600.0
     stack: int = 3
+    stride: int = 3
 
     def __post_init__(self) -> None:
         whole_number("bands", self.bands, 4, 128)
         whole_number("stack", self.stack, 1, 16)
+        whole_number("stride", self.stride, 1, self.stack)
         number("lowest", self.lowest, 0, RATE / 2)
         number("highest", self.highest, 0, RATE / 2)
         if self.highest < self.lowest + 1000:
@@ -223,7 +225,7 @@ class FilterBank:
 
     @property
     def step_seconds(self) -> float:
-        return self.stack * SHIFT_SAMPLES / RATE
+        return self.stride * SHIFT_SAMPLES / RATE
 
     @property
     def shortest(self) -> int:
@@ -265,10 +267,12 @@ def normalise(frames: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np
     return _normalise(frames.astype(np.float32), mean.astype(np.float64), deviation.astype(np.float64), 0)[0]
 
 
-def stacked(frames: np.ndarray, stack: int) -> np.ndarray:
-    """``frames [N, bands]`` as steps ``[N // stack, stack * bands]``; what is left over at the end is not used."""
-    steps = len(frames) // stack
-    return frames[: steps * stack].reshape(steps, stack * frames.shape[1])
+def stacked(frames: np.ndarray, bank: FilterBank) -> np.ndarray:
+    """``frames [N, bands]`` as steps ``[S, stack * bands]``; what is left over at the end is not used."""
+    if len(frames) < bank.stack:
+        return np.empty((0, bank.size), frames.dtype)
+    windows = np.lib.stride_tricks.sliding_window_view(frames, bank.stack, axis=0)[:: bank.stride]
+    return np.array(windows.transpose(0, 2, 1)).reshape(len(windows), bank.size)  # a window is not to be written to
 
 
 class FeatureStream:
@@ -289,8 +293,8 @@ class FeatureStream:
         mean = self._mean.copy()
         normal, count = _normalise(frames, mean, self.deviation, self._count)
         normal = np.concatenate([self._frames, normal])
-        steps = stacked(normal, self.bank.stack)
-        self._rest, self._frames = waiting[len(frames) * SHIFT_SAMPLES :], normal[len(steps) * self.bank.stack :]
+        steps = stacked(normal, self.bank)
+        self._rest, self._frames = waiting[len(frames) * SHIFT_SAMPLES :], normal[len(steps) * self.bank.stride :]
         self._mean, self._count = mean, count
         self.samples += len(samples)
         return steps

@@ -1,6 +1,6 @@
 """Speech recognisers: log-mel features into layers of recurrent spiking neurons, and phones out of them by CTC.
 
-A step is 30 ms of audio, ``[T, B, F]`` (:mod:`zoo.inputs.audio`). Then::
+A step is 30 ms of audio, or fewer, ``[T, B, F]`` (:mod:`zoo.inputs.audio`). Then::
 
     s = Q(a + x);  a = a + x - s                             the features as multi-bit spikes (PR22)
     f, c = batch norm(W s)                                    a few layers, each on the spikes of the one before
@@ -61,7 +61,7 @@ Steps = Callable[[Tensor, Any], tuple[Tensor, Any]]
 class SpeechConfig:
     """All that rebuilds a recogniser.
 
-    ``labels`` are the phones. ``bands``, ``lowest``, ``highest`` and ``stack`` are those of the features
+    ``labels`` are the phones. ``bands``, ``lowest``, ``highest``, ``stack`` and ``stride`` are those of the features
     (:class:`zoo.inputs.audio.FilterBank`). ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are
     those of the multi-bit spike. ``dropout`` has one mask for a whole sequence.
     """
@@ -71,6 +71,7 @@ class SpeechConfig:
     lowest: float = 20.0
     highest: float = 5600.0
     stack: int = 3
+    stride: int = 3
     width: int = 320
     layers: int = 3
     mixer: str = "recurrent-gated-lif"
@@ -89,7 +90,7 @@ class SpeechConfig:
         self.filter_bank()
 
     def filter_bank(self) -> audio.FilterBank:
-        return audio.FilterBank(self.bands, self.lowest, self.highest, self.stack)
+        return audio.FilterBank(self.bands, self.lowest, self.highest, self.stack, self.stride)
 
     def neuron(self) -> neurons.Neuron:
         """The neurons of a layer; a twin has none."""
