@@ -123,12 +123,16 @@ def wrong_digest(path: Path, expected: object, found: str) -> DamagedModelError:
     return bad_config(path, f"is altered: its digest should be {found}, and is {expected!r}. Fetch or save it again")
 
 
-def hub(repo: str, revision: str | None, error: Exception) -> HubError:
-    at = f" at {revision!r}" if revision else ""
-    message = f"could not fetch {repo!r}{at} from the Hugging Face Hub: {' '.join(str(error).split())}"
+def hub(failed: str, reason: str, repo: str) -> HubError:
+    """``failed`` says what was not done, and ``reason`` why."""
+    message = f"{failed}: {' '.join(reason.split())}"
     if Path(repo).is_dir():
-        message += f" To load the local folder of that name, write './{repo}'"
+        message += f". To load the local folder of that name, write './{repo}'"
     return HubError(message)
+
+
+def not_a_model(repo: str, problem: str) -> HubError:
+    return HubError(f"{repo!r} on the Hugging Face Hub holds no model of snn-zoo: {_short(problem)}")
 
 
 def no_safetensors(path: Path, problem: str) -> DamagedModelError:

@@ -135,7 +135,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises NewerFormatError for a newer format, DamagedModelError for anything that is not a config.
     """
     path = folder / CONFIG
-    config = _read_json(folder, CONFIG)
+    config = read_json(folder, CONFIG)
     version = config.get("format_version")
     if type(version) is not int or version < 1:
         raise errors.bad_config(path, f"is no config of a model: its format_version is {version!r}")
@@ -184,7 +184,7 @@ def _is_record(record: Any) -> bool:
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """The ``metrics.json`` of a model folder; DamagedModelError where it is missing or not JSON."""
-    return _read_json(folder, METRICS)
+    return read_json(folder, METRICS)
 
 
 @contextlib.contextmanager
@@ -235,7 +235,8 @@ def _is_inside(folder: Path, path: Path) -> bool:
     return real.parent in (root, beside)
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of a model folder; DamagedModelError where it is missing or none."""
     path = folder / name
     with _opened(folder, name) as (file, size):
         if size > LARGEST_JSON:
