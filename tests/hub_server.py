@@ -50,8 +50,8 @@ class Repository:
 class Fault:
     """What goes wrong with the next ``times`` requests whose "METHOD path" matches ``request`` from its start.
 
-    A ``status`` is answered, with ``headers``; or the body ends after ``cut`` bytes, where the connection is dropped or,
-    if it is ``short``, the answer says that it is no longer; or a byte of the body is ``altered``.
+    A ``status`` is answered, with ``headers``; or the body ends after ``cut`` bytes, where the connection is dropped
+    or, if it is ``short``, the answer says that it is no longer; or a byte of the body is ``altered``.
     """
 
     request: str
