@@ -61,6 +61,8 @@ class Fault:
     cut: int | None = None
     short: bool = False
     altered: bool = False
+    unanswered: bool = False
+    """Whether the connection is dropped before the request is done."""
     seconds: float = 0.0
     """How long the answer is waited for."""
 
@@ -121,6 +123,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.fault = self.server.fault_of(f"{self.command} {path}")
         if self.fault and self.fault.seconds:
             time.sleep(self.fault.seconds)
+        if self.fault and self.fault.unanswered:
+            return None
         if self.fault and self.fault.status:
             return self.fail(self.fault.status, headers=self.fault.headers)
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")

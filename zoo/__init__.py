@@ -19,11 +19,17 @@ from zoo.version import __version__
 if TYPE_CHECKING:
     from zoo.loading import load
     from zoo.profiling import profile
+    from zoo.publishing import publish
     from zoo.saving import save
 
-__all__ = ["ModelInfo", "__version__", "info", "list_models", "load", "profile", "registry", "save"]
+__all__ = ["ModelInfo", "__version__", "info", "list_models", "load", "profile", "publish", "registry", "save"]
 
-_NEED_TORCH = {"load": "zoo.loading", "profile": "zoo.profiling", "save": "zoo.saving"}
+_NEED_TORCH = {
+    "load": "zoo.loading",
+    "profile": "zoo.profiling",
+    "publish": "zoo.publishing",
+    "save": "zoo.saving",
+}
 
 
 def __getattr__(name: str):

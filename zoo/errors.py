@@ -135,6 +135,14 @@ def not_a_model(repo: str, problem: str) -> HubError:
     return HubError(f"{repo!r} on the Hugging Face Hub holds no model of snn-zoo: {_short(problem)}")
 
 
+def not_published(repo: str, problem: str) -> HubError:
+    return HubError(f"nothing was published to {repo!r} on the Hugging Face Hub: {_short(problem)}")
+
+
+def not_to_publish(folder: Path, problem: str) -> ValueError:
+    return ValueError(f"{folder} cannot be published: {_short(problem)}")
+
+
 def no_safetensors(path: Path, problem: str) -> DamagedModelError:
     return bad_config(path, f"is no safetensors file: {problem}")
 

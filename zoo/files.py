@@ -73,6 +73,11 @@ def describe(data: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
+def git_hash(data: bytes) -> str:
+    """The name that git, and so the Hub, gives to this content of a file."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
 def to_json(content: dict[str, Any]) -> bytes:
     """``content`` as the bytes of a JSON file; ValueError for NaN and infinity, which JSON does not have."""
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -204,6 +209,14 @@ def read_checked(folder: Path, name: str, record: dict[str, Any]) -> bytes:
     if found != record["sha256"]:
         raise errors.wrong_hash(folder / name, record["sha256"], found)
     return data
+
+
+def read_plain(folder: Path, name: str) -> bytes:
+    """The content of a file that ``config.json`` has no record of: a card, a picture, another JSON file."""
+    with _opened(folder, name) as (file, size):
+        if size > LARGEST_ASSET:
+            raise errors.too_large(folder / name, size, LARGEST_ASSET)
+        return file.read(size)
 
 
 @contextlib.contextmanager

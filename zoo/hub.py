@@ -33,8 +33,8 @@ def snapshot(repo: str, revision: str | None, only: list[str] | None = None) -> 
     Raises HubError if the files cannot be fetched or the repository holds no model of snn-zoo, DamagedModelError for
     files that stay altered.
     """
-    if is_commit(revision) and (folder := _cached(repo, revision, only)):
-        return folder
+    if is_commit(revision) and (cached := _cached(repo, revision, only)):
+        return cached
     folder = _fetch(repo, revision, [files.CONFIG])
     commit = folder.name
     config = _healed(repo, folder, [files.CONFIG], lambda: _config_of(repo, folder))
@@ -184,10 +184,10 @@ def _reason(error: Exception, repo: str, revision: str | None) -> str:
     return str(first) or type(first).__name__
 
 
-LOG_IN = "a token that may is given by `hf auth login` or HF_TOKEN"
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that has the right"
 _ADVICE = {
     401: f"; {LOG_IN}",
-    403: f"; the token has no right to do this, and {LOG_IN}",
+    403: f"; {LOG_IN}",
     412: "; somebody else has changed it meanwhile, so nothing was changed",
     429: "; it wants fewer requests, so try again later",
 }

@@ -18,6 +18,7 @@ needs ``scores`` and ``data`` too::
     sparsity_plot     the PNG file beside the card that shows the curve
     pictures          [{"file": a PNG file beside the card, "caption": what it shows}]
     weight_bits       {"rows": rows {"name": how the weights are held, a score}, "command": what measures it again}
+    weights_sha256    the SHA-256 of the weights that the results are of; zoo.save() adds it
     score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check on
                       that many inputs should land
     calibration       {"temperature": fitted by likelihood, "fitted_on": on which inputs, "rows": rows {"name": which
@@ -56,6 +57,7 @@ KEYS = {
     "sparsity_plot": str,
     "pictures": list,
     "weight_bits": dict,
+    "weights_sha256": str,
     "score_band": dict,
     "calibration": dict,
     "commands": list,

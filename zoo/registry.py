@@ -24,7 +24,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from zoo import errors, files, tasks
 from zoo.metrics import check_metrics
@@ -157,7 +157,7 @@ def locate(name: str | os.PathLike, revision: str | None = None, only: list[str]
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(f"a model is named by text or a path; got {type(name).__name__}")
-    if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(("./", "../")):
+    if is_repository(name):
         if revision is None and (Path(name) / files.CONFIG).is_file():
             raise errors.repository_or_folder(name)
         from zoo import hub
@@ -182,6 +182,15 @@ def locate(name: str | os.PathLike, revision: str | None = None, only: list[str]
     if name not in _bundled():
         raise errors.unknown_model(name, _bundled())
     return MODEL_CARDS / name
+
+
+def is_repository(name: object) -> TypeGuard[str]:
+    """Whether this has the form of a repository's name on the Hub, ``org/name``."""
+    return (
+        isinstance(name, str)
+        and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+        and not name.startswith(("./", "../"))
+    )
 
 
 def _is_path(name: str | os.PathLike) -> bool:

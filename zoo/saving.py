@@ -92,6 +92,8 @@ def _contents(model: Any, name: str, metrics: dict[str, Any], pictures: dict[str
         "versions": _versions(),
     }
     config = files.sealed(unsealed)
+    if metrics.get("results"):  # so that they are never published with other weights
+        metrics = {"weights_sha256": config["files"][files.WEIGHTS]["sha256"]} | metrics
     return {
         **needed,
         files.CONFIG: files.to_json(config),
