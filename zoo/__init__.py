@@ -17,15 +17,27 @@ from zoo.registry import ModelInfo, info, list_models
 from zoo.version import __version__
 
 if TYPE_CHECKING:
-    from zoo.loading import load
+    from zoo.loading import load, pipeline
     from zoo.profiling import profile
     from zoo.publishing import publish
     from zoo.saving import save
 
-__all__ = ["ModelInfo", "__version__", "info", "list_models", "load", "profile", "publish", "registry", "save"]
+__all__ = [
+    "ModelInfo",
+    "__version__",
+    "info",
+    "list_models",
+    "load",
+    "pipeline",
+    "profile",
+    "publish",
+    "registry",
+    "save",
+]
 
 _NEED_TORCH = {
     "load": "zoo.loading",
+    "pipeline": "zoo.loading",
     "profile": "zoo.profiling",
     "publish": "zoo.publishing",
     "save": "zoo.saving",

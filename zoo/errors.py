@@ -143,6 +143,18 @@ def not_to_publish(folder: Path, problem: str) -> ValueError:
     return ValueError(f"{folder} cannot be published: {_short(problem)}")
 
 
+def not_on_the_hub(name: str) -> ValueError:
+    return ValueError(f"{name!r} is not on the Hugging Face Hub yet; zoo.load({name!r}) has it from this package")
+
+
+def no_model_for(task: str, having: list[str]) -> ValueError:
+    return ValueError(f"no bundled model is for {task}; there are models for {', '.join(having) or 'no task'}")
+
+
+def takes_tensors(network: object, call: str) -> TypeError:
+    return TypeError(f"{type(network).__name__} takes tensors where it is called itself; write {call}")
+
+
 def no_safetensors(path: Path, problem: str) -> DamagedModelError:
     return bad_config(path, f"is no safetensors file: {problem}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hub_server
 import pytest
+from command_line import assert_told_in_one_line, finish, start
 from hub_server import Fault
 from huggingface_hub import ModelCard
 
@@ -24,7 +25,10 @@ for line in sys.stdin:
     action, token, given, options = json.loads(line)
     os.environ["HF_TOKEN"] = token
     try:
-        if action == "load":
+        if action == "pin":
+            zoo.registry.PUBLISHED[given] = zoo.registry.Pin(**options)
+            answer = given
+        elif action == "load":
             answer = zoo.load(given, **options).translate(["Ein Hund"])
         else:
             made = zoo.publish(tiny_network.trained() if given is None else given, **options)
@@ -35,21 +39,25 @@ for line in sys.stdin:
 """
 
 
+def settings(url: str, home: Path) -> dict[str, str]:
+    """The environment of a process whose Hub is at ``url`` and whose cache is in ``home``."""
+    return {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
 class Client:
     """A process whose Hub is the server."""
 
     def __init__(self, url: str, home: Path):
-        environment = os.environ | {
-            "HF_ENDPOINT": url,
-            "HF_HOME": str(home),
-            "HF_HUB_DISABLE_XET": "1",
-            "NO_PROXY": "127.0.0.1,localhost",
-            "OMP_NUM_THREADS": "1",
-        }
         self.process = subprocess.Popen(
             [sys.executable, "-c", CLIENT],
             cwd=CHECKOUT,
-            env=environment,
+            env=os.environ | settings(url, home),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -63,6 +71,9 @@ class Client:
 
     def publish(self, given, repo: str, **options):
         return self.ask("publish", given, repo=repo, **options)
+
+    def pin(self, name: str, repo: str, commit: str):
+        return self.ask("pin", name, repo=repo, commit=commit)
 
     def load(self, name: str, **options):
         return self.ask("load", name, **options)
@@ -344,3 +355,66 @@ def test_of_two_who_publish_at_once_one_succeeds_and_the_other_is_told(hub, clie
     assert_refused(lost[0], "HubError", "412", "somebody else has changed it")
     winner = saved if "error" in answers[1] else other
     assert without_attributes(hub.repositories["somebody/tiny"].head) == contents_of(winner)
+
+
+# The command
+
+
+@pytest.fixture
+def publish(hub, saved, tmp_path):
+    """Run ``snn-zoo publish`` with these arguments, and ``given`` as answers, where the saved model is bundled."""
+
+    def publish(*arguments, given: bytes = b"", token: str = "hf_owner"):
+        environment = settings(hub.url, tmp_path / "home") | {"HF_TOKEN": token}
+        process = start("publish", *arguments, cards=saved.parent, environment=environment)
+        return finish(process, given)
+
+    return publish
+
+
+def test_the_command_shows_what_would_change_asks_and_prints_the_commit(hub, publish, saved):
+    status, written, told = publish(saved, "somebody/tiny", given=b"n\n")
+    assert (status, written) == (1, b"")
+    assert "adds model.safetensors" in told
+    assert_nothing_was_sent(hub)
+    status, written, told = publish(saved, "somebody/tiny", given=b"y\n")
+    head = hub.repositories["somebody/tiny"].refs["main"]
+    assert (status, written.decode()) == (0, head + "\n")
+    assert f'zoo.load("somebody/tiny", revision="{head}")' in told
+
+
+def test_without_a_question_nothing_is_replaced_but_at_the_commit_that_is_named(hub, publish, saved, network, metrics):
+    head = hub.add("somebody/tiny", contents_of(saved))
+    zoo.save(network, saved, metrics | {"summary": "Another one."})
+    status, written, told = publish(saved, "somebody/tiny", "--yes")
+    assert (status, written) == (1, b"")
+    assert "changes README.md" in told and f"parent_commit={head!r}" in told
+    assert hub.repositories["somebody/tiny"].refs["main"] == head
+    assert publish(saved, "somebody/tiny", "--yes", "--parent-commit", head)[0] == 0
+    assert without_attributes(hub.repositories["somebody/tiny"].head) == contents_of(saved)
+
+
+def test_all_bundled_models_are_published_by_one_command_that_prints_what_the_registry_pins(
+    hub, publish, client, saved, network, metrics
+):
+    metrics["results"][0]["name"] = "other"
+    zoo.save(network, saved.parent / "other", metrics)
+    status, written, _ = publish("--all", "somebody", "--yes")
+    assert status == 0
+    pins = eval(f"{{{written.decode()}}}", {"Pin": zoo.registry.Pin})  # as it is pasted into the registry
+    assert pins == {
+        name: (f"somebody/{name}", hub.repositories[f"somebody/{name}"].refs["main"]) for name in ("tiny", "other")
+    }
+    client.pin("tiny", *pins["tiny"])
+    hub.repositories["somebody/tiny"].commit({})  # the pin does not follow the branch
+    assert client.load("tiny", source="hub") == zoo.load(saved).translate(["Ein Hund"])
+    hub.requests.clear()
+    assert client.load("tiny", source="hub") == zoo.load(saved).translate(["Ein Hund"])
+    assert hub.requests == []
+
+
+def test_the_command_wants_a_model_and_a_repository_or_all(publish, saved):
+    for arguments in ([], [saved], [saved, "somebody/tiny", "--all", "somebody"]):
+        status, written, told = publish(*arguments)
+        assert (status, written) == (1, b"")
+        assert_told_in_one_line(told, "--all ORG")

@@ -13,6 +13,7 @@ import zoo
 from zoo import tasks
 from zoo.command import tables
 from zoo.command.failing import Commands, say
+from zoo.command.publishing import publish_command
 from zoo.tasks import TASKS, Option, Task
 
 Name = Annotated[str, typer.Argument(help="A bundled model, org/name on the Hugging Face Hub, or ./folder.")]
@@ -41,6 +42,7 @@ def command_line() -> typer.Typer:
     for task in TASKS.values():
         app.command(task.method, help=_help(task))(_command_of(task))
     app.command("profile")(_profile_command())
+    app.command("publish")(publish_command)
     return app
 
 
