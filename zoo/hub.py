@@ -17,7 +17,9 @@ from zoo import errors, files
 Result = TypeVar("Result")
 
 ATTEMPTS = 4
-"""How often the Hub is asked while it is overloaded or broken."""
+"""How often the Hub is asked while it is overloaded or broken, or the connection to it breaks."""
+BROKEN = {"RemoteProtocolError", "ReadError", "WriteError", "ReadTimeout", "WriteTimeout"}
+"""The errors of a connection that breaks after it was made."""
 LONGEST_WAIT = 60
 """The most seconds that the Hub may ask us to wait; where it asks for more, that is the error."""
 
@@ -114,14 +116,14 @@ def _healed(repo: str, folder: Path, names: list[str], check: Callable[[], Resul
 
 
 def asked(request: Callable[[], Result], failed: str, repo: str, revision: str | None = None) -> Result:
-    """The result of a request to the Hub, repeated while the Hub is overloaded or broken.
+    """The result of a request to the Hub, repeated while that may help.
 
     HubError, which begins with ``failed``, if it cannot be done.
     """
     for attempt in range(ATTEMPTS):
         try:
             return request()
-        # The client's releases use different HTTP libraries, whose errors have nothing else in common.
+        # The client's releases use different HTTP libraries, whose errors have only their names in common.
         except Exception as error:
             if isinstance(error, errors.HubError):
                 raise
@@ -134,8 +136,12 @@ def asked(request: Callable[[], Result], failed: str, repo: str, revision: str |
 
 def _seconds_until_repeat(error: Exception, attempt: int) -> float | None:
     """How long to wait before a request is repeated; None if that would be in vain."""
+    if attempt == ATTEMPTS - 1:
+        return None
     response = _response(error)
-    if response is None or attempt == ATTEMPTS - 1 or response.status_code not in (429, 500, 502, 503, 504):
+    if response is None:
+        return 2**attempt if any(type(cause).__name__ in BROKEN for cause in _causes(error)) else None
+    if response.status_code not in (429, 500, 502, 503, 504):
         return None
     told = response.headers.get("Retry-After", "")
     wait = int(told) if told.isdigit() else 2**attempt

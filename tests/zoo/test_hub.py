@@ -172,7 +172,7 @@ def test_an_invalid_token_is_told(ask):
 
 def test_a_forbidden_request_is_told(hub, ask):
     hub.faults = [Fault("GET /api/models", times=99, status=403)]
-    assert_refused(ask(), "403", "no right")
+    assert_refused(ask(), "403", "HF_TOKEN")
 
 
 @pytest.mark.parametrize("request_", ["GET /api/models/.*/revision", "GET /api/models/.*/tree", "HEAD /somebody"])
@@ -180,7 +180,7 @@ def test_a_forbidden_request_is_told(hub, ask):
 def test_a_hub_that_is_overloaded_or_broken_for_a_moment_is_asked_again(hub, ask, request_, status, headers):
     hub.faults = [Fault(request_, status=status, headers=headers)]
     assert Path(ask()).name == hub.commit
-    assert hub.faults[0].times == 0
+    assert hub.faults[0].times == 0 or "tree" in request_  # which the client's first releases do not ask for
 
 
 def test_a_hub_that_wants_a_long_pause_is_one_error_at_once(hub, ask):
@@ -190,7 +190,7 @@ def test_a_hub_that_wants_a_long_pause_is_one_error_at_once(hub, ask):
 
 
 def test_a_connection_that_breaks_is_resumed_where_it_ended(hub, ask, saved):
-    """The client asks for the rest from the last 10 MiB on, so the weights here are larger, and of no network."""
+    """The client asks for the rest from the last 10 MiB on, so the weights here are larger than that, of no network."""
     weights = bytes(range(256)) * (45 * 2**10)
     config = files.read_config(saved)
     config["files"][files.WEIGHTS] = files.describe(weights)
