@@ -6,6 +6,7 @@ config.json        all that is needed to rebuild the model; sizes and SHA-256 of
 model.safetensors  the weights, in half precision
 *.json             what else the architecture needs (its assets): ``tokenizer.json``, ``labels.json``
 metrics.json       what was measured (:mod:`zoo.metrics`)
+.eval_results      its scores on benchmarks of the Hub, if the metrics name any
 =================  ==========================================================================================
 
 ``config.json`` has these keys::
@@ -43,8 +44,8 @@ from zoo import errors, strict_json
 
 FORMAT_VERSION = 3
 CARD, CONFIG, WEIGHTS, METRICS = "README.md", "config.json", "model.safetensors", "metrics.json"
-HUB_PATTERNS = [CARD, WEIGHTS, "*.json"]
-"""The files that are fetched from a repository on the Hub: none that could hold code."""
+EVAL_RESULTS = ".eval_results"
+"""The folder, inside a model's, from which the Hub takes scores on its benchmarks."""
 SAVING, PREVIOUS = ".{}.saving-{}", ".{}.previous-{}"
 """The suffixes of a folder that is being written, and of one that is being replaced; a unique number follows."""
 LARGEST_JSON = 2**20

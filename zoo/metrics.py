@@ -11,6 +11,8 @@ needs ``scores`` and ``data`` too::
     scores            {column: {"title": "BLEU, test 2016", "type": "bleu", "split": "test_2016_flickr",
                       "signature": how it was computed, as the scoring tool prints it}}
     results           rows {"name": ..., column: value}: the model, under its own name, and its twins
+    benchmarks        [{"score": column, "dataset": a benchmark on the Hub, "org/name", "task": its task there}]: what
+                      the Hub shows on that benchmark's page, from .eval_results
     published         rows of the same kind, of other people's figures, each with a "source"
     costs             {"inputs": on what it was counted, "rows": rows of the same kind, means per input,
                       "comparison": sentences, "plot": the PNG file beside the card, or null}
@@ -51,6 +53,7 @@ KEYS = {
     "licence": str,
     "scores": dict,
     "results": list,
+    "benchmarks": list,
     "published": list,
     "costs": dict,
     "sparsity": list,
@@ -93,6 +96,7 @@ _KINDS: dict[tuple[str, str], tuple[type, ...]] = {
 _ROWS: dict[str, tuple[str, ...]] = {
     "published": ("name", "source"),
     "results": ("name",),
+    "benchmarks": ("score", "dataset", "task"),
     "costs": ("name",),
     "calibration": ("name",),
     "weight_bits": ("name",),
@@ -161,6 +165,10 @@ def _check_row(key: str, row: Any) -> None:
 
 def _check_results(name: str, metrics: dict[str, Any]) -> None:
     rows = metrics.get("results")
+    for benchmark in metrics.get("benchmarks", []):
+        own: dict[str, Any] = next((row for row in rows or () if row["name"] == name), {})
+        if benchmark["score"] not in metrics.get("scores", {}) or own.get(benchmark["score"]) is None:
+            raise ValueError(f"metrics['benchmarks'] names {benchmark['score']!r}, which is no score of the model")
     if not rows:
         return
     for key in ("scores", "data"):

@@ -100,15 +100,19 @@ def contents_to_publish(folder: Path) -> dict[str, bytes]:
         raise errors.not_to_publish(
             folder, f"its results are of weights with SHA-256 {measured}, and it has {own}; measure this model"
         )
-    shown = [files.CARD, files.CONFIG, files.METRICS, *pictures_of(metrics)]
-    contents = needed | {name: files.read_plain(folder, name) for name in shown}
-    if contents[files.CARD] != card.render_card(config, metrics).encode():
-        raise errors.not_to_publish(
-            folder,
-            f"its {files.CARD} is not the card of its config and metrics; "
-            f"zoo.saving.rewrite_config({str(folder)!r}) makes it anew",
-        )
-    if others := {entry.name for entry in folder.iterdir()} - set(contents):
+    shown = [files.CONFIG, files.METRICS, *pictures_of(metrics)]
+    made = {files.CARD: card.render_card(config, metrics).encode(), **card.eval_results(config, metrics)}
+    for name, data in made.items():
+        path = folder / name
+        if files.read_plain(path.parent, path.name) != data:
+            raise errors.not_to_publish(
+                folder,
+                f"its {name} is not the one of its config and metrics; "
+                f"zoo.saving.rewrite_config({str(folder)!r}) makes it anew",
+            )
+    contents = needed | made | {name: files.read_plain(folder, name) for name in shown}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if others := found - set(contents):
         raise errors.not_to_publish(folder, f"it holds other files too: {', '.join(sorted(others))}")
     loading.load(folder)
     return contents

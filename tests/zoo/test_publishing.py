@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hub_server
 import pytest
+import yaml
 from command_line import assert_told_in_one_line, finish, start
 from hub_server import Fault
 from huggingface_hub import ModelCard
@@ -149,6 +150,23 @@ def test_the_card_on_the_hub_has_library_tags_licence_and_results(hub, client, s
     }
 
 
+def test_scores_on_benchmarks_are_published_where_the_hub_reads_them(hub, client, saved, network, metrics):
+    metrics["benchmarks"] = [{"score": "bleu_test", "dataset": "somebody/five-words", "task": "test"}]
+    zoo.save(network, saved, metrics)
+    made = client.publish(saved, "somebody/tiny")
+    head = hub.repositories["somebody/tiny"].head
+    entry = {"dataset": {"id": "somebody/five-words", "task_id": "test"}, "value": 11.25, "notes": "case:mixed"}
+    assert yaml.safe_load(head[".eval_results/tiny.yaml"]) == [entry]
+    assert client.load("somebody/tiny", revision=made["commit"]) == zoo.load(saved).translate(["Ein Hund"])
+    (saved / ".eval_results" / "tiny.yaml").write_bytes(b"[]")
+    assert_refused(client.publish(saved, "somebody/tiny"), "ValueError", ".eval_results/tiny.yaml is not the one")
+    saving.rewrite_config(saved)
+    assert not client.publish(saved, "somebody/tiny", dry_run=True)["changes"]
+    zoo.save(network, saved, metrics | {"benchmarks": []})
+    plan = client.publish(saved, "somebody/tiny", dry_run=True)
+    assert "removes .eval_results/tiny.yaml" in plan["changes"]
+
+
 def test_a_model_is_saved_and_published_under_its_new_name(hub, client, metrics):
     client.publish(None, "somebody/tiny", metrics=metrics, private=True)
     repository = hub.repositories["somebody/tiny"]
@@ -241,7 +259,7 @@ def another_file(folder, metrics):
         (altered_weights, "is altered: expected SHA-256"),
         (metrics_of_other_weights, "its results are of weights with SHA-256 0000"),
         (metrics_of_unknown_weights, "its results are of weights with SHA-256 None"),
-        (stale_card, "its README.md is not the card of its config and metrics"),
+        (stale_card, "its README.md is not the one of its config and metrics"),
         (no_data, "says nothing of its data and licence"),
         (no_licence, "says nothing of its data and licence"),
         (another_file, "it holds other files too: notes.txt"),
