@@ -123,12 +123,15 @@ def wrong_digest(path: Path, expected: object, found: str) -> DamagedModelError:
     return bad_config(path, f"is altered: its digest should be {found}, and is {expected!r}. Fetch or save it again")
 
 
-def hub(failed: str, reason: str, repo: str) -> HubError:
+def hub(failed: str, reason: str) -> HubError:
     """``failed`` says what was not done, and ``reason`` why."""
-    message = f"{failed}: {' '.join(reason.split())}"
-    if Path(repo).is_dir():
-        message += f". To load the local folder of that name, write './{repo}'"
-    return HubError(message)
+    return HubError(f"{failed}: {' '.join(reason.split())}")
+
+
+def or_folder(error: HubError, repo: str) -> HubError:
+    """``error``, which mentions the local folder of the repository's name, if there is one."""
+    hint = f". To load the local folder of that name, write './{repo}'" if Path(repo).is_dir() else ""
+    return HubError(f"{error}{hint}")
 
 
 def not_a_model(repo: str, problem: str) -> HubError:

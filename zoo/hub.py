@@ -59,7 +59,10 @@ def _fetch(repo: str, revision: str | None, patterns: list[str], **options: Any)
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, **options))
 
     at = f" at {revision!r}" if revision else ""
-    return asked(fetch, f"could not fetch {repo!r}{at} from the Hugging Face Hub", repo, revision)
+    try:
+        return asked(fetch, f"could not fetch {repo!r}{at} from the Hugging Face Hub", repo, revision)
+    except errors.HubError as error:
+        raise errors.or_folder(error, repo) from error.__cause__
 
 
 def _cached(repo: str, commit: str, only: list[str] | None) -> Path | None:
@@ -129,7 +132,7 @@ def asked(request: Callable[[], Result], failed: str, repo: str, revision: str |
                 raise
             wait = _seconds_until_repeat(error, attempt)
             if wait is None:
-                raise errors.hub(failed, _reason(error, repo, revision), repo) from error
+                raise errors.hub(failed, _reason(error, repo, revision)) from error
             time.sleep(wait)
     raise AssertionError("the last attempt raises or returns")
 

@@ -65,11 +65,11 @@ def publish(
     """Publish a model as the repository ``repo`` ("org/name") on the Hugging Face Hub: just its folder, in one commit.
 
     A folder is named as for :func:`zoo.load`; a model is saved first, with its ``metrics`` (see :func:`zoo.save`). A
-    missing repository is created, public unless ``private``. With ``dry_run`` nothing is sent, and the answer says what
-    would change. Where files on the Hub would change or disappear, ``parent_commit`` must be the commit that they are
-    replaced at, such as that of a dry run, so that nobody's newer work is lost; with ``create_pr`` a pull request
-    proposes the commit, and it is not needed. ``HF_TOKEN`` or the token of ``hf auth login`` must give the right to
-    write.
+    missing repository is created, public unless ``private`` or its organisation's default is. With ``dry_run`` nothing
+    is sent, and the answer says what would change. Where files on the Hub would change or disappear, ``parent_commit``
+    must be the commit that they are replaced at, such as that of a dry run, so that nobody's newer work is lost; with
+    ``create_pr`` a pull request proposes the commit, and it is not needed. ``HF_TOKEN`` or the token of
+    ``hf auth login`` must give the right to write.
 
     Raises ValueError, before anything is sent, for a model that does not load, whose weights are not those that were
     measured, whose card is not the one of its config and metrics or says nothing of its data or licence, and for a

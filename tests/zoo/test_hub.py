@@ -18,12 +18,13 @@ CHECKOUT = Path(zoo.__file__).parent.parent
 EARLIER = "f" * 40
 REPOSITORY = "somebody/tiny"
 LOAD = """
-import json, resource, sys
+import json, sys
 sys.path.insert(0, "tests")
 import zoo
 zoo.tasks.TASKS["translation"].networks["tiny"] = "tiny_network"
 name, revision, action, largest = sys.argv[1:]
 if largest:
+    import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), int(largest)))
 try:
     if action == "load":

@@ -13,6 +13,7 @@ from neurons.spike import earlier_names
 from zoo import errors, files, weights
 from zoo.card import render_card
 from zoo.metrics import pictures_of
+from zoo.publishing import contents_to_publish
 from zoo.registry import MODEL_CARDS, architecture, register_architecture
 from zoo.tasks import TASKS
 
@@ -110,6 +111,7 @@ def test_a_bundled_model_is_what_its_folder_says(name):
     assert {path.name for path in folder.iterdir()} == written
     assert metrics["load_as"] == name
     assert metrics["results"] and metrics["limits"] and metrics["commands"] and metrics["seeds"]
+    assert contents_to_publish(folder).keys() == written
 
 
 @pytest.mark.parametrize("name", BUNDLED)
