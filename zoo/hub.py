@@ -118,12 +118,14 @@ def _healed(repo: str, folder: Path, names: list[str], check: Callable[[], Resul
         raise
 
 
-def asked(request: Callable[[], Result], failed: str, repo: str, revision: str | None = None) -> Result:
+def asked(
+    request: Callable[[], Result], failed: str, repo: str, revision: str | None = None, attempts: int = ATTEMPTS
+) -> Result:
     """The result of a request to the Hub, repeated while that may help.
 
     HubError, which begins with ``failed``, if it cannot be done.
     """
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         try:
             return request()
         # The client's releases use different HTTP libraries, whose errors have only their names in common.
@@ -131,7 +133,7 @@ def asked(request: Callable[[], Result], failed: str, repo: str, revision: str |
             if isinstance(error, errors.HubError):
                 raise
             wait = _seconds_until_repeat(error, attempt)
-            if wait is None:
+            if wait is None or attempt == attempts - 1:
                 raise errors.hub(failed, _reason(error, repo, revision)) from error
             time.sleep(wait)
     raise AssertionError("the last attempt raises or returns")
@@ -139,8 +141,6 @@ def asked(request: Callable[[], Result], failed: str, repo: str, revision: str |
 
 def _seconds_until_repeat(error: Exception, attempt: int) -> float | None:
     """How long to wait before a request is repeated; None if that would be in vain."""
-    if attempt == ATTEMPTS - 1:
-        return None
     response = _response(error)
     if response is None:
         return 2**attempt if any(type(cause).__name__ in BROKEN for cause in _causes(error)) else None
@@ -182,7 +182,7 @@ def _reason(error: Exception, repo: str, revision: str | None) -> str:
         if isinstance(cause, RevisionNotFoundError):
             return f"it has no commit, tag or branch {revision!r}"
         if isinstance(cause, OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set, and it is not in the cache"
+            return "HF_HUB_OFFLINE is set, so there is only what the cache holds"
     if (response := _response(error)) is not None:
         status = response.status_code
         said = response.headers.get("X-Error-Message") or response.reason_phrase

@@ -76,6 +76,7 @@ def publish(
     folder with other files; HubError for a repository of another library, one that has changed since ``parent_commit``,
     a missing right, or a Hub that cannot be reached.
     """
+    publisher = _Publisher(repo, private, create_pr)
     if isinstance(model_or_folder, nn.Module):
         with tempfile.TemporaryDirectory() as parent:
             told = {} if metrics is None else metrics
@@ -85,7 +86,7 @@ def publish(
         raise ValueError("metrics= belongs to a model that is not saved yet; a folder has its own")
     else:
         contents = contents_to_publish(registry.locate(model_or_folder))
-    return _Publisher(repo, private, create_pr).publish(contents, parent_commit, dry_run)
+    return publisher.publish(contents, parent_commit, dry_run)
 
 
 def contents_to_publish(folder: Path) -> dict[str, bytes]:
@@ -95,10 +96,10 @@ def contents_to_publish(folder: Path) -> dict[str, bytes]:
     check_metrics(config["name"], metrics)
     if "data" not in metrics or "licence" not in metrics:
         raise errors.not_to_publish(folder, "its card says nothing of its data and licence; give both in its metrics")
-    measured, own = metrics.get("weights_sha256"), config["files"][files.WEIGHTS]["sha256"]
+    measured, own = metrics.get("weights_sha256", "unknown"), config["files"][files.WEIGHTS]["sha256"]
     if metrics.get("results") and measured != own:
         raise errors.not_to_publish(
-            folder, f"its results are of weights with SHA-256 {measured}, and it has {own}; measure this model"
+            folder, f"its results are of other weights (SHA-256 {measured}) than it has ({own}); measure this model"
         )
     shown = [files.CONFIG, files.METRICS, *pictures_of(metrics)]
     made = {files.CARD: card.render_card(config, metrics).encode(), **card.eval_results(config, metrics)}
@@ -146,8 +147,9 @@ class _Publisher:
             self.check_parent(remote, changes, parent_commit)
         return self.commit(contents, remote, changes)
 
-    def asked(self, request: Callable[[], Any]) -> Any:
-        return hub.asked(request, f"could not publish {self.repo!r} on the Hugging Face Hub", self.repo)
+    def asked(self, request: Callable[[], Any], attempts: int = hub.ATTEMPTS) -> Any:
+        failed = f"could not publish {self.repo!r} on the Hugging Face Hub"
+        return hub.asked(request, failed, self.repo, attempts=attempts)
 
     def remote(self) -> _Remote | None:
         """The repository as it is now; None if there is none."""
@@ -211,7 +213,8 @@ class _Publisher:
             )
 
         try:
-            made = self.asked(send)
+            # A second attempt with the same parent cannot make a second commit, but a second pull request.
+            made = self.asked(send, attempts=1 if self.create_pr else hub.ATTEMPTS)
         except errors.HubError:
             # Perhaps it was done, and only the answer was lost.
             now = None if self.create_pr else self.remote()

@@ -223,6 +223,12 @@ def test_a_pull_request_leaves_the_main_branch(hub, client, saved, network, metr
     assert without_attributes(repository.commits[made["commit"]]) == contents_of(saved)
 
 
+def test_a_pull_request_whose_answer_is_lost_is_not_made_twice(hub, client, saved):
+    hub.faults = [Fault("POST .*/commit", cut=5)]
+    assert_refused(client.publish(saved, "somebody/tiny", create_pr=True), "HubError", "could not publish")
+    assert set(hub.repositories["somebody/tiny"].refs) == {"main", "refs/pr/1"}
+
+
 def altered_weights(folder, metrics):
     data = (folder / files.WEIGHTS).read_bytes()
     (folder / files.WEIGHTS).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -257,8 +263,8 @@ def another_file(folder, metrics):
     "change, told",
     [
         (altered_weights, "is altered: expected SHA-256"),
-        (metrics_of_other_weights, "its results are of weights with SHA-256 0000"),
-        (metrics_of_unknown_weights, "its results are of weights with SHA-256 None"),
+        (metrics_of_other_weights, "its results are of other weights (SHA-256 0000"),
+        (metrics_of_unknown_weights, "its results are of other weights (SHA-256 unknown)"),
         (stale_card, "its README.md is not the one of its config and metrics"),
         (no_data, "says nothing of its data and licence"),
         (no_licence, "says nothing of its data and licence"),
