@@ -39,6 +39,7 @@ def round_weights(recipe: Recipe, folder: Path, validation: Any, test: Any, **op
     scores = recipe.scores(model, validation, test, **options)
     own |= {column: scores[column] for column in recipe.columns(scores)}
     own["mean_spike_rate"] = report.spike_rate(model, recipe.calls(model, validation))
+    metrics.pop("weights_sha256", None)  # the new scores are of the rounded weights
     metrics["score_band"] = report.score_band(recipe, scores)
     command = f"python -m recipes.{recipe.name} round ./{folder.name} --data DATA"
     metrics["weight_bits"] = {"rows": rows, "command": command}

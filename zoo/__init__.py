@@ -18,13 +18,33 @@ from zoo.version import __version__
 
 if TYPE_CHECKING:
     from zoo.adapting import freeze
-    from zoo.loading import load
+    from zoo.loading import load, pipeline
     from zoo.profiling import profile
+    from zoo.publishing import publish
     from zoo.saving import save
 
-__all__ = ["ModelInfo", "__version__", "freeze", "info", "list_models", "load", "profile", "registry", "save"]
+__all__ = [
+    "ModelInfo",
+    "__version__",
+    "freeze",
+    "info",
+    "list_models",
+    "load",
+    "pipeline",
+    "profile",
+    "publish",
+    "registry",
+    "save",
+]
 
-_NEED_TORCH = {"freeze": "zoo.adapting", "load": "zoo.loading", "profile": "zoo.profiling", "save": "zoo.saving"}
+_NEED_TORCH = {
+    "freeze": "zoo.adapting",
+    "load": "zoo.loading",
+    "pipeline": "zoo.loading",
+    "profile": "zoo.profiling",
+    "publish": "zoo.publishing",
+    "save": "zoo.saving",
+}
 
 
 def __getattr__(name: str):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import tasks
 from zoo.figures import title
-from zoo.files import WEIGHTS
+from zoo.files import EVAL_RESULTS, WEIGHTS
 from zoo.metrics import check_metrics
 
 if TYPE_CHECKING:
@@ -62,6 +62,25 @@ def _front_matter(config: dict[str, Any], metrics: dict[str, Any]) -> "ModelCard
         model_name=config["name"],
         eval_results=evaluated or None,
     )
+
+
+def eval_results(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, bytes]:
+    """The files, by name, that show the model's scores on the pages of benchmarks on the Hub; none without benchmarks.
+
+    https://huggingface.co/docs/hub/eval-results says what is in them.
+    """
+    from huggingface_hub.utils import yaml_dump
+
+    own, scores = _own_row(config, metrics), metrics.get("scores", {})
+    entries = [
+        {
+            "dataset": {"id": benchmark["dataset"], "task_id": benchmark["task"]},
+            "value": own[benchmark["score"]],
+            "notes": scores[benchmark["score"]]["signature"],
+        }
+        for benchmark in metrics.get("benchmarks", [])
+    ]
+    return {f"{EVAL_RESULTS}/{config['name']}.yaml": yaml_dump(entries).encode()} if entries else {}
 
 
 def _own_row(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:

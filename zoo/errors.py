@@ -123,12 +123,39 @@ def wrong_digest(path: Path, expected: object, found: str) -> DamagedModelError:
     return bad_config(path, f"is altered: its digest should be {found}, and is {expected!r}. Fetch or save it again")
 
 
-def hub(repo: str, revision: str | None, error: Exception) -> HubError:
-    at = f" at {revision!r}" if revision else ""
-    message = f"could not fetch {repo!r}{at} from the Hugging Face Hub: {' '.join(str(error).split())}"
-    if Path(repo).is_dir():
-        message += f" To load the local folder of that name, write './{repo}'"
-    return HubError(message)
+def hub(failed: str, reason: str) -> HubError:
+    """``failed`` says what was not done, and ``reason`` why."""
+    return HubError(f"{failed}: {' '.join(reason.split())}")
+
+
+def or_folder(error: HubError, repo: str) -> HubError:
+    """``error``, which mentions the local folder of the repository's name, if there is one."""
+    hint = f". To load the local folder of that name, write './{repo}'" if Path(repo).is_dir() else ""
+    return HubError(f"{error}{hint}")
+
+
+def not_a_model(repo: str, problem: str) -> HubError:
+    return HubError(f"{repo!r} on the Hugging Face Hub holds no model of snn-zoo: {_short(problem)}")
+
+
+def not_published(repo: str, problem: str) -> HubError:
+    return HubError(f"nothing was published to {repo!r} on the Hugging Face Hub: {_short(problem)}")
+
+
+def not_to_publish(folder: Path, problem: str) -> ValueError:
+    return ValueError(f"{folder} cannot be published: {_short(problem)}")
+
+
+def not_on_the_hub(name: str) -> ValueError:
+    return ValueError(f"{name!r} is not on the Hugging Face Hub yet; zoo.load({name!r}) has it from this package")
+
+
+def no_model_for(task: str, having: list[str]) -> ValueError:
+    return ValueError(f"no bundled model is for {task}; there are models for {', '.join(having) or 'no task'}")
+
+
+def takes_tensors(network: object, call: str) -> TypeError:
+    return TypeError(f"{type(network).__name__} takes tensors where it is called itself; write {call}")
 
 
 def no_safetensors(path: Path, problem: str) -> DamagedModelError:

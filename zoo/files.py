@@ -6,6 +6,7 @@ config.json        all that is needed to rebuild the model; sizes and SHA-256 of
 model.safetensors  the weights, in half precision
 *.json             what else the architecture needs (its assets): ``tokenizer.json``, ``labels.json``
 metrics.json       what was measured (:mod:`zoo.metrics`)
+.eval_results      its scores on benchmarks of the Hub, if the metrics name any
 =================  ==========================================================================================
 
 ``config.json`` has these keys::
@@ -43,8 +44,8 @@ from zoo import errors, strict_json
 
 FORMAT_VERSION = 3
 CARD, CONFIG, WEIGHTS, METRICS = "README.md", "config.json", "model.safetensors", "metrics.json"
-HUB_PATTERNS = [CARD, WEIGHTS, "*.json"]
-"""The files that are fetched from a repository on the Hub: none that could hold code."""
+EVAL_RESULTS = ".eval_results"
+"""The folder, inside a model's, from which the Hub takes scores on its benchmarks."""
 SAVING, PREVIOUS = ".{}.saving-{}", ".{}.previous-{}"
 """The suffixes of a folder that is being written, and of one that is being replaced; a unique number follows."""
 LARGEST_JSON = 2**20
@@ -71,6 +72,11 @@ def is_asset_name(name: str) -> bool:
 def describe(data: bytes) -> dict[str, Any]:
     """The record of a file in ``config.json``."""
     return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def git_hash(data: bytes) -> str:
+    """The name that git, and so the Hub, gives to this content of a file."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def to_json(content: dict[str, Any]) -> bytes:
@@ -135,7 +141,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises NewerFormatError for a newer format, DamagedModelError for anything that is not a config.
     """
     path = folder / CONFIG
-    config = _read_json(folder, CONFIG)
+    config = read_json(folder, CONFIG)
     version = config.get("format_version")
     if type(version) is not int or version < 1:
         raise errors.bad_config(path, f"is no config of a model: its format_version is {version!r}")
@@ -184,7 +190,7 @@ def _is_record(record: Any) -> bool:
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """The ``metrics.json`` of a model folder; DamagedModelError where it is missing or not JSON."""
-    return _read_json(folder, METRICS)
+    return read_json(folder, METRICS)
 
 
 @contextlib.contextmanager
@@ -204,6 +210,14 @@ def read_checked(folder: Path, name: str, record: dict[str, Any]) -> bytes:
     if found != record["sha256"]:
         raise errors.wrong_hash(folder / name, record["sha256"], found)
     return data
+
+
+def read_plain(folder: Path, name: str) -> bytes:
+    """The content of a file that ``config.json`` has no record of: a card, a picture, another JSON file."""
+    with _opened(folder, name) as (file, size):
+        if size > LARGEST_ASSET:
+            raise errors.too_large(folder / name, size, LARGEST_ASSET)
+        return file.read(size)
 
 
 @contextlib.contextmanager
@@ -235,7 +249,8 @@ def _is_inside(folder: Path, path: Path) -> bool:
     return real.parent in (root, beside)
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of a model folder; DamagedModelError where it is missing or none."""
     path = folder / name
     with _opened(folder, name) as (file, size):
         if size > LARGEST_JSON:

@@ -44,6 +44,7 @@ def load(
     name_or_repo_or_folder: Literal["lite-snn-multi30k"],
     *,
     revision: str | None = None,
+    source: str = "package",
     device: str | torch.device | None = None,
     backend: str = "auto",
     precision: str = "auto",
@@ -53,6 +54,7 @@ def load(
     name_or_repo_or_folder: Literal["lite-snn-imdb"],
     *,
     revision: str | None = None,
+    source: str = "package",
     device: str | torch.device | None = None,
     backend: str = "auto",
     precision: str = "auto",
@@ -63,6 +65,7 @@ def load(
     name_or_repo_or_folder: Literal["lite-snn-dvs-gesture"],
     *,
     revision: str | None = None,
+    source: str = "package",
     device: str | torch.device | None = None,
     backend: str = "auto",
     precision: str = "auto",
@@ -73,6 +76,7 @@ def load(
     name_or_repo_or_folder: str | os.PathLike,
     *,
     revision: str | None = None,
+    source: str = "package",
     device: str | torch.device | None = None,
     backend: str = "auto",
     precision: str = "auto",
@@ -82,6 +86,7 @@ def load(
     name_or_repo_or_folder: str | os.PathLike,
     *,
     revision: str | None = None,
+    source: str = "package",
     device: str | torch.device | None = None,
     backend: str = "auto",
     precision: str = "auto",
@@ -92,10 +97,14 @@ def load(
     The name is that of a bundled model (``"lite-snn-multi30k"``), of a repository on the Hugging Face Hub
     (``"org/name"``, at the commit, tag or branch ``revision``), or of a local folder, given as a ``Path`` or as text
     that starts like a path (``"./folder"``). Bundled models and folders need no network connection, nor does a commit
-    that is already in the Hub's cache. ``device`` is the model's device (by default the CPU) and ``backend`` what runs
-    its neurons' scans: ``"auto"``, ``"torch"``, ``"cpu"`` or ``"cupy"``. ``precision`` is what the
-    products of spikes are computed with (:class:`zoo.engine.precision.Precise`): ``"auto"`` (integers of eight bits
-    where the model can), ``"float32"`` or ``"int8"``.
+    that is already in the Hub's cache. ``source="hub"`` takes a bundled model from the Hub, at the commit that this
+    release pins, instead of from this package. No code of a repository is ever run, so there is no
+    ``trust_remote_code``.
+
+    ``device`` is the model's device (by default the CPU) and ``backend`` what runs its neurons' scans: ``"auto"``,
+    ``"torch"``, ``"cpu"`` or ``"cupy"``. ``precision`` is what the products of spikes are computed with
+    (:class:`zoo.engine.precision.Precise`): ``"auto"`` (integers of eight bits where the model can), ``"float32"`` or
+    ``"int8"``.
 
     ``labels`` are other labels for a classifier, or other phones for a recogniser, to be learned by fine-tuning
     (:func:`zoo.adapting.with_labels`). What is new then is listed in the model's ``newly_initialised``, the names of
@@ -112,7 +121,7 @@ def load(
     device = _usable_device(device)
     kernels.check_backend(backend)
     check_precision(precision)
-    folder = registry.locate(name_or_repo_or_folder, revision)
+    folder = registry.locate(name_or_repo_or_folder, revision, source=source)
     config = files.read_config(folder)
     record, path = config["files"][files.WEIGHTS], folder / files.WEIGHTS
     others = {name: of_other for name, of_other in config["files"].items() if name != files.WEIGHTS}
@@ -162,6 +171,14 @@ def _origin(name: str | os.PathLike, folder: Path, config: dict) -> dict[str, An
     except ValueError:  # a model works without them
         return origin
     return origin | {key: metrics[key] for key in ("licence", "languages") if key in metrics}
+
+
+def pipeline(task: str, **options: Any) -> Any:
+    """The best bundled model of a task ("translation"), loaded with the ``options`` of :func:`load`.
+
+    Raises ``zoo.errors.UnknownNameError`` for an unknown task, ValueError for one without a bundled model.
+    """
+    return load(registry.best(task), **options)
 
 
 def float32_on_cpu() -> AbstractContextManager[None]:

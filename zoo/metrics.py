@@ -13,6 +13,8 @@ needs ``scores`` and ``data`` too::
     scores            {column: {"title": "BLEU, test 2016", "type": "bleu", "split": "test_2016_flickr",
                       "signature": how it was computed, as the scoring tool prints it}}
     results           rows {"name": ..., column: value}: the model, under its own name, and its twins
+    benchmarks        [{"score": column, "dataset": a benchmark on the Hub, "org/name", "task": its task there}]: what
+                      the Hub shows on that benchmark's page, from .eval_results
     published         rows of the same kind, of other people's figures, each with a "source"
     costs             {"inputs": on what it was counted, "rows": rows of the same kind, means per input,
                       "comparison": sentences, "plot": the PNG file beside the card, or null}
@@ -20,6 +22,7 @@ needs ``scores`` and ``data`` too::
     sparsity_plot     the PNG file beside the card that shows the curve
     pictures          [{"file": a PNG file beside the card, "caption": what it shows}]
     weight_bits       {"rows": rows {"name": how the weights are held, a score}, "command": what measures it again}
+    weights_sha256    the SHA-256 of the weights that the results are of; zoo.save() adds it
     score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check on
                       that many inputs should land
     calibration       {"temperature": fitted by likelihood, "fitted_on": on which inputs, "rows": rows {"name": which
@@ -54,12 +57,14 @@ KEYS = {
     "licence": str,
     "scores": dict,
     "results": list,
+    "benchmarks": list,
     "published": list,
     "costs": dict,
     "sparsity": list,
     "sparsity_plot": str,
     "pictures": list,
     "weight_bits": dict,
+    "weights_sha256": str,
     "score_band": dict,
     "calibration": dict,
     "commands": list,
@@ -96,6 +101,7 @@ _KINDS: dict[tuple[str, str], tuple[type, ...]] = {
 _ROWS: dict[str, tuple[str, ...]] = {
     "published": ("name", "source"),
     "results": ("name",),
+    "benchmarks": ("score", "dataset", "task"),
     "costs": ("name",),
     "calibration": ("name",),
     "weight_bits": ("name",),
@@ -164,6 +170,10 @@ def _check_row(key: str, row: Any) -> None:
 
 def _check_results(name: str, metrics: dict[str, Any]) -> None:
     rows = metrics.get("results")
+    for benchmark in metrics.get("benchmarks", []):
+        own: dict[str, Any] = next((row for row in rows or () if row["name"] == name), {})
+        if benchmark["score"] not in metrics.get("scores", {}) or own.get(benchmark["score"]) is None:
+            raise ValueError(f"metrics['benchmarks'] names {benchmark['score']!r}, which is no score of the model")
     if not rows:
         return
     for key in ("scores", "data"):

@@ -19,12 +19,15 @@ A bundled model is a folder in ``model_cards`` (:mod:`zoo.files` says what it ho
 """
 
 import fnmatch
+import functools
 import importlib
+import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 from zoo import errors, files, tasks
 from zoo.metrics import check_metrics
@@ -32,6 +35,20 @@ from zoo.tasks import TASKS
 
 MODEL_CARDS = Path(__file__).resolve().parent.parent / "model_cards"
 """The folder of bundled models; it is beside this package, both in a checkout and in an installation."""
+
+SOURCES = ("package", "hub")
+"""Where the weights of a bundled model come from."""
+
+
+class Pin(NamedTuple):
+    """Where a bundled model is on the Hub, with the commit that never changes."""
+
+    repo: str
+    commit: str
+
+
+PUBLISHED: dict[str, Pin] = {}
+"""The bundled models that are on the Hub, as ``snn-zoo publish --all ORG`` prints them; none is yet."""
 
 _architectures: dict[str, type[Any]] = {}
 
@@ -59,10 +76,27 @@ def register_architecture(name: str):
         if before is network or (before is not None and not _is_defined_again(before, network)):
             raise ValueError(f"the architecture name {name!r} is taken by {before.__qualname__}")
         network.architecture = name
+        if "forward" in vars(network):
+            network.forward = _refusing_texts(network.forward, network.task)
         _architectures[name] = network
         return network
 
     return decorate
+
+
+def _refusing_texts(forward: Callable[..., Any], task: str) -> Callable[..., Any]:
+    """``forward``, which takes tensors, with an error that names the method of ``task`` for one who gives it texts."""
+
+    @functools.wraps(forward)
+    def checked(self: Any, *inputs: Any, **options: Any) -> Any:
+        first = inputs[0] if inputs else None
+        if isinstance(first, list | tuple) and first:
+            first = first[0]
+        if isinstance(first, str):
+            raise errors.takes_tensors(self, tasks.named(task).call)
+        return forward(self, *inputs, **options)
+
+    return checked
 
 
 def _is_defined_again(before: type, now: type) -> bool:
@@ -104,6 +138,19 @@ class ModelInfo:
     config: dict[str, Any]
     metrics: dict[str, Any]
 
+    @property
+    def main_score(self) -> str | None:
+        """The column of the most important measured score; None without scores.
+
+        Scores on test data come first, and among these the task's main score.
+        """
+        scores, main = self.metrics.get("scores", {}), tasks.named(self.task).score.type
+        measured = [column for column in scores if self.scores.get(column) is not None]
+        measured.sort(
+            key=lambda column: (not scores[column]["split"].startswith("test"), scores[column]["type"] != main)
+        )
+        return measured[0] if measured else None
+
 
 def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
     """Sorted names of the bundled models that match ``pattern``, as for file names (``*imdb*``).
@@ -114,6 +161,15 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
         tasks.named(task)
     names = fnmatch.filter(_bundled(), pattern)
     return [name for name in names if task is None or files.read_config(MODEL_CARDS / name)["task"] == task]
+
+
+def best(task: str) -> str:
+    """The name of the bundled model of ``task`` with the best main score; ValueError for a task without a model."""
+    found = [info(name) for name in list_models(task=task)]
+    if not found:
+        raise errors.no_model_for(task, sorted({info(name).task for name in list_models()}))
+    merit = tasks.named(task).score.merit
+    return max(found, key=lambda model: merit(model.scores[model.main_score]) if model.main_score else -math.inf).name
 
 
 def info(name_or_repo_or_folder: str | os.PathLike, *, revision: str | None = None) -> ModelInfo:
@@ -147,22 +203,32 @@ def _checked_metrics(folder: Path, name: str) -> dict[str, Any]:
     return metrics
 
 
-def locate(name: str | os.PathLike, revision: str | None = None, only: list[str] | None = None) -> Path:
+def locate(
+    name: str | os.PathLike, revision: str | None = None, only: list[str] | None = None, source: str = "package"
+) -> Path:
     """The folder of a model, found only by the form of its name.
 
     A ``Path``, or text that starts as a path does (``./``, ``../``, ``~``, an absolute one), is a local
-    folder; ``org/name`` is a repository on the Hub (``only`` names the files wanted); a bare name is a bundled model.
+    folder; ``org/name`` is a repository on the Hub (``only`` names the files wanted); a bare name is a bundled model,
+    of this package or, with the ``source`` "hub", at its commit in :data:`PUBLISHED`, unless ``revision`` says another.
     Raises ValueError for an unknown name, and for ``org/name`` if there is also a model folder of that name, unless
     ``revision`` says that the Hub is meant; FileNotFoundError for a missing folder, and NotADirectoryError for a file.
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(f"a model is named by text or a path; got {type(name).__name__}")
-    if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(("./", "../")):
+    if source not in SOURCES:
+        raise errors.unknown("source of models", source, SOURCES)
+    if is_repository(name):
         if revision is None and (Path(name) / files.CONFIG).is_file():
             raise errors.repository_or_folder(name)
         from zoo import hub
 
         return hub.snapshot(name, revision, only)
+    if source == "hub":
+        from zoo import hub
+
+        pin = _pin(name)
+        return hub.snapshot(pin.repo, revision or pin.commit, only)
     if revision is not None:
         raise ValueError(f"revision={revision!r} chooses a commit on the Hub (org/name); {str(name)!r} is not there")
     if not isinstance(name, str) or _is_path(name):
@@ -182,6 +248,26 @@ def locate(name: str | os.PathLike, revision: str | None = None, only: list[str]
     if name not in _bundled():
         raise errors.unknown_model(name, _bundled())
     return MODEL_CARDS / name
+
+
+def _pin(name: str | os.PathLike) -> Pin:
+    """Where the bundled model ``name`` is on the Hub; ValueError for another name, or if it was not published."""
+    if not isinstance(name, str) or _is_path(name):
+        raise ValueError(f"source='hub' is for the name of a bundled model; {str(name)!r} is a folder")
+    if name not in PUBLISHED and name in _bundled():
+        raise errors.not_on_the_hub(name)
+    if name not in PUBLISHED:
+        raise errors.unknown_model(name, {*PUBLISHED, *_bundled()})
+    return PUBLISHED[name]
+
+
+def is_repository(name: object) -> TypeGuard[str]:
+    """Whether this has the form of a repository's name on the Hub, ``org/name``."""
+    return (
+        isinstance(name, str)
+        and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+        and not name.startswith(("./", "../"))
+    )
 
 
 def _is_path(name: str | os.PathLike) -> bool:

@@ -46,6 +46,7 @@ def save(
     contents = _contents(model, folder.name, metrics, pictures or {})
     with _beside(folder) as new:
         for name, data in contents.items():
+            (new / name).parent.mkdir(exist_ok=True)
             files.write_whole(new / name, data)
         _check_loads(new, model, contents)
         _replace(folder, new)
@@ -71,6 +72,10 @@ def rewrite_config(
         (new / files.CONFIG).write_bytes(files.to_json(files.sealed(config)))
         (new / files.METRICS).write_bytes(files.to_json(metrics))
         (new / files.CARD).write_bytes(card.render_card(config, metrics).encode())
+        shutil.rmtree(new / files.EVAL_RESULTS, ignore_errors=True)
+        for name, data in card.eval_results(config, metrics).items():
+            (new / name).parent.mkdir()
+            (new / name).write_bytes(data)
         loading.load(new)
         _replace(folder, new)
 
@@ -94,11 +99,14 @@ def _contents(model: Any, name: str, metrics: dict[str, Any], pictures: dict[str
         "versions": _versions(),
     }
     config = files.sealed(unsealed)
+    if metrics.get("results"):  # so that they are never published with other weights
+        metrics = {"weights_sha256": config["files"][files.WEIGHTS]["sha256"]} | metrics
     return {
         **needed,
         files.CONFIG: files.to_json(config),
         files.METRICS: files.to_json(metrics),
         files.CARD: card.render_card(config, metrics).encode(),
+        **card.eval_results(config, metrics),
         **_checked(pictures, pictures_of(metrics)),
     }
 
@@ -126,7 +134,7 @@ def check_replaceable(folder: Path) -> None:
     if not found:
         return
     try:
-        own = {files.CARD, files.CONFIG, files.METRICS, *files.read_config(folder)["files"]}
+        own = {files.CARD, files.CONFIG, files.METRICS, files.EVAL_RESULTS, *files.read_config(folder)["files"]}
         own |= set(pictures_of(files.read_metrics(folder)))
     except ValueError as error:
         raise FileExistsError(f"{folder} is neither empty nor a model's folder, so nothing is saved to it") from error

@@ -65,6 +65,12 @@ class Task:
     """Whether the command also takes one recording as raw samples on standard input; ``stream`` takes their rate."""
 
     @property
+    def call(self) -> str:
+        """How a model is asked: ``model.translate([sentence])``, or ``model.predict(recording)`` for a file."""
+        word = self.input.replace(" ", "_")
+        return f"model.{self.method}({word if self.files else f'[{word}]'})"
+
+    @property
     def needed(self) -> list[str]:
         """The methods that a network of this task must have."""
         more = {"check": not self.files, "stream": self.streams is not None}

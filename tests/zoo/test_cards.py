@@ -35,6 +35,13 @@ def test_the_front_matter_is_what_the_hub_reads(config, metrics):
     assert "spiking-neural-network" in data.tags
 
 
+@pytest.mark.parametrize("score", ["bleu", "mean_spike_rate"])
+def test_a_benchmark_is_of_a_measured_score(config, metrics, score):
+    metrics["benchmarks"] = [{"score": score, "dataset": "somebody/five-words", "task": "test"}]
+    with pytest.raises(ValueError, match=f"names '{score}', which is no score of the model"):
+        render_card(config, metrics)
+
+
 def test_the_model_index_holds_the_models_own_scores(config, metrics):
     results = ModelCard(render_card(config, metrics)).data.eval_results
     assert {(r.dataset_split, r.metric_type, r.metric_value) for r in results} == {

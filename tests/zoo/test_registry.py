@@ -1,6 +1,7 @@
 """Architectures and bundled models by name."""
 
 import json
+import re
 
 import pytest
 import tiny_network
@@ -12,6 +13,7 @@ from neurons.spike import earlier_names
 from zoo import errors, files, weights
 from zoo.card import render_card
 from zoo.metrics import pictures_of
+from zoo.publishing import contents_to_publish
 from zoo.registry import MODEL_CARDS, architecture, register_architecture
 from zoo.tasks import TASKS
 
@@ -109,6 +111,7 @@ def test_a_bundled_model_is_what_its_folder_says(name):
     assert {path.name for path in folder.iterdir()} == written
     assert metrics["load_as"] == name
     assert metrics["results"] and metrics["limits"] and metrics["commands"] and metrics["seeds"]
+    assert contents_to_publish(folder).keys() == written
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -135,6 +138,43 @@ def test_the_bundled_weights_are_small():
     sizes = [path.stat().st_size for path in MODEL_CARDS.glob("*/*.safetensors")]
     assert all(size < 16 * 2**20 for size in sizes)
     assert sum(sizes) < 32 * 2**20
+
+
+def test_what_is_published_is_pinned_to_a_commit_that_never_changes():
+    for name, pin in zoo.registry.PUBLISHED.items():
+        assert name in BUNDLED
+        assert re.fullmatch("[0-9a-f]{40}", pin.commit)
+        assert zoo.registry.is_repository(pin.repo)
+
+
+def test_a_bundled_model_that_is_not_on_the_hub_is_said_to_be_in_the_package(bundled):
+    with pytest.raises(ValueError, match="'tiny' is not on the Hugging Face Hub yet"):
+        zoo.load("tiny", source="hub")
+    with pytest.raises(errors.UnknownNameError, match="did you mean 'tiny'"):
+        zoo.load("tinny", source="hub")
+    with pytest.raises(ValueError, match="is a folder"):
+        zoo.load(bundled, source="hub")
+    with pytest.raises(errors.UnknownNameError, match="did you mean 'hub'"):
+        zoo.load("tiny", source="hubb")
+
+
+def test_a_pipeline_is_the_bundled_model_of_a_task_with_the_best_score(bundled, network, metrics):
+    metrics["results"][0] |= {"name": "other", "bleu_test": 30.0, "bleu_val": 1.0}
+    network.readout.bias.data += 1
+    zoo.save(network, bundled.parent / "other", metrics)
+    zoo.save(network, bundled.parent / "unmeasured")
+    assert zoo.registry.best("translation") == "other"
+    assert torch.equal(zoo.pipeline("translation").readout.bias, zoo.load("other").readout.bias)
+    with pytest.raises(ValueError, match="for text-classification; there are models for translation"):
+        zoo.pipeline("text-classification")
+    with pytest.raises(errors.UnknownNameError, match="did you mean 'translation'"):
+        zoo.pipeline("translations")
+
+
+@pytest.mark.parametrize("given", ["Ein Hund", ["Ein Hund"], ("Ein Hund", "Schnee")])
+def test_a_model_called_on_text_names_the_method_of_its_task(network, given):
+    with pytest.raises(TypeError, match=r"write model\.translate\(\[sentence\]\)"):
+        network(given)
 
 
 def test_an_architecture_that_is_defined_again_takes_the_place_of_the_one_before(monkeypatch):

@@ -51,8 +51,9 @@ def test_the_config_says_all_that_is_needed(network, saved):
         assert config["files"][name] == files.describe((saved / name).read_bytes())
 
 
-def test_the_metrics_are_written_as_they_were_given(saved, metrics):
-    assert json.loads((saved / files.METRICS).read_text()) == metrics
+def test_the_metrics_are_written_as_they_were_given_with_the_hash_of_the_weights_they_are_of(saved, metrics):
+    weights = files.describe((saved / files.WEIGHTS).read_bytes())["sha256"]
+    assert json.loads((saved / files.METRICS).read_text()) == {"weights_sha256": weights} | metrics
 
 
 def test_a_model_that_was_not_measured_can_be_saved(network, tmp_path):

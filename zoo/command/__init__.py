@@ -14,6 +14,7 @@ import zoo
 from zoo import tasks
 from zoo.command import tables
 from zoo.command.failing import Commands, say
+from zoo.command.publishing import publish_command
 from zoo.tasks import TASKS, Option, Task
 
 ADDED = ("recipes.fine_tune_command",)
@@ -46,6 +47,7 @@ def command_line() -> typer.Typer:
     app.command("profile")(_profile_command())
     for module in ADDED:
         importlib.import_module(module).add_to(app)
+    app.command("publish")(publish_command)
     return app
 
 

@@ -3,7 +3,6 @@
 import shutil
 import textwrap
 
-from zoo import tasks
 from zoo.figures import in_words
 from zoo.registry import ModelInfo
 
@@ -50,11 +49,8 @@ def model(found: ModelInfo) -> str:
 
 
 def _score(model: ModelInfo) -> str:
-    """The most important measured score: scores on test data come first, and among these the task's main score."""
-    scores, counts = model.metrics.get("scores", {}), tasks.named(model.task).score.type
-    measured = [column for column in scores if model.scores.get(column) is not None]
-    measured.sort(key=lambda column: (not scores[column]["split"].startswith("test"), scores[column]["type"] != counts))
-    return in_words(measured[0], model.scores[measured[0]], scores) if measured else ""
+    column = model.main_score
+    return in_words(column, model.scores[column], model.metrics["scores"]) if column else ""
 
 
 def _sentence(model: ModelInfo) -> str:
