@@ -8,9 +8,11 @@ scored by the language model (KenLM, from an ARPA file or its binary form)::
 A folder with the files ``lexicon.txt`` and ``words.arpa`` holds all that a search needs (:func:`search_in`).
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +26,8 @@ BLANK = 0
 """The unit of CTC that stands for no phone; the labels follow it."""
 UNKNOWN = "<unk>"
 LEXICON, LANGUAGE_MODEL = "lexicon.txt", "words.arpa"
-LM_WEIGHT, WORD_SCORE, BEAM_SIZE, BEAM_THRESHOLD = 2.0, 0.0, 100, 25.0
+LM_WEIGHT, WORD_SCORE, BEAM_SIZE, BEAM_THRESHOLD = 1.5, -1.0, 100, 25.0
+"""Chosen on val of the LibriSpeech parts, for the bundled model."""
 
 
 class Word(NamedTuple):
@@ -68,21 +71,13 @@ class WordSearch:
             from flashlight.lib.text.dictionary import Dictionary
         except ImportError as error:
             raise ImportError('words need flashlight-text; install it with: pip install "snn-zoo[speech]"') from error
-        units = {label: 1 + i for i, label in enumerate(labels)}
         words = Dictionary()
         for word in (*lexicon, UNKNOWN):
             words.add_entry(word)
         self._words: Any = words
-        self._model = _language_model(language_model, words) if language_model else decoder.ZeroLM()
-        trie, start = decoder.Trie(1 + len(labels), BLANK), self._model.start(False)
-        for word, pronunciations in lexicon.items():
-            number = words.get_index(word)
-            score = self._model.score(start, number)[1]
-            for phones in pronunciations:
-                if missing := [phone for phone in phones if phone not in units]:
-                    raise ValueError(f"the word {word!r} has the phone {missing[0]}, which the network does not know")
-                trie.insert([units[phone] for phone in phones], number, score)
-        trie.smear(decoder.SmearingMode.MAX)
+        with _quiet():
+            self._model = _language_model(language_model, words) if language_model else decoder.ZeroLM()
+            trie = self._trie(labels, lexicon)
         options = decoder.LexiconDecoderOptions(
             beam_size=beam_size,
             beam_size_token=1 + len(labels),
@@ -96,6 +91,22 @@ class WordSearch:
         )
         unknown = words.get_index(UNKNOWN)
         self._search = decoder.LexiconDecoder(options, trie, self._model, BLANK, BLANK, unknown, [], False)
+
+    def _trie(self, labels: Sequence[str], lexicon: Mapping[str, Iterable[Sequence[str]]]) -> Any:
+        """All pronunciations as a tree of phones; words that sound alike are kept up to the library's limit of six."""
+        from flashlight.lib.text import decoder
+
+        units = {label: 1 + i for i, label in enumerate(labels)}
+        trie, start = decoder.Trie(1 + len(labels), BLANK), self._model.start(False)
+        for word, pronunciations in lexicon.items():
+            number = self._words.get_index(word)
+            score = self._model.score(start, number)[1]
+            for phones in pronunciations:
+                if missing := [phone for phone in phones if phone not in units]:
+                    raise ValueError(f"the word {word!r} has the phone {missing[0]}, which the network does not know")
+                trie.insert([units[phone] for phone in phones], number, score)
+        trie.smear(decoder.SmearingMode.MAX)
+        return trie
 
     def without_language_model(self) -> "WordSearch":
         """The same search, to which all words are equally likely."""
@@ -117,6 +128,20 @@ class WordSearch:
             times = round(start * step_seconds, 3), round(end * step_seconds, 3)
             words.append(Word(self._words.get_entry(number), *times, round(sum(sure) / len(sure), 4)))
         return Words(" ".join(word.name for word in words), found[0].score, words)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Context in which nothing is written to standard error: the libraries draw their own progress there."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def _language_model(path: Path, words: Any) -> Any:
