@@ -22,6 +22,9 @@ from recipes.training import SpikeMeter
 
 SCORES, COSTS, COSTS_PLOT, SPARSITY_PLOT = "scores.json", "costs.json", "costs.png", "sparsity.png"
 
+OF_SPIKES = {"bits", "full_precision", "threshold_levels"}
+"""Options that mean nothing to a network without spikes."""
+
 # ---- Measuring ----
 
 
@@ -141,7 +144,7 @@ def described(recipe: Recipe, run_config: dict[str, Any], beside: dict[str, Any]
     bits = model.get("bits")
     name = template.format(spikes="binary" if bits == 1 else f"{bits}-bit", **model)
     own, others = (run["model"] | run["training"] for run in (run_config, beside))
-    told = {"bits"} if name != template else set()
+    told = {"bits"} if "{spikes}" in template else OF_SPIKES
     differs = [
         f"{option.replace('_', ' ')} {own[option]}" if own[option] else f"without {option.replace('_', ' ')}"
         for option in recipe.tuned

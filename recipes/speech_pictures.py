@@ -26,12 +26,13 @@ REACHED_STEPS = 100
 def add_pictures(
     metrics: dict[str, Any],
     groups: dict[str, list[Path]],
-    recording: Annotated[Path | None, typer.Option(help="audio file for the card's pictures")] = None,
+    recording: Annotated[Path | None, typer.Option(help="audio file for the card's example and pictures")] = None,
 ) -> dict[str, bytes]:
-    """Add two pictures to a card, drawn from a ``recording`` by the trained networks of the table; none without one.
+    """Add to a card what is heard in a ``recording``, and two pictures of it by the trained networks of the table.
 
-    The first has the spectrogram, the spikes and the phones of the first seconds. The second has the norm of the
-    gradient of the last step with respect to earlier ones, in every network with spikes.
+    Without a recording nothing is added. The first picture has the spectrogram, the spikes and the phones of the first
+    seconds. The second has the norm of the gradient of the last step with respect to earlier ones, in every network
+    with spikes.
     """
     if recording is None:
         return {}
@@ -40,6 +41,8 @@ def add_pictures(
     models = {name: zoo.load(runs[0] / BEST) for name, runs in groups.items()}
     spiking = {name: model for name, model in models.items() if model.typed_config.mixer not in RECURRENT}
     own = next(iter(models.values()))
+    said = own.transcribe(recording)
+    metrics["example"] = {"input": recording.name, "output": [said.text, said.confidence]}
     captions = {
         HEARD: f"{recording.stem}: spectrogram, the phones that are heard, and the spikes of all layers.",
         REACH: "How strongly the last step depends on earlier ones, in the trained networks.",

@@ -318,6 +318,7 @@ def test_a_card_shows_what_goes_through_the_network_and_how_far_its_gradient_rea
     assert speech_pictures.add_pictures(metrics, groups) == metrics == {}
     found = speech_pictures.add_pictures(metrics, groups, data.parent / "own.wav")
     assert pictures_of(metrics) == list(found) and len(found) == 2
+    assert metrics["example"]["input"] == "own.wav"
     zoo.save(zoo.load(tmp_path / "own" / "best"), tmp_path / "bundled", metrics, found)
     assert f"![{metrics['pictures'][0]['caption']}](heard.png)" in (tmp_path / "bundled" / "README.md").read_text()
     model = zoo.load(tmp_path / "own" / "best")
