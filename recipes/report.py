@@ -253,6 +253,7 @@ def bundle(
         "load_as": folder.name,
         "example": recipe.example(model),
         **({"languages": [*recipe.languages]} if recipe.languages else {}),
+        **trained_from(chosen),
         "licence": recipe.licence,
         "scores": recipe.columns(scores),
         "results": table(recipe, groups),
@@ -274,6 +275,12 @@ def bundle(
     if recipe.complete:
         pictures |= recipe.complete(metrics, groups, **options)
     zoo.save(model, folder, metrics, pictures)
+
+
+def trained_from(run: Path) -> dict[str, str]:
+    """The card's entry on the bundled model that a run began with, if it did."""
+    initial = read_run_config(run).get("initial")
+    return {"base_model": initial} if initial in zoo.list_models() else {}
 
 
 def score_band(recipe: Recipe, scores: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Every Python block of the README runs as it is printed, and so do its commands."""
 
 import gzip
+import json
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,6 +34,12 @@ def test_the_block_on_the_command_line_runs(tmp_path, environment_with_checkout)
     (tmp_path / "recordings").mkdir()
     x, y, p = np.random.default_rng(0).integers(0, [[128], [128], [2]], (3, 2000))
     np.savez(tmp_path / "recordings" / "one.npz", t=np.arange(2000) * 100, x=x, y=y, p=p)
+    sound = np.random.default_rng(0).normal(0, 3000, 16_000).astype("<i2")
+    for name in ("speech.flac", "speech.mp3"):
+        soundfile.write(tmp_path / name, sound, 16_000)
+    (tmp_path / "sound.raw").write_bytes(sound.tobytes())
+    (tmp_path / "arecord").write_text("#!/bin/sh\ncat sound.raw\n")
+    (tmp_path / "arecord").chmod(0o755)
     (tmp_path / "snn-zoo").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m zoo "$@"\n')
     (tmp_path / "snn-zoo").chmod(0o755)
     (block,) = re.findall(r"## On the command line.*?^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -44,11 +52,12 @@ def test_the_block_on_the_command_line_runs(tmp_path, environment_with_checkout)
         text=True,
     )
     assert (result.returncode, result.stderr) == (0, "")
-    *translated, gesture = result.stdout.splitlines()
+    *translated, gesture, flac, mp3, raw = result.stdout.splitlines()
     assert [line.split("\t")[0] for line in translated] == [
         "a dog runs through the snow.",
         "two children are playing on the beach.",
     ]
     assert gesture.count("\t") == 1
+    assert json.loads(flac)["text"] == raw and "phones" in json.loads(mp3)
     assert (tmp_path / "english.txt").read_text().count("\n") == 2
     assert (tmp_path / "labels.jsonl").read_text().startswith('{"label": "positive"')

@@ -25,6 +25,7 @@ from zoo.engine.precision import check_precision, set_precision
 if TYPE_CHECKING:
     from zoo.networks.gesture import GestureNetwork
     from zoo.networks.sentiment import TextClassifier
+    from zoo.networks.speech import SpeechRecogniser
     from zoo.networks.translation import Translator
 
 SOON_READ = 2**26
@@ -71,6 +72,17 @@ def load(
     precision: str = "auto",
     labels: Sequence[str] | None = None,
 ) -> "GestureNetwork": ...
+@overload
+def load(
+    name_or_repo_or_folder: Literal["improved-snn-librispeech", "improved-snn-timit"],
+    *,
+    revision: str | None = None,
+    source: str = "package",
+    device: str | torch.device | None = None,
+    backend: str = "auto",
+    precision: str = "auto",
+    labels: Sequence[str] | None = None,
+) -> "SpeechRecogniser": ...
 @overload
 def load(
     name_or_repo_or_folder: str | os.PathLike,

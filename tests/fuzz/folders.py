@@ -33,7 +33,7 @@ def prepare() -> None:
 
 
 def make(random: randomness.Random, folder: Path) -> Path:
-    name = random.choice(["lite-snn-dvs-gesture", "lite-snn-imdb", "lite-snn-multi30k"])
+    name = random.choice(zoo.list_models())
     path = folder / name
     shutil.copytree(MODEL_CARDS / name, path)
     kinds = [settings, settings, header, tokens, tokens, metrics, config, bits, no_plain_file]
