@@ -142,9 +142,9 @@ class _Publisher:
 
         if not registry.is_repository(repo):
             raise ValueError(f'a repository on the Hub is named "org/name"; got {repo!r}')
-        if get_token() is None:
-            raise errors.not_published(repo, f"there is no token; {hub.LOG_IN}")
         self.repo, self.private, self.create_pr = repo, private, create_pr
+        if self.asked(get_token) is None:
+            raise errors.not_published(repo, f"there is no token; {hub.LOG_IN}")
         self.api = HfApi(library_name="snn-zoo", library_version=__version__)
 
     def publish(self, contents: dict[str, bytes], parent_commit: str | None, dry_run: bool) -> Publication:
