@@ -30,7 +30,7 @@ class WeightsMismatchError(ValueError):
 
 
 class HubError(OSError):
-    """A repository that could not be fetched from the Hub."""
+    """A repository that could not be fetched from the Hub, or not be published there."""
 
 
 def unknown(kind: str, name: object, known: Collection[str]) -> UnknownNameError:

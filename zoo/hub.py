@@ -37,8 +37,8 @@ def snapshot(repo: str, revision: str | None, only: list[str] | None = None) -> 
     a model. The config is fetched first, so that nothing more is fetched of a repository that holds no model of
     snn-zoo. A file that was altered on the way is fetched once more, and then removed from the cache.
 
-    Where a branch is asked for and the Hub does not answer, or refuses or fails (403, 5xx), the client serves the
-    newest commit that the cache has of it. A commit never changes, so name one where that matters.
+    Where a branch is asked for and the Hub cannot be reached, refuses (a repository that is private now, 403) or fails
+    (5xx), the client serves the newest commit that the cache has of it. Where that matters, name a commit.
 
     Raises HubError if the files cannot be fetched or the repository holds no model of snn-zoo, DamagedModelError for
     files that stay altered.
@@ -125,9 +125,10 @@ def _healed(repo: str, folder: Path, names: list[str], check: Callable[[], Resul
         except errors.DamagedModelError as error:
             damage = error
     for path in paths:
-        if _is_intact(path) is False:
-            path.resolve().unlink()
-            path.unlink()
+        with contextlib.suppress(OSError):  # of another process that removes it too, or a cache that is only read
+            if _is_intact(path) is False:
+                path.resolve().unlink()
+                path.unlink()
     raise errors.damaged_on_the_hub(repo, folder, damage) from damage
 
 

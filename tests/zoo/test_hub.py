@@ -130,6 +130,9 @@ def test_a_hub_that_refuses_or_fails_leaves_what_the_cache_has_of_a_branch(hub, 
     hub.repositories[REPOSITORY].commit({})
     hub.faults = [Fault("GET /api/models", times=99, status=status)]
     assert ask() == folder
+    hub.faults.clear()
+    hub.repositories[REPOSITORY].private = True
+    assert ask() == folder
 
 
 def test_only_files_of_the_model_are_fetched(ask):
