@@ -10,7 +10,10 @@ import contextlib
 import hashlib
 import http.server
 import json
+import os
 import re
+import socket
+import struct
 import threading
 import time
 import urllib.parse
@@ -63,6 +66,10 @@ class Fault:
     altered: bool = False
     unanswered: bool = False
     """Whether the connection is dropped before the request is done."""
+    loses: str | None = None
+    """The file that a commit leaves out, though it is answered as any other."""
+    reset: bool = False
+    """Whether the connection is reset, as by a router, before the request is done."""
     seconds: float = 0.0
     """How long the answer is waited for."""
 
@@ -125,6 +132,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(self.fault.seconds)
         if self.fault and self.fault.unanswered:
             return None
+        if self.fault and self.fault.reset:
+            return self.reset_connection()
         if self.fault and self.fault.status:
             return self.fail(self.fault.status, headers=self.fault.headers)
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -135,6 +144,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if found := re.fullmatch(pattern, f"{self.command} {path}"):
                 return answer(self, **found.groupdict())
         self.fail(404)
+
+    def reset_connection(self):
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        os.close(self.connection.detach())
 
     def read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -215,12 +228,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if oid is None:
             return self.fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         contents = repository.commits[oid]
+        told = ("rfilename", "size", "blobId", "lfs") if "blobs" in self.query else ("rfilename",)
+        siblings = [{key: value for key, value in sibling(*file).items() if key in told} for file in contents.items()]
         matter = re.match(r"---\n(.*?)\n---", contents.get("README.md", b"").decode(), re.DOTALL)
         card = yaml.safe_load(matter[1]) if matter else {}
         self.send_json(
             {
                 "id": name, "sha": oid, "private": repository.private, "gated": "auto" if repository.gated else False,
-                "siblings": [{"rfilename": file} for file in contents], "cardData": card,
+                "siblings": siblings, "cardData": card,
                 "library_name": card.get("library_name"), "tags": card.get("tags", []),
             }
         )  # fmt: skip
@@ -328,6 +343,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     self.apply(line["key"], line["value"], contents)
             except KeyError as error:
                 return self.fail(400, message=f"missing: {error}")
+            if self.fault and self.fault.loses:
+                contents.pop(self.fault.loses)
             number = sum(ref.startswith("refs/pr/") for ref in repository.refs) + 1
             oid = repository.commit(contents, f"refs/pr/{number}" if pull else "main")
         answer = {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{name}/commit/{oid}"}
@@ -379,6 +396,14 @@ def described(file: str, data: bytes) -> dict:
     entry = {"type": "file", "path": file, "size": len(data), "oid": git_hash(data)}
     if is_large(file):
         entry["lfs"] = {"oid": sha256(data), "size": len(data), "pointerSize": 130}
+    return entry
+
+
+def sibling(file: str, data: bytes) -> dict:
+    """A file as in the description of a repository."""
+    entry = {"rfilename": file, "size": len(data), "blobId": git_hash(data)}
+    if is_large(file):
+        entry["lfs"] = {"sha256": sha256(data), "size": len(data), "pointerSize": 130}
     return entry
 
 

@@ -5,6 +5,7 @@ FileNotFoundError.
 """
 
 import difflib
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class WeightsMismatchError(ValueError):
 
 
 class HubError(OSError):
-    """A repository that could not be fetched from the Hub."""
+    """A repository that could not be fetched from the Hub, or not be published there."""
 
 
 def unknown(kind: str, name: object, known: Collection[str]) -> UnknownNameError:
@@ -136,6 +137,26 @@ def or_folder(error: HubError, repo: str) -> HubError:
 
 def not_a_model(repo: str, problem: str) -> HubError:
     return HubError(f"{repo!r} on the Hugging Face Hub holds no model of snn-zoo: {_short(problem)}")
+
+
+def damaged_on_the_hub(repo: str, folder: Path, damage: DamagedModelError) -> DamagedModelError:
+    """``damage`` to a repository's files in the cache's ``folder``, which is named as its commit."""
+    problem = str(damage).replace(f"{folder}{os.sep}", "")
+    return DamagedModelError(f"{repo!r} on the Hugging Face Hub, at commit {folder.name}: {problem}")
+
+
+def would_replace(repo: str, replaced: tuple[str, ...], head: str | None) -> HubError:
+    return not_published(
+        repo, f"that {', '.join(replaced)}; if it should, say parent_commit={head!r}, or create_pr=True"
+    )
+
+
+def not_what_was_sent(repo: str, commit: str, differences: tuple[str, ...]) -> HubError:
+    """``differences`` are the changes that would make the commit what was sent."""
+    return HubError(
+        f"{repo!r} on the Hugging Face Hub has the new commit {commit}, but it does not hold what was sent, "
+        f"which still {_short(', '.join(differences))}; look at it, and publish again"
+    )
 
 
 def not_published(repo: str, problem: str) -> HubError:

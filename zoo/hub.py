@@ -1,13 +1,16 @@
 """Models from the Hugging Face Hub, through its own client and its own cache.
 
 The client honours ``HF_ENDPOINT``, ``HF_TOKEN`` (or the token of ``hf auth login``), ``HF_HOME`` and
-``HF_HUB_OFFLINE``; it shows the progress and goes on where a broken connection ended. No code of a repository is ever
-fetched or run, so there is no ``trust_remote_code`` here. Nothing here imports torch.
+``HF_HUB_OFFLINE``; it shows the progress and, in the same process, goes on where a broken connection ended. A process
+that is interrupted leaves whole files only: the next one fetches the others from their beginning. No code of a
+repository is ever fetched or run, so there is no ``trust_remote_code`` here. Nothing here imports torch.
 """
 
 import contextlib
+import errno
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
@@ -22,6 +25,8 @@ BROKEN = {"RemoteProtocolError", "ReadError", "WriteError", "ReadTimeout", "Writ
 """The errors of a connection that breaks after it was made."""
 LONGEST_WAIT = 60
 """The most seconds that the Hub may ask us to wait; where it asks for more, that is the error."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The numbers of the errors of a disk that takes no more; a broken connection is an OSError with a number too."""
 
 
 def snapshot(repo: str, revision: str | None, only: list[str] | None = None) -> Path:
@@ -30,7 +35,10 @@ def snapshot(repo: str, revision: str | None, only: list[str] | None = None) -> 
     A commit that is in the cache is served without a network call; with ``HF_HUB_OFFLINE`` set, so is everything.
     ``revision`` None is the newest commit of the main branch. ``only`` names the files wanted, by default all files of
     a model. The config is fetched first, so that nothing more is fetched of a repository that holds no model of
-    snn-zoo. A file that does not have the SHA-256 that the config says is fetched once more, and then removed.
+    snn-zoo. A file that was altered on the way is fetched once more, and then removed from the cache.
+
+    Where a branch is asked for and the Hub cannot be reached, refuses (a repository that is private now, 403) or fails
+    (5xx), the client serves the newest commit that the cache has of it. Where that matters, name a commit.
 
     Raises HubError if the files cannot be fetched or the repository holds no model of snn-zoo, DamagedModelError for
     files that stay altered.
@@ -99,23 +107,42 @@ def _check_hashes(folder: Path, config: dict[str, Any]) -> None:
 def _healed(repo: str, folder: Path, names: list[str], check: Callable[[], Result]) -> Result:
     """What ``check`` returns for files in the cache, which are fetched again if it finds them damaged.
 
-    If they still are, they are removed, so that the next call does not find them.
+    Those that still are not what the Hub says they are, are removed, so that nothing finds them. Files that are stay,
+    even if they are no model of ours: the cache may be shared.
     """
+    paths = [folder / name for name in names]
     try:
         return check()
-    except errors.DamagedModelError as damage:
+    except errors.DamagedModelError as error:
+        damage = error
+    if any(path.exists() and _is_intact(path) is not True for path in paths):
         try:
             _fetch(repo, folder.name, names, force_download=True)
         except errors.HubError:
-            raise damage from None
-    try:
-        return check()
-    except errors.DamagedModelError:
-        for name in names:
-            with contextlib.suppress(OSError):
-                (folder / name).resolve().unlink()
-                (folder / name).unlink()
-        raise
+            raise errors.damaged_on_the_hub(repo, folder, damage) from damage
+        try:
+            return check()
+        except errors.DamagedModelError as error:
+            damage = error
+    for path in paths:
+        with contextlib.suppress(OSError):  # of another process that removes it too, or a cache that is only read
+            if _is_intact(path) is False:
+                path.resolve().unlink()
+                path.unlink()
+    raise errors.damaged_on_the_hub(repo, folder, damage) from damage
+
+
+def _is_intact(path: Path) -> bool | None:
+    """Whether a file has the content that the cache names it by; None where the cache does not say.
+
+    The name is the hash that the Hub told: git's, or the SHA-256 of a large file.
+    """
+    stored = path.resolve()
+    named = stored.parent.name == "blobs" and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", stored.name)
+    if not named or not stored.is_file():
+        return None
+    data = stored.read_bytes()
+    return stored.name in (files.git_hash(data), files.describe(data)["sha256"])
 
 
 def asked(
@@ -128,9 +155,8 @@ def asked(
     for attempt in range(attempts):
         try:
             return request()
-        # The client's releases use different HTTP libraries, whose errors have only their names in common.
         except Exception as error:
-            if isinstance(error, errors.HubError):
+            if not _is_of_the_outside(error):
                 raise
             wait = _seconds_until_repeat(error, attempt)
             if wait is None or attempt == attempts - 1:
@@ -139,8 +165,22 @@ def asked(
     raise AssertionError("the last attempt raises or returns")
 
 
+def _is_of_the_outside(error: Exception) -> bool:
+    """Whether the Hub, the network, the disk or a name is at fault, rather than this package.
+
+    ValueError is that of an answer that is no JSON, RuntimeError that of the client's threads. Other errors of the
+    client and of its HTTP library, which is not the same in all its releases, are known by their module.
+    """
+    from huggingface_hub.errors import HTTPError
+
+    theirs = ("huggingface_hub", HTTPError.__module__.partition(".")[0])
+    return isinstance(error, (OSError, ValueError, RuntimeError)) or type(error).__module__.partition(".")[0] in theirs
+
+
 def _seconds_until_repeat(error: Exception, attempt: int) -> float | None:
     """How long to wait before a request is repeated; None if that would be in vain."""
+    if _client_gave_up(error):
+        return None
     response = _response(error)
     if response is None:
         return 2**attempt if any(type(cause).__name__ in BROKEN for cause in _causes(error)) else None
@@ -149,6 +189,15 @@ def _seconds_until_repeat(error: Exception, attempt: int) -> float | None:
     told = response.headers.get("Retry-After", "")
     wait = int(told) if told.isdigit() else 2**attempt
     return wait if wait <= LONGEST_WAIT else None
+
+
+def _client_gave_up(error: Exception) -> bool:
+    """Whether the client has repeated the request itself, which its releases do for different requests.
+
+    Its loop counts the attempts in ``nb_tries``. Were it repeated here too, a failure would take minutes.
+    """
+    frames = (frame for cause in _causes(error) for frame, _ in traceback.walk_tb(cause.__traceback__))
+    return any(frame.f_locals.get("nb_tries", 1) > 1 for frame in frames)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -168,6 +217,7 @@ def _reason(error: Exception, repo: str, revision: str | None) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
+        HTTPError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -188,9 +238,12 @@ def _reason(error: Exception, repo: str, revision: str | None) -> str:
         said = response.headers.get("X-Error-Message") or response.reason_phrase
         return f"it answered {status} ({said}){_ADVICE.get(status, '')}"
     first = list(_causes(error))[-1]
-    if isinstance(first, OSError) and first.errno and first.filename is None:
+    if isinstance(first, OSError) and first.errno in FULL:
         return f"{first.strerror} while writing to {constants.HF_HUB_CACHE}"
-    return str(first) or type(first).__name__
+    said = str(first) or type(first).__name__
+    if any(isinstance(cause, HTTPError) for cause in _causes(error)):
+        return f"there is no connection to {constants.ENDPOINT}, or it broke off: {said}"
+    return said
 
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that has the right"

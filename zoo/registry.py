@@ -231,7 +231,7 @@ def locate(
         return hub.snapshot(pin.repo, revision or pin.commit, only)
     if revision is not None:
         raise ValueError(f"revision={revision!r} chooses a commit on the Hub (org/name); {str(name)!r} is not there")
-    if not isinstance(name, str) or _is_path(name):
+    if not isinstance(name, str) or is_path(name):
         try:
             folder = Path(name).expanduser()
         except RuntimeError:  # the home folder of an unknown user
@@ -252,7 +252,7 @@ def locate(
 
 def _pin(name: str | os.PathLike) -> Pin:
     """Where the bundled model ``name`` is on the Hub; ValueError for another name, or if it was not published."""
-    if not isinstance(name, str) or _is_path(name):
+    if not isinstance(name, str) or is_path(name):
         raise ValueError(f"source='hub' is for the name of a bundled model; {str(name)!r} is a folder")
     if name not in PUBLISHED and name in _bundled():
         raise errors.not_on_the_hub(name)
@@ -270,7 +270,8 @@ def is_repository(name: object) -> TypeGuard[str]:
     )
 
 
-def _is_path(name: str | os.PathLike) -> bool:
+def is_path(name: str | os.PathLike) -> bool:
+    """Whether a name is that of a local folder, by its form."""
     return (
         not isinstance(name, str)
         or name in (".", "..", "~")

@@ -13,6 +13,7 @@ from hub_server import Fault
 
 import zoo
 from zoo import files
+from zoo.hub import asked
 
 CHECKOUT = Path(zoo.__file__).parent.parent
 EARLIER = "f" * 40
@@ -108,7 +109,30 @@ def test_without_a_connection_the_cache_answers(hub, ask):
 
 
 def test_without_a_connection_and_cache_the_error_is_of_the_connection(hub, ask):
-    assert_refused(ask(HF_ENDPOINT="http://127.0.0.1:1"), f"could not fetch '{REPOSITORY}'", "refused")
+    assert_refused(
+        ask(HF_ENDPOINT="http://127.0.0.1:1"), f"could not fetch '{REPOSITORY}'", "refused", "to http://127.0.0.1:1"
+    )
+
+
+def test_a_connection_that_is_reset_is_no_error_of_the_disk(hub, ask):
+    hub.faults = [Fault("GET /api/models", times=99, reset=True)]
+    assert_refused(ask(), f"no connection to {hub.url}, or it broke off", "reset by peer")
+
+
+def test_a_bug_in_a_request_is_not_taken_for_an_error_of_the_hub():
+    with pytest.raises(TypeError, match="has no len"):
+        asked(lambda: len(3), "could not fetch 'somebody/tiny'", REPOSITORY)
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_a_hub_that_refuses_or_fails_leaves_what_the_cache_has_of_a_branch(hub, ask, status):
+    folder = ask()
+    hub.repositories[REPOSITORY].commit({})
+    hub.faults = [Fault("GET /api/models", times=99, status=status)]
+    assert ask() == folder
+    hub.faults.clear()
+    hub.repositories[REPOSITORY].private = True
+    assert ask() == folder
 
 
 def test_only_files_of_the_model_are_fetched(ask):
@@ -190,6 +214,13 @@ def test_a_hub_that_wants_a_long_pause_is_one_error_at_once(hub, ask):
     assert hub.faults[0].times == 98
 
 
+def test_what_the_client_repeats_itself_is_not_repeated_again(hub, ask):
+    broken = {"times": 99, "status": 503, "headers": {"Retry-After": "0"}}
+    hub.faults = [Fault("GET /api/models/.*/tree", **broken), Fault("HEAD /", **broken)]
+    assert_refused(ask(), f"could not fetch '{REPOSITORY}'", "503")
+    assert 1 <= 198 - sum(fault.times for fault in hub.faults) <= 8  # with any release of the client
+
+
 def test_a_connection_that_breaks_is_resumed_where_it_ended(hub, ask, saved):
     """The client asks for the rest from the last 10 MiB on, so the weights here are larger than that, of no network."""
     weights = bytes(range(256)) * (45 * 2**10)
@@ -222,9 +253,25 @@ def test_files_that_stay_altered_are_refused_and_do_not_stay_in_the_cache(hub, a
     hub.faults = [Fault(f"GET {path}", times=2, altered=True)]
     answer = ask()
     assert answer["error"] == "DamagedModelError"
-    assert name in answer["message"]
+    assert name in answer["message"] and f"'{REPOSITORY}'" in answer["message"]
+    assert str(tmp_path) not in answer["message"]
     assert files.WEIGHTS not in cached(tmp_path)
     assert Path(ask()).name == hub.commit
+
+
+def test_what_a_repository_really_holds_stays_in_the_cache(hub, ask, tmp_path):
+    """The config is none of ours, or does not fit the weights, but they are what the Hub says they are."""
+    other = {files.CONFIG: b'{"format_version": "of another library"}'}
+    unfitting = hub.repositories[REPOSITORY].head | {files.WEIGHTS: b"other weights"}
+    for contents, told in ((other, "is no config of a model"), (unfitting, "model.safetensors is truncated or")):
+        commit = hub.add("somebody/other", contents)
+        hub.requests.clear()
+        answer = ask("somebody/other")
+        assert (answer["error"], told in answer["message"]) == ("DamagedModelError", True)
+        assert f"'somebody/other' on the Hugging Face Hub, at commit {commit}: " in answer["message"]
+        assert str(tmp_path) not in answer["message"]
+        assert contents.keys() & {files.CONFIG, files.WEIGHTS} <= cached(tmp_path)
+        assert sum("/stored/" in request for request in hub.requests) <= 1  # nothing is fetched again
 
 
 def test_a_file_altered_in_the_cache_is_fetched_again_or_refused_offline(hub, ask):

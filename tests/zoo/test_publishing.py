@@ -175,6 +175,21 @@ def test_a_model_is_saved_and_published_under_its_new_name(hub, client, metrics)
     assert len(client.load("somebody/tiny")) == 1
 
 
+def test_a_card_that_names_a_local_folder_names_the_repository_once_it_is_published(
+    hub, client, saved, network, metrics
+):
+    metrics.pop("load_as")
+    local = contents_of(zoo.save(network, saved, metrics))
+    made = client.publish(saved, "somebody/other")
+    head = hub.repositories["somebody/other"].head
+    assert 'zoo.load("./tiny")' in local[files.CARD].decode()
+    assert 'zoo.load("somebody/other")' in head[files.CARD].decode() and b"./tiny" not in head[files.CARD]
+    assert json.loads(head[files.METRICS]) == json.loads(local[files.METRICS]) | {"load_as": "somebody/other"}
+    assert contents_of(saved) == local
+    assert not client.publish(saved, "somebody/other")["changes"]
+    assert client.load("somebody/other", revision=made["commit"]) == zoo.load(saved).translate(["Ein Hund"])
+
+
 def test_a_dry_run_says_what_would_change_and_sends_nothing(hub, client, saved):
     plan = client.publish(saved, "somebody/tiny", dry_run=True)
     assert [change.split()[:2] for change in plan["changes"]] == [
@@ -223,7 +238,16 @@ def test_a_pull_request_leaves_the_main_branch(hub, client, saved, network, metr
     assert without_attributes(repository.commits[made["commit"]]) == contents_of(saved)
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_pull_request_creates_no_repository(hub, client, saved, dry_run):
+    answer = client.publish(saved, "somebody/tiny", create_pr=True, dry_run=dry_run)
+    assert_refused(answer, "HubError", "'somebody/tiny'", "no such repository")
+    assert_nothing_was_sent(hub)
+    assert hub.repositories == {}
+
+
 def test_a_pull_request_whose_answer_is_lost_is_not_made_twice(hub, client, saved):
+    hub.add("somebody/tiny", {".gitattributes": hub_server.ATTRIBUTES})
     hub.faults = [Fault("POST .*/commit", cut=5)]
     assert_refused(client.publish(saved, "somebody/tiny", create_pr=True), "HubError", "could not publish")
     assert set(hub.repositories["somebody/tiny"].refs) == {"main", "refs/pr/1"}
@@ -310,13 +334,20 @@ def test_a_public_repository_takes_no_private_model(hub, client, saved):
     assert_refused(client.publish(saved, "somebody/tiny", private=True), "HubError", "it is public")
 
 
-@pytest.mark.parametrize("token, told", [("hf_reader", "403"), ("hf_typo", "401"), ("", "401")])
+@pytest.mark.parametrize("token, told", [("hf_reader", "403"), ("hf_typo", "401")])
 def test_a_token_without_rights_is_told_what_is_missing(hub, client, saved, token, told):
     hub.add("somebody/there", {".gitattributes": hub_server.ATTRIBUTES})
     for name in ("somebody/tiny", "somebody/there"):
         assert_refused(client.publish(saved, name, token=token), "HubError", name, told, "HF_TOKEN")
     assert set(hub.repositories) == {"somebody/there"}
     assert (hub.stored, len(hub.repositories["somebody/there"].commits)) == ({}, 1)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_without_a_token_nothing_is_asked(hub, client, saved, dry_run):
+    answer = client.publish(saved, "somebody/tiny", token="", dry_run=dry_run)
+    assert_refused(answer, "HubError", "there is no token", "hf auth login", "HF_TOKEN")
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize(
@@ -341,6 +372,12 @@ def test_a_hub_that_fails_for_a_moment_gets_the_whole_model_all_the_same(hub, cl
     assert without_attributes(repository.head) == contents_of(saved)
 
 
+def test_an_upload_that_the_client_repeats_itself_is_not_repeated_again(hub, client, saved):
+    hub.faults = [Fault("PUT /upload", times=99, status=503, headers={"Retry-After": "0"})]
+    assert_refused(client.publish(saved, "somebody/tiny"), "HubError", "could not publish", "503")
+    assert 1 < 99 - hub.faults[0].times <= 6
+
+
 @pytest.mark.parametrize("request_", ["GET /api/models", "POST /api/repos", "PUT /upload", "POST .*/commit"])
 def test_a_request_whose_connection_is_cut_is_repeated(hub, client, saved, request_):
     hub.faults = [Fault(request_, unanswered=True)]
@@ -354,6 +391,24 @@ def test_a_commit_whose_answer_is_lost_was_made_once(hub, client, saved):
     made = client.publish(saved, "somebody/tiny")
     repository = hub.repositories["somebody/tiny"]
     assert (made["commit"], len(repository.commits)) == (repository.refs["main"], 2)
+
+
+@pytest.mark.parametrize("create_pr", [False, True])
+def test_a_commit_that_does_not_hold_what_was_sent_is_told(hub, client, saved, create_pr):
+    hub.add("somebody/tiny", {".gitattributes": hub_server.ATTRIBUTES})
+    hub.faults = [Fault("POST .*/commit", loses="labels.json")]
+    answer = client.publish(saved, "somebody/tiny", create_pr=create_pr)
+    made = list(hub.repositories["somebody/tiny"].commits)[-1]
+    assert_refused(answer, "HubError", "'somebody/tiny'", f"new commit {made}", "adds labels.json")
+
+
+def test_a_commit_that_cannot_be_checked_is_named(hub, client, saved):
+    hub.faults = [Fault("GET /api/models/somebody/tiny/revision", times=99, status=403)]
+    answer = client.publish(saved, "somebody/tiny")
+    head = hub.repositories["somebody/tiny"].refs["main"]
+    assert_refused(answer, "HubError", f"new commit {head}", "could not be checked", "403")
+    hub.faults.clear()
+    assert client.publish(saved, "somebody/tiny")["commit"] == head
 
 
 @pytest.mark.parametrize("request_", ["PUT /upload", "POST /verify", "POST /api/models/.*/commit"])
@@ -436,6 +491,20 @@ def test_all_bundled_models_are_published_by_one_command_that_prints_what_the_re
     hub.requests.clear()
     assert client.load("tiny", source="hub") == zoo.load(saved).translate(["Ein Hund"])
     assert hub.requests == []
+
+
+def test_of_all_bundled_models_none_is_sent_if_one_would_replace_what_is_there(hub, publish, saved, network, metrics):
+    earlier = hub.add("somebody/tiny", contents_of(saved))
+    zoo.save(network, saved, metrics | {"summary": "Another one."})
+    metrics["results"][0]["name"] = "other"  # which comes first
+    zoo.save(network, saved.parent / "other", metrics)
+    status, written, told = publish("--all", "somebody", "--yes")
+    assert (status, written) == (1, b"")
+    assert "'somebody/tiny'" in told and "changes README.md" in told
+    assert_nothing_was_sent(hub)
+    assert hub.repositories.keys() == {"somebody/tiny"}
+    assert hub.repositories["somebody/tiny"].refs["main"] == earlier
+    assert publish("--all", "somebody", given=b"y\n")[0] == 0  # shown and agreed to
 
 
 def test_the_command_wants_a_model_and_a_repository_or_all(publish, saved):

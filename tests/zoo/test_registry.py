@@ -111,7 +111,7 @@ def test_a_bundled_model_is_what_its_folder_says(name):
     assert {path.name for path in folder.iterdir()} == written
     assert metrics["load_as"] == name
     assert metrics["results"] and metrics["limits"] and metrics["commands"] and metrics["seeds"]
-    assert contents_to_publish(folder).keys() == written
+    assert contents_to_publish(folder, f"org/{name}").keys() == written
 
 
 @pytest.mark.parametrize("name", BUNDLED)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 import zoo
+from zoo import errors
 from zoo.command.failing import say, tell
 
 
@@ -37,6 +38,10 @@ def publish_command(
         tell_lines(str(plans[model]))
     if dry_run:
         return
+    if yes and not (parent_commit or create_pr):  # checked for all before any is sent
+        for plan in plans.values():
+            if plan.replaced:
+                raise errors.would_replace(plan.repo, plan.replaced, plan.parent_commit)
     if any(plan.changes for plan in plans.values()) and not yes:
         tell_lines("Publish this? [y/N]")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
