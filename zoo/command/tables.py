@@ -23,7 +23,8 @@ def models(found: list[ModelInfo]) -> str:
     """One row per model, and under it its score on test data and its summary."""
     rows = [("name", "task", "size"), *((model.name, model.task, _size(model)) for model in found)]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    aligned = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    lines = [wrapped(line, hanging=2) for line in aligned]
     for place, model in reversed(list(enumerate(found, 1))):
         lines[place + 1 : place + 1] = [wrapped(text, indent=4) for text in (_score(model), _sentence(model)) if text]
     return "\n".join(lines)

@@ -21,6 +21,7 @@ recurrent network on the features as they are, with a layer norm behind each lay
 Source: Ponghiran and Roy, AAAI 2022, arXiv 2109.01905 (PR22).
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -192,7 +193,7 @@ class SpeechRecogniser(Precise["SpeechProgram"]):
         self.typed_config, self.bank = config, config.filter_bank()
         self.register_buffer("usual_mean", torch.zeros(config.bands))
         self.register_buffer("usual_deviation", torch.ones(config.bands))
-        sizes = [self.bank.size, *[config.width] * (config.layers - 1)]
+        sizes = itertools.chain([self.bank.size], itertools.repeat(config.width, config.layers - 1))
         if config.mixer in RECURRENT:
             self.encoder: nn.Module | None = None
             self.layers = nn.ModuleList(RecurrentLayer(size, config) for size in sizes)
