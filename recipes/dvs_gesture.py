@@ -44,6 +44,7 @@ from recipes.gestures import GESTURES, MIRRORED
 from recipes.own_examples import Own
 from recipes.recipe import Band, Recipe, Tuning
 from recipes.run_folder import read_json, read_run_config
+from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
 from zoo.files import remove_leftovers, write_whole
 from zoo.inputs.data_files import plain_file, read_npz
 from zoo.inputs.events import (

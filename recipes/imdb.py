@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from recipes import calibration, command, fine_tuning, training
 from recipes.calibration import Answers
 from recipes.ngrams import cross_fit, most_frequent
-from recipes.own_examples import Own, checked_pairs
+from recipes.own_examples import Own, checked_pairs, read_own
 from recipes.recipe import Band, Recipe, Tuning
+from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
 from zoo.errors import unknown
 from zoo.inputs.lines import document
 from zoo.inputs.text import normal
@@ -286,6 +287,11 @@ def checked(reviews: Any, purpose: str) -> list[Review]:
 
 
 TUNING_OPTIONS = Training(epochs=12, learning_rate=5e-4)
+
+
+def read_labelled(path: Path) -> list[Review]:
+    """The texts and labels in a CSV, TSV or JSON lines file with the columns ``text`` and ``label``."""
+    return [Review(row.input, row.answer) for row in read_own(path, "text", ("text", "label"), None, False).rows]
 
 
 def own_examples(model: TextClassifier, rows: list[Own]) -> list[Example]:

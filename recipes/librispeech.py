@@ -27,6 +27,7 @@ from recipes.language_model import NgramModel, read_texts, words_of
 from recipes.pronunciations import Dictionary, Phones, find_dictionary, read_dictionary
 from recipes.recipe import Band, Recipe
 from recipes.speech import Example, Training
+from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
 from zoo.inputs.lines import texts_of
 from zoo.networks.speech import SpeechConfig
 from zoo.networks.words import (

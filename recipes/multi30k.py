@@ -30,6 +30,7 @@ from recipes import command, fine_tuning, training
 from recipes.extras import need
 from recipes.own_examples import Own, checked_pairs
 from recipes.recipe import Band, Recipe, Tuning
+from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
 from zoo.inputs.lines import texts_of
 from zoo.inputs.text import TextReader, normal
 from zoo.networks.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator, TranslatorConfig, pad

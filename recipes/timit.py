@@ -28,6 +28,7 @@ import zoo
 from recipes import command, librispeech, speech
 from recipes.recipe import Band
 from recipes.speech import Batch, Example
+from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
 from zoo.inputs.audio import RATE
 from zoo.inputs.lines import texts_of
 from zoo.networks.speech import PHONES as SPOKEN

@@ -478,3 +478,16 @@ def test_lightning_trains_a_model(critic, tmp_path):
     trainer.fit(module, own_batches(module.model))
     found = module.model.eval().classify([text for text, _ in OWN])
     assert [one.label for one in found] == [label for _, label in OWN]
+
+
+@pytest.mark.parametrize("module", [imdb, multi30k])
+def test_the_function_is_found_in_the_module_of_a_task_too(module):
+    assert module.fine_tune is fine_tune
+
+
+def test_labelled_texts_of_any_length_are_read_from_both_kinds_of_files(tmp_path):
+    text = "a very good film " * 8000
+    (tmp_path / "a.csv").write_text(f'text,label\n"{text}",positive\n')
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text, "label": "positive"}) + "\n")
+    first, second = (imdb.read_labelled(tmp_path / name) for name in ("a.csv", "a.jsonl"))
+    assert first == second == [imdb.Review(text, "positive")]
