@@ -486,8 +486,8 @@ def test_the_function_is_found_in_the_module_of_a_task_too(module):
 
 
 def test_labelled_texts_of_any_length_are_read_from_both_kinds_of_files(tmp_path):
-    text = "a very good film " * 8000
+    text = ("a very good film " * 8000).strip()
     (tmp_path / "a.csv").write_text(f'text,label\n"{text}",positive\n')
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text, "label": "positive"}) + "\n")
     first, second = (imdb.read_labelled(tmp_path / name) for name in ("a.csv", "a.jsonl"))
-    assert first == second == [imdb.Review(text, "positive")]
+    assert first == second == [imdb.Review(text, "positive")] and len(text) > 131_072
