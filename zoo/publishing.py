@@ -53,7 +53,8 @@ class _Remote:
 
     head: str
     private: bool
-    library: str | None
+    made_with: str | None
+    """What its card says that loads it; "snn-zoo" for our models."""
     hashes: dict[str, str]
     """Of each file: the SHA-256 of a large file, git's hash of another."""
 
@@ -189,12 +190,12 @@ class _Publisher:
                 return None
 
         info = self.asked(look)
-        return info and _Remote(info.sha, bool(info.private), info.library_name, _hashes(info))
+        return info and _Remote(info.sha, bool(info.private), vars(info)["library_name"], _hashes(info))
 
     def check_ours(self, remote: _Remote) -> None:
         """HubError if the repository is public and should not be, or the reverse, or holds anything but our models."""
-        if remote.library not in (None, "snn-zoo"):
-            raise errors.not_published(self.repo, f"it is a repository of {remote.library}")
+        if remote.made_with not in (None, "snn-zoo"):
+            raise errors.not_published(self.repo, f"it is a repository of {remote.made_with}")
         if self.private is not None and self.private != remote.private:
             there, wanted = ("private", "public") if remote.private else ("public", "private")
             raise errors.not_published(self.repo, f"it is {there}; make it {wanted} on its page first")
