@@ -7,6 +7,8 @@ Ogg or WAV. Every folder ``train-*`` is trained on. The phones are those of the 
 
     python -m recipes.librispeech train --data LibriSpeech --run runs/spiking
     python -m recipes.librispeech evaluate ./runs/spiking/best --data LibriSpeech --split val
+    python -m recipes.librispeech language-model --data LibriSpeech --text BOOKS --output words
+    python -m recipes.librispeech words ./runs/spiking/best --data LibriSpeech --words words
 
 Checkpoints are chosen on ``val`` (``dev-held-out``, or ``dev-clean`` where there is none) by the phone errors of the
 best path; only ``measure`` uses the test set, once. Training needs ``pip install "snn-zoo[train,speech]"``.

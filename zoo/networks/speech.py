@@ -1,6 +1,6 @@
 """Speech recognisers: log-mel features into layers of recurrent spiking neurons, and phones out of them by CTC.
 
-A step is 30 ms of audio, or fewer, ``[T, B, F]`` (:mod:`zoo.inputs.audio`). Then::
+A step is 30 ms of audio, or less, ``[T, B, F]`` (:mod:`zoo.inputs.audio`). Then::
 
     s = Q(a + x);  a = a + x - s                             the features as multi-bit spikes (PR22)
     f, c = batch norm(W s)                                    a few layers, each on the spikes of the one before
