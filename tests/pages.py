@@ -1,0 +1,73 @@
+"""Run the Python blocks of one page of the documentation, and compare what they print with what the page says.
+
+    python -m tests.pages README.md
+    python -m tests.pages docs/notebooks/translate.ipynb --slow
+
+The blocks of a page run in order and share their names, as in a notebook; those of the README each begin afresh. What a
+block prints is shown after it, in a block ``text``, or in comments that begin with ``# ->``. The comment
+``<!-- slow -->`` before a block leaves it out of the quick tests, and so does a comment ``# slow`` on its first line in
+a notebook.
+"""
+
+import contextlib
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+FENCED = re.compile(r"(<!-- slow -->\s*)?^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+PROMISED = re.compile(r"# -> (.*)$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A piece of Python, the line of the page (or the cell) that it begins at, and what it prints, if that is shown."""
+
+    code: str
+    place: int
+    printed: str | None = None
+    slow: bool = False
+
+
+def pages() -> list[Path]:
+    """The README, the pages and the notebooks that have a block."""
+    docs = sorted(page for page in (ROOT / "docs").rglob("*") if page.suffix in (".md", ".ipynb"))
+    return [page for page in (ROOT / "README.md", *docs) if blocks_of(page)]
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The Python of a page, or the cells of a notebook."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        codes = ["".join(cell["source"]) for cell in cells]
+        return [Block(code, place, slow=code.startswith("# slow")) for place, code in enumerate(codes, 1)]
+    found = FENCED.finditer(text)
+    return [Block(one[2], text.count("\n", 0, one.start(2)), one[3], bool(one[1])) for one in found]
+
+
+def run(block: Block, names: dict, where: str) -> None:
+    """Run a block with these names; AssertionError if it does not print what the page shows."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile("\n" * block.place + block.code, where, "exec"), names)
+    lines = [line.rstrip() for line in printed.getvalue().splitlines()]
+    if block.printed is not None:
+        shown = [line.rstrip() for line in block.printed.splitlines()]
+        assert lines == shown, f"{where}, line {block.place}: it prints\n" + "\n".join(lines)
+    missing = [line for line in PROMISED.findall(block.code) if line not in lines]
+    assert not missing, f"{where}, line {block.place}: it does not print {missing}; it prints\n" + "\n".join(lines)
+
+
+def main(page: Path, slow: bool) -> None:
+    """Run the blocks of a page, the slow ones only if ``slow``."""
+    names: dict = {"__name__": "__main__"}
+    for block in blocks_of(page):
+        if slow or not block.slow:
+            run(block, {"__name__": "__main__"} if page.name == "README.md" else names, str(page))
+
+
+if __name__ == "__main__":
+    main(ROOT / sys.argv[1], "--slow" in sys.argv)
