@@ -16,8 +16,7 @@ import zoo
 from neurons import Neuron, monitors
 from neurons.surrogate import SURROGATES
 from recipes import gesture_simulator
-from zoo.inputs.events import bin_events
-from zoo.networks.translation import pad
+from zoo.inputs.event_pictures import pictures
 
 PICTURES = Path(__file__).resolve().parent.parent / "pictures"
 STEPS = 60
@@ -184,45 +183,41 @@ def overview() -> None:
 
 def over_words(part) -> None:
     """The spikes of the translator's encoder, word by word."""
-    sentence = "Zwei Kinder spielen am Strand."
-    model = zoo.load("lite-snn-multi30k", precision="float32")
-    (ids,) = model.reader.ids([sentence])
-    with torch.no_grad(), monitors.record(model) as seen:
-        model.encode(pad([ids]))
-    layers = {"first gated layer": "encoder.0.mixer.neurons.0", "encoder's output": "encoder_spikes.neuron"}
-    part.suptitle(f"\u201c{sentence}\u201d\n\u2192 \u201c{model.translate([sentence])[0]}\u201d", fontsize=10)
+    seen = zoo.explain(zoo.load("lite-snn-multi30k"), "Zwei Kinder spielen am Strand.")
+    part.suptitle(f"\u201cZwei Kinder spielen am Strand.\u201d\n\u2192 \u201c{seen.answer}\u201d", fontsize=10)
+    layers = {"first gated layer": "encoder.0.mixer", "encoder's output": "encoder_spikes"}
     for (title, name), axis in zip(layers.items(), part.subplots(2, 1, sharex=True)):
-        raster(axis, seen.layers[name]["spikes"][:, 0, :48], title)
-    axis.set_xticks(range(len(ids)), [model.tokenizer.id_to_token(one).strip("\u2581") for one in ids], fontsize=9)
+        raster(axis, seen.spikes[name][:, :48], title)
+    words = [token.strip("\u2581") for token in seen.strips[0].axis.names]
+    axis.set_xticks(range(len(words)), words, fontsize=9)
 
 
 def over_movement(part) -> None:
     """What an event camera sees of a simulated gesture, the spikes of one layer, and the answer as it forms."""
     events = gesture_simulator.example("air guitar", seed=3)
-    model = zoo.load("lite-snn-dvs-gesture", precision="float32")
-    frames = torch.from_numpy(bin_events(events, model.binning))
-    with torch.no_grad(), monitors.record(model) as seen:
-        model.scan(frames[:, None])
-    stream, answers, size = model.stream(), [], model.binning.size
-    for begin in range(int(events.t[0]), int(events.t[0]) + size * len(frames), size):
-        if stream.push(events.between(begin, begin + size)) or answers:
-            answers.append(stream.answer().probabilities)
-    label = stream.answer().label
-    part.suptitle(f"a simulated gesture \u2192 \u201c{label}\u201d", fontsize=10)
+    model = zoo.load("lite-snn-dvs-gesture")
+    seen = zoo.explain(model, events)
+    part.suptitle(f"a simulated gesture \u2192 \u201c{seen.answer.label}\u201d", fontsize=10)
     film, spikes_, answer = part.subplots(3, 1, height_ratios=(1, 1.3, 1))
-    shown = gesture_simulator.pictures(events, int(events.t[0]), 2.0, rate=25)[4::8, 10:118, 10:118]
+    shown = pictures(events, int(events.t[0]), 2.0, 25, 128, 128)[4::8, 10:118, 10:118]
     film.imshow(np.concatenate(list(shown), axis=1), interpolation="nearest")
     film.set_axis_off()
-    raster(spikes_, seen.layers["head.neuron"]["spikes"][:, 0].flatten(1)[:, ::32], "gated layer")
+    raster(spikes_, seen.spikes["head"][:, ::32], "gated layer")
     spikes_.set_xticks([])
-    best = sorted(answers[-1], key=lambda name: -max(one[name] for one in answers))[:3]
-    for name in best:
-        answer.plot([one[name] for one in answers], label=name, linewidth=1.5)
-    answer.set_xlabel(f"time step ({size // 1000} ms)", fontsize=8)
+    answers = seen.strips[-1]
+    for label in answers.values.amax(0).topk(3).indices:
+        answer.plot(answers.values[:, label], label=answers.rows[label], linewidth=1.5)
+    answer.set_xlabel(f"time step ({model.binning.size // 1000} ms)", fontsize=8)
     answer.set_ylabel("probability", fontsize=8)
     answer.tick_params(labelsize=7)
     answer.margins(x=0)
     answer.legend(fontsize=7, ncols=3)
+
+
+def explain() -> None:
+    """What ``zoo.explain`` draws."""
+    seen = zoo.explain(zoo.load("lite-snn-multi30k"), "Ein Hund rennt durch den Schnee.")
+    seen.plot(PICTURES / "explain.png", layers=["encoder.0.mixer", "encoder_spikes"])
 
 
 def profile() -> None:
@@ -244,7 +239,7 @@ def save(drawn, name: str, dpi: int = 110) -> None:
     drawn.savefig(PICTURES / name, dpi=dpi, metadata={"Software": None})
 
 
-DRAWINGS: list[Callable[[], None]] = [answers, spikes, ranges, gates, surrogates, gradients, overview, profile]
+DRAWINGS: list[Callable[[], None]] = [answers, spikes, ranges, gates, surrogates, gradients, overview, explain, profile]
 
 
 def main(names: list[str]) -> None:

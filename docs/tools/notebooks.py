@@ -1,6 +1,6 @@
 """Run the notebooks and keep what they print and draw: ``python docs/tools/notebooks.py [NAME...]`` from a checkout.
 
-Each runs in an empty folder, so that nothing is left behind. Times, and what is written to standard error, are not kept.
+Each runs in an empty folder, so that nothing is left behind. Times and standard error are not kept.
 """
 
 import os
