@@ -1,12 +1,13 @@
 """Run the Python blocks of one page of the documentation, and compare what they print with what the page says.
 
     python -m tests.pages README.md
-    python -m tests.pages docs/notebooks/translate.ipynb --slow
+    python -m tests.pages docs/notebooks/fine-tune.ipynb --slow
+    python -m tests.pages docs/models.md --write
 
 The blocks of a page run in order and share their names, as in a notebook; those of the README each begin afresh. What a
 block prints is shown after it, in a block ``text``, or in comments that begin with ``# ->``. The comment
 ``<!-- slow -->`` before a block leaves it out of the quick tests, and so does a comment ``# slow`` on its first line in
-a notebook.
+a notebook. ``--write`` writes what the blocks of a page print into it, to be read before it is committed.
 """
 
 import contextlib
@@ -48,26 +49,36 @@ def blocks_of(page: Path) -> list[Block]:
     return [Block(one[2], text.count("\n", 0, one.start(2)), one[3], bool(one[1])) for one in found]
 
 
-def run(block: Block, names: dict, where: str) -> None:
-    """Run a block with these names; AssertionError if it does not print what the page shows."""
+def run(block: Block, names: dict, where: str) -> list[str]:
+    """Run a block with these names; the lines that it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile("\n" * block.place + block.code, where, "exec"), names)
-    lines = [line.rstrip() for line in printed.getvalue().splitlines()]
-    if block.printed is not None:
-        shown = [line.rstrip() for line in block.printed.splitlines()]
-        assert lines == shown, f"{where}, line {block.place}: it prints\n" + "\n".join(lines)
-    missing = [line for line in PROMISED.findall(block.code) if line not in lines]
-    assert not missing, f"{where}, line {block.place}: it does not print {missing}; it prints\n" + "\n".join(lines)
+    return [line.rstrip() for line in printed.getvalue().splitlines()]
 
 
-def main(page: Path, slow: bool) -> None:
-    """Run the blocks of a page, the slow ones only if ``slow``."""
+def check(block: Block, lines: list[str], where: str) -> None:
+    """AssertionError unless a block printed what the page shows."""
+    printed = f"{where}, line {block.place}: it prints\n" + "\n".join(lines)
+    assert block.printed is None or lines == block.printed.splitlines(), printed
+    assert all(line in lines for line in PROMISED.findall(block.code)), printed
+
+
+def main(page: Path, slow: bool, write: bool) -> None:
+    """Run the blocks of a page, the slow ones only if ``slow``; check what they print, or write it into the page."""
     names: dict = {"__name__": "__main__"}
+    text, done = page.read_text(encoding="utf-8"), []
     for block in blocks_of(page):
         if slow or not block.slow:
-            run(block, {"__name__": "__main__"} if page.name == "README.md" else names, str(page))
+            lines = run(block, {"__name__": "__main__"} if page.name == "README.md" else names, str(page))
+            if not write:
+                check(block, lines, str(page))
+            elif block.printed is not None:
+                before, shown, text = text.partition(f"```python\n{block.code}```\n\n```text\n{block.printed}")
+                done += [before, shown.removesuffix(block.printed), *(f"{line}\n" for line in lines)]
+    if write:
+        page.write_text("".join([*done, text]), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(ROOT / sys.argv[1], "--slow" in sys.argv)
+    main(ROOT / sys.argv[1], "--slow" in sys.argv, "--write" in sys.argv)

@@ -96,6 +96,31 @@ def test_the_site_builds_without_dead_links_and_fetches_nothing(tmp_path):
         assert not loaded, f"{page.name} loads {loaded} from elsewhere"
 
 
+def test_every_picture_is_small_and_shown():
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))
+    for picture in (ROOT / "docs" / "pictures").iterdir():
+        assert picture.stat().st_size < 100_000 and f"](pictures/{picture.name})" in text, picture.name
+    for notebook in (ROOT / "docs" / "notebooks").iterdir():
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        drawn = [
+            o["data"]["image/png"]
+            for cell in cells
+            for o in cell.get("outputs", [])
+            if "image/png" in o.get("data", {})
+        ]
+        assert drawn and max(map(len, drawn)) < 100_000, notebook.name
+
+
+@pytest.mark.slow
+def test_the_pictures_can_be_drawn_again(tmp_path, environment_with_checkout):
+    command = [sys.executable, str(ROOT / "docs" / "tools" / "draw.py"), str(tmp_path / "pictures")]
+    subprocess.run(command, env=environment_with_checkout, check=True)
+    drawn, committed = (
+        sorted(p.name for p in f.iterdir()) for f in (tmp_path / "pictures", ROOT / "docs" / "pictures")
+    )
+    assert drawn == committed
+
+
 def test_the_readme_is_short_and_its_first_two_commands_are_those_that_ci_runs():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme.count("\n") < 200

@@ -1,4 +1,4 @@
-"""The pictures of the documentation, into docs/pictures: ``python docs/tools/draw.py`` from the root of a checkout.
+"""The pictures of the documentation: ``python docs/tools/draw.py`` from a checkout draws them into docs/pictures.
 
 All are drawn from the neurons and the bundled models themselves; a seed fixes what is random.
 """
@@ -18,7 +18,7 @@ from neurons.surrogate import SURROGATES
 from recipes import gesture_simulator
 from zoo.inputs.event_pictures import pictures
 
-PICTURES = Path(__file__).resolve().parent.parent / "pictures"
+PICTURES = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).resolve().parent.parent / "pictures"
 STEPS = 60
 INPUT, STATE, OUTPUT = "tab:gray", "tab:blue", "tab:red"
 
@@ -242,13 +242,7 @@ def save(drawn, name: str, dpi: int = 110) -> None:
 DRAWINGS: list[Callable[[], None]] = [answers, spikes, ranges, gates, surrogates, gradients, overview, explain, profile]
 
 
-def main(names: list[str]) -> None:
-    """Draw the pictures of these functions, or all."""
+if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
     for drawing in DRAWINGS:
-        if not names or drawing.__name__ in names:
-            drawing()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+        drawing()
