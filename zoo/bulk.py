@@ -67,18 +67,20 @@ def answer_all(
         raise ValueError(f"the rows have no column {column!r}; they have {', '.join(rows.column_names)}")
     if taken := [new for new in COLUMNS if new in rows.column_names]:
         raise ValueError(f"the rows have a column {taken[0]!r} already; rename it")
-    features = rows.features | {new: datasets.Value(kind) for new, kind in COLUMNS.items()}
+    features = datasets.Features(rows.features | {new: datasets.Value(kind) for new, kind in COLUMNS.items()})
+    if not len(rows):
+        return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
     found = [
         rows.select(range(first, min(first + part, len(rows)))).map(
             Asked(name, column, first, revision, options),
             with_indices=True,
             batched=True,
             batch_size=BATCH,
-            features=datasets.Features(features),
+            features=features,
             num_proc=workers if workers > 1 else None,
             desc=f"rows from {first}",
         )
-        for first in range(0, max(len(rows), 1), part)
+        for first in range(0, len(rows), part)
     ]
     return datasets.concatenate_datasets(found)
 
