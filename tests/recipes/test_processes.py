@@ -186,6 +186,23 @@ def test_a_killed_process_ends_the_job_with_an_error_and_the_run_goes_on_in_one(
 
 
 @pytest.mark.slow
+def test_a_run_in_bfloat16_that_was_begun_in_one_process_goes_on_in_two(tmp_path, environment):
+    data = tiny_runs.write_data(tmp_path / "DATA")
+    options = replace(together.OPTIONS, bfloat16=True, epochs=3)
+    whole = multi30k.Trainer(data, tmp_path / "whole", together.CONFIG, options)
+    whole.train()
+    begun = multi30k.Trainer(data, tmp_path / "begun", together.CONFIG, options)
+    begun.save_checkpoint = lambda save=begun.save_checkpoint: (save(), exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        begun.train()
+    words = f"-m recipes.multi30k resume {tmp_path / 'begun'} --data {data}"
+    output_of(2, words, environment, "--mixed_precision bf16")
+    log = json.loads(RunFolder(tmp_path / "begun").read_checkpoint()["log"])
+    assert log[0] | {"seconds": 0} == whole.log[0] | {"seconds": 0}
+    assert [row["loss"] for row in log] == pytest.approx([row["loss"] for row in whole.log], rel=1e-2)
+
+
+@pytest.mark.slow
 def test_an_error_ends_the_job_and_is_shown(tmp_path, environment):
     tiny_runs.write_data(tmp_path / "DATA")
     job = launched(2, f"-m recipes.multi30k train --data {tmp_path / 'DATA'} --run {tmp_path} --epochs 0", environment)
