@@ -1,18 +1,19 @@
 """The command line of a recipe: the same commands for every task."""
 
+import contextlib
 import functools
 import inspect
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 import zoo
-from recipes import calibration, report, rounding
+from recipes import calibration, processes, report, rounding
 from recipes.recipe import Recipe, defaults
 from recipes.run_folder import BEST, read_run_config
 from zoo.command.failing import Commands
@@ -21,10 +22,32 @@ Initial = Annotated[str | None, typer.Option(help="fine-tune this model")]
 """The option for the parameter ``initial`` of a trainer."""
 
 
+TOGETHER = ("train", "resume", "evaluate", "measure")
+"""The commands that several processes can share (:mod:`recipes.processes`)."""
+
+
+class SharedCommands(Commands):
+    """Commands that several processes run together, of which the first alone writes to standard output."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, *rest = super().resolve_command(ctx, args)
+        if processes.started() > 1 and name not in TOGETHER:
+            raise ValueError(f"{name} is a command for one process; several can share {', '.join(TOGETHER)}")
+        return name, *rest
+
+    def invoke(self, ctx: Any) -> Any:
+        if processes.started() == 1:
+            return super().invoke(ctx)
+        if processes.join().is_main_process:
+            return super().invoke(ctx)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            return super().invoke(ctx)
+
+
 def commands(description: str) -> typer.Typer:
     """The command line of a recipe; it reports errors like ``snn-zoo`` (:mod:`zoo.command.failing`)."""
     return typer.Typer(
-        cls=Commands,
+        cls=SharedCommands,
         help=description,
         no_args_is_help=True,
         add_completion=False,
@@ -149,10 +172,10 @@ def add_scoring(app: typer.Typer, recipe: Recipe) -> None:
         **given: Any,
     ):
         """Score a model on one split."""
-        network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
+        network = zoo.load(model, device=processes.device())
         examples = recipe.read(data, split, network.typed_config, **of(recipe.read, given))
         answers, scores = recipe.evaluate(network, examples, **of(recipe.evaluate, given))
-        if output:
+        if output and processes.place().index == 0:
             output.write_text("\n".join(answers) + "\n", encoding="utf-8")
         found = {"model": model, "split": split, recipe.noun: len(answers)} | of(recipe.evaluate, given)
         print(json.dumps(found | scores, indent=2))

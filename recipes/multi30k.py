@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from recipes import command, fine_tuning, training
 from recipes.extras import need
 from recipes.own_examples import Own, checked_pairs
+from recipes.processes import WHOLE, Part, shared
 from recipes.recipe import Band, Recipe, Tuning
 from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
 from zoo.inputs.lines import texts_of
@@ -192,12 +193,15 @@ def drop_tokens(tokens: Tensor, probability: float) -> Tensor:
     return tokens.masked_fill(dropped, UNKNOWN)
 
 
-def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
-    """Cross-entropy per token with smoothed labels, plus the spike penalty."""
+def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training, part: Part = WHOLE) -> Tensor:
+    """What a part of a batch adds to its cross-entropy per token with smoothed labels, plus the spike penalty."""
     source, shifted, target = batch
     source, shifted = (drop_tokens(tokens, options.token_dropout) for tokens in (source, shifted))
+    rows, share = part.rows(target.shape[1]), part.share(target.shape[1])
+    count = int((target != PAD).sum())
+    source, shifted, target = source[:, rows], shifted[:, rows], target[:, rows]
     real = target != PAD
-    return training.cross_entropy(model, (source, shifted, real), target[real], options)
+    return training.cross_entropy(model, (source, shifted, real), target[real], options, count, share)
 
 
 def bleu(hypotheses: list[str], references: list[str], lowercase: bool) -> tuple[float, str]:
@@ -216,7 +220,7 @@ def evaluate(
 ) -> tuple[list[str], dict[str, Any]]:
     """Translations of the German sides, with lowercased and cased BLEU and both signatures."""
     german, english = map(list, zip(*checked(pairs, "score")))
-    hypotheses = model.translate(german, beam_size, length_penalty, batch_size)
+    hypotheses = shared(lambda part: model.translate(part, beam_size, length_penalty, batch_size), german)
     lowercased, signature = bleu(hypotheses, english, lowercase=True)
     cased, cased_signature = bleu(hypotheses, english, lowercase=False)
     return hypotheses, {
@@ -301,8 +305,8 @@ class Trainer(training.Trainer[Translator]):
     def plan(self, seed: int) -> list[list[Example]]:
         return batches(self.examples, self.options.tokens, random.Random(seed))
 
-    def loss_of(self, batch: list[Example]) -> Tensor:
-        return loss_of(self.model, tensors(batch, self.accelerator.device), self.options)
+    def loss_of(self, batch: list[Example], part: Part = WHOLE) -> Tensor:
+        return loss_of(self.network, tensors(batch, self.accelerator.device), self.options, part)
 
     def score(self, model: Translator) -> float:
         return evaluate(model, self.validation, beam_size=1, batch_size=512)[1]["bleu"]

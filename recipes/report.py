@@ -14,7 +14,7 @@ from torch import nn
 
 import zoo
 from neurons.monitors import figure
-from recipes import calibration
+from recipes import calibration, processes
 from recipes.extras import need, png
 from recipes.recipe import Recipe, defaults
 from recipes.run_folder import BEST, read_json, read_run_config, write_json
@@ -59,7 +59,8 @@ def measured_once(record: Path, key: dict[str, Any], measure: Callable[[], dict[
         if {name: known.get(name) for name in key} == key:
             return known
     row = key | measure()
-    write_json(record, row)
+    if processes.place().index == 0:
+        write_json(record, row)
     return row
 
 

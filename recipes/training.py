@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -26,7 +27,9 @@ import zoo
 from neurons.kernels import cpu_memory
 from neurons.monitors import figure
 from neurons.spike import FULL_PRECISION
+from recipes import processes
 from recipes.extras import need, png
+from recipes.processes import WHOLE, Part, Together
 from recipes.run_folder import BEST, LOG, PLOT, RUN_CONFIG, RunFolder, write_json
 from zoo import files, tasks, weights
 from zoo.engine.precision import Precise
@@ -89,14 +92,22 @@ class SpikeMeter:
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self.outputs: list[tuple[nn.Module, Tensor]] = []
+        self.outputs: list[tuple[Tensor | float, Tensor]] = []
+        """The range and the spikes of each call. (In training the call itself moves the range.)"""
+        self.ranges: dict[nn.Module, Tensor | float] = {}
 
     def __enter__(self):
         modules = self.model.modules()
         spiking = [m for m in modules if isinstance(m, neurons.Neuron) and not isinstance(m, neurons.Integrator)]
-        note = lambda module, inputs, output: self.outputs.append((module, output[0]))  # noqa: E731
-        self.hooks = [m.register_forward_hook(note) for m in spiking]
+        hooks = [(m.register_forward_pre_hook(self._begin), m.register_forward_hook(self._end)) for m in spiking]
+        self.hooks = [hook for pair in hooks for hook in pair]
         return self
+
+    def _begin(self, module: nn.Module, inputs: tuple) -> None:
+        self.ranges[module] = module.spike_range.value() if isinstance(module, neurons.MultiBitNeuron) else 1.0
+
+    def _end(self, module: nn.Module, inputs: tuple, output: tuple) -> None:
+        self.outputs.append((self.ranges[module], output[0]))
 
     def __exit__(self, *error) -> None:
         for hook in self.hooks:
@@ -104,23 +115,22 @@ class SpikeMeter:
 
     def mean_size(self) -> Tensor:
         """Mean of abs(y) / r over neurons, differentiable, for the spike penalty."""
-        sizes = []
-        for module, y in self.outputs:
-            largest = module.spike_range.value() if isinstance(module, neurons.MultiBitNeuron) else 1.0
-            sizes.append((y.abs() / largest).mean())
-        return torch.stack(sizes).mean()
+        return torch.stack([(y.abs() / largest).mean() for largest, y in self.outputs]).mean()
 
 
 def cross_entropy(
-    model: nn.Module, inputs: tuple, targets: Tensor, options: Training, count: float | None = None
+    model: nn.Module, inputs: tuple, targets: Tensor, options: Training, count: float | None = None, share: float = 1.0
 ) -> Tensor:
-    """Cross-entropy of the model's logits with smoothed labels, over ``count`` (all) targets, plus spike penalty."""
+    """Cross-entropy of the model's logits with smoothed labels, over ``count`` (all) targets, plus spike penalty.
+
+    Of a part of a batch, ``count`` is that of the batch, and ``share`` the part's share of the rows.
+    """
     with SpikeMeter(model) as meter, torch.autocast(targets.device.type, torch.bfloat16, options.bfloat16):
         logits = model(*inputs)
     loss = F.cross_entropy(logits.float(), targets, label_smoothing=options.label_smoothing, reduction="sum")
     loss = loss / (count or len(targets))
     if options.spike_penalty and meter.outputs:
-        loss = loss + options.spike_penalty * meter.mean_size()
+        loss = loss + share * options.spike_penalty * meter.mean_size()
     return loss
 
 
@@ -182,21 +192,28 @@ def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Opt
 def update(
     model: nn.Module,
     optimisers: list[torch.optim.Optimizer],
-    loss_of: Callable[[Any], Tensor],
-    batch: Any,
+    backward: Callable[[], Tensor],
     progress: float,
     options: Training,
 ) -> Tensor:
-    """One step of the optimisers at ``progress`` (0 to 1) of the training; returns the loss before the step."""
-    value = loss_of(batch)
-    value.backward()
+    """One step of the optimisers at ``progress`` (0 to 1) of the training; returns the loss before the step.
+
+    ``backward`` computes the loss and its gradients.
+    """
+    loss = backward()
     nn.utils.clip_grad_norm_(model.parameters(), options.gradient_norm)
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(progress, options)
         optimiser.step()
         optimiser.zero_grad()
-    return value.detach()
+    return loss
+
+
+def gradients(loss: Tensor) -> Tensor:
+    """The ``loss``, after its gradients have been computed."""
+    loss.backward()
+    return loss.detach()
 
 
 @contextmanager
@@ -246,9 +263,15 @@ class Trainer(Generic[Network]):
     line per epoch), ``training.png`` and ``best`` (the model with the best score on the validation data so far, as
     ``zoo.load`` reads it, with weights of eight bits where it computes in integers; with a spike penalty the latest,
     because the best would be one from before the penalty took effect). A trainer holds its folder until its training
-    ends. A recipe's trainer has ``plan(seed)``, the batches of an epoch in their order; ``loss_of(batch)``; and
-    ``score(model)``, the main score of the network's task. The score's name is ``metric`` in the log and
-    ``metric_label`` in the plot.
+    ends. A recipe's trainer has ``plan(seed)``, the batches of an epoch in their order; ``size_of(batch)``, its number
+    of rows; ``loss_of(batch, part)``, what a part of the rows adds to the loss of the batch; and ``score(model)``, the
+    main score of the network's task. The score's name is ``metric`` in the log and ``metric_label`` in the plot.
+
+    Several processes train together if they were started together (:mod:`recipes.processes`); the first one writes. A
+    batch is computed in parts, one per process and per step of gradient accumulation (Accelerate's variable
+    ``ACCELERATE_GRADIENT_ACCUMULATION_STEPS``). It stays the same batch, and the result is the same but for rounding
+    and the random numbers of dropout: so neither number is part of the options, and a training can be continued with
+    others.
     """
 
     metric: str
@@ -265,13 +288,12 @@ class Trainer(Generic[Network]):
         backend: str = "auto",
     ):
         need("training", *self.needs)
-        from accelerate import Accelerator
-
         # oneDNN keeps the code that it made for 1024 shapes. An epoch has more, and making code anew takes longer and
         # longer.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "50000")
         torch.backends.cuda.matmul.allow_tf32 = True
-        self.accelerator = Accelerator()
+        self.accelerator = processes.join()
+        processes.check_precision(self.accelerator.mixed_precision, options.bfloat16)
         self.folder, self.options = RunFolder(run), options
         if self.accelerator.is_main_process:
             self.folder.hold()
@@ -288,9 +310,14 @@ class Trainer(Generic[Network]):
         for module in network.modules():
             if isinstance(module, neurons.Neuron):
                 module.backend = backend
-        optimisers = optimisers_of(network, self.options)
-        self.model, *self.optimisers = self.accelerator.prepare(network, *optimisers)
-        self.network = cast(Network, self.accelerator.unwrap_model(self.model))
+        self.network = network.to(self.accelerator.device)
+        processes.begin_alike(self.network)
+        own, steps = processes.place(), self.accelerator.gradient_accumulation_steps
+        whole_number("the number of steps of gradient accumulation", steps, 1)
+        self.parts = [Part(own.index * steps + step, own.count * steps) for step in range(steps)]
+        """The parts of a batch that this process computes."""
+        processes.check_divisible(self.network, own.count * steps, own.count)
+        self.optimisers = optimisers_of(self.network, self.options)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.options.average))
         self.judged_by = tasks.named(self.network.task).score
         self.epoch, self.best, self.seconds = 0, -math.inf, 0.0
@@ -300,7 +327,11 @@ class Trainer(Generic[Network]):
         self.run_config: dict[str, Any] = {"model": self.network.config, "training": asdict(self.options)}
         if initial:
             self.run_config["initial"] = initial
+        processes.agree("the options and the network", json.dumps(self.run_config), cast(Any, self.network).assets())
         self.resume()
+        if own.count > 1:
+            processes.share_norms(self.network)
+        self.together = Together(self.network)
         if self.accelerator.is_main_process:
             write_json(self.folder.path / RUN_CONFIG, self.run_config)
             if self.epoch:
@@ -314,7 +345,10 @@ class Trainer(Generic[Network]):
     def plan(self, seed: int) -> list:
         raise NotImplementedError
 
-    def loss_of(self, batch: Any) -> Tensor:
+    def size_of(self, batch: Any) -> int:
+        return len(batch)
+
+    def loss_of(self, batch: Any, part: Part = WHOLE) -> Tensor:
         raise NotImplementedError
 
     def score(self, model: Network) -> float:
@@ -322,7 +356,8 @@ class Trainer(Generic[Network]):
 
     def resume(self) -> None:
         """Continue from the folder's checkpoint if there is one; an error if it was made with other options."""
-        checkpoint = self.folder.read_checkpoint()
+        main = self.accelerator.is_main_process
+        checkpoint = processes.of_the_first(self.folder.read_checkpoint() if main else None)
         if checkpoint is None:
             return
         if json.loads(checkpoint["settings"]) != self.run_config:
@@ -372,8 +407,8 @@ class Trainer(Generic[Network]):
         loss = self.train_epoch()
         self.seconds += time.perf_counter() - started
         self.epoch += 1
+        self.validate(loss)
         if self.accelerator.is_main_process:
-            self.validate(loss)
             self.save_checkpoint()
             self.write_files()
             print(json.dumps({k: round(v, 3) for k, v in self.log[-1].items()}), flush=True)
@@ -383,22 +418,27 @@ class Trainer(Generic[Network]):
         from tqdm import tqdm
 
         seed = self.options.seed * 1000 + self.epoch
-        torch.manual_seed(seed)
-        plan, processes = self.plan(seed), self.accelerator.num_processes
-        # Every process has the same number of batches, because they wait for each other in each batch.
-        plan = plan[self.accelerator.process_index : len(plan) // processes * processes : processes]
-        self.model.train()
+        own = processes.place()
+        torch.manual_seed(seed * own.count + own.index)
+        plan = self.plan(seed)
+        processes.agree("the batches", [self.size_of(batch) for batch in plan])
+        self.network.train()
         total = torch.zeros((), device=self.accelerator.device)
-        steps = tqdm(plan, desc=f"epoch {self.epoch + 1}/{self.options.epochs}", leave=False, mininterval=1)
+        title = f"epoch {self.epoch + 1}/{self.options.epochs}"
+        steps = tqdm(plan, desc=title, leave=False, mininterval=1, disable=own.index > 0)
         with spikes_in_training(self.network, self.options, self.epoch):
             for i, batch in enumerate(steps):
                 progress = (self.epoch + i / len(plan)) / self.options.epochs
-                total += update(self.model, self.optimisers, self.loss_of, batch, progress, self.options)
+                total += update(self.network, self.optimisers, partial(self.backward, batch), progress, self.options)
                 self.average.update_parameters(self.network)
         loss = total.item() / len(plan)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {self.epoch + 1}; lower the learning rate")
         return loss
+
+    def backward(self, batch: Any) -> Tensor:
+        """The loss of a batch, and its gradients."""
+        return self.together.backward(partial(self.loss_of, batch), self.size_of(batch), self.parts)
 
     def validate(self, loss: float) -> None:
         """Score the averaged weights on the validation data; keep them if they are to be ``best``."""
