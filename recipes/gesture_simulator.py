@@ -31,6 +31,7 @@ from recipes.command import commands
 from recipes.extras import need
 from recipes.gestures import GESTURES
 from zoo.errors import unknown
+from zoo.inputs.event_pictures import pictures
 from zoo.inputs.events import Events, write_aedat
 
 SIDE = 128
@@ -577,25 +578,13 @@ def write_data_set(
     return names
 
 
-def pictures(events: Events, start: int, seconds: float, rate: int = 25) -> np.ndarray:
-    """Events as colour pictures ``[T, SIDE, SIDE, 3]``, ``rate`` per second: brighter white, darker blue, on grey."""
-    shown = []
-    for i in range(int(seconds * rate)):
-        part = events.between(start + i * 1_000_000 // rate, start + (i + 1) * 1_000_000 // rate)
-        picture = np.full((SIDE, SIDE, 3), 90, np.uint8)
-        picture[part.y[~part.p], part.x[~part.p]] = (30, 60, 220)
-        picture[part.y[part.p], part.x[part.p]] = (255, 255, 255)
-        shown.append(picture)
-    return np.stack(shown)
-
-
 def animate(output: Path, user: int = 1, lighting: str = "led", seconds: float = 2.4, seed: int = 0) -> None:
     """An animated GIF of one person's eleven gestures, side by side, as seen by the camera."""
     need("the animation", "PIL")
     from PIL import Image, ImageDraw
 
     events, labels = trial(user, lighting, GESTURES, seconds / 0.8, seed)
-    tiles = [pictures(events, start, seconds) for _, start, _ in labels]
+    tiles = [pictures(events, start, seconds, 25, SIDE, SIDE) for _, start, _ in labels]
     wide, high, frames = SIDE + 24, SIDE + 14, []
     for i in range(len(tiles[0])):
         sheet = Image.new("RGB", (4 * wide, 3 * high))

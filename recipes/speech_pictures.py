@@ -1,5 +1,6 @@
 """Pictures for the card of a recogniser: what goes through it, and how far back its gradient reaches."""
 
+import io
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,25 +58,10 @@ def steps_of(model: SpeechRecogniser, samples: np.ndarray) -> Tensor:
 
 
 def heard(model: SpeechRecogniser, samples: np.ndarray) -> bytes:
-    """The log energies, the spikes of each layer below them, and the phones above, as a PNG file."""
-    energies, steps = model.bank.frames(samples), steps_of(model, samples)
-    layers = [parts["spikes"][:, 0] for parts in monitors.traces(model, steps).layers.values()]
-    drawn, axes = monitors.figure(1 + len(layers), 1, (11, 2.2 * (1 + len(layers))))
-    first, *others = [row[0] for row in axes]
-    seconds = len(samples) / audio.RATE
-    first.imshow(energies.T, origin="lower", aspect="auto", extent=(0, seconds, 0, energies.shape[1]), cmap="magma")
-    first.set(ylabel="mel band")
-    for phone in model.transcribe(samples, rate=audio.RATE).phones:
-        first.text((phone.start + phone.end) / 2, energies.shape[1] + 1, phone.name, fontsize=7, ha="center")
-    for place, (axis, spikes) in enumerate(zip(others, layers)):
-        most = float(spikes.abs().max()) or 1.0
-        extent = (0, len(spikes) * model.bank.step_seconds, 0, spikes.shape[1])
-        axis.imshow(spikes.T, aspect="auto", extent=extent, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="none")
-        share = float((spikes != 0).float().mean())
-        label = f"layer {place}" if place else "the features' spikes"
-        axis.set(ylabel=label, title=f"{100 * share:.0f} % not zero")
-    others[-1].set(xlabel="seconds")
-    return png(drawn)
+    """What :func:`zoo.explain` shows of the samples, as a PNG file."""
+    drawn = io.BytesIO()
+    zoo.explain(model, samples, rate=audio.RATE).plot(drawn)
+    return drawn.getvalue()
 
 
 def reach(models: dict[str, SpeechRecogniser], x: Tensor) -> bytes:

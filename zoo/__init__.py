@@ -18,6 +18,7 @@ from zoo.version import __version__
 
 if TYPE_CHECKING:
     from zoo.adapting import freeze
+    from zoo.explaining import explain
     from zoo.loading import load, pipeline
     from zoo.profiling import profile
     from zoo.publishing import publish
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ModelInfo",
     "__version__",
+    "explain",
     "freeze",
     "info",
     "list_models",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 _NEED_TORCH = {
+    "explain": "zoo.explaining",
     "freeze": "zoo.adapting",
     "load": "zoo.loading",
     "pipeline": "zoo.loading",

@@ -697,3 +697,51 @@ def test_inputs_that_are_none_are_refused():
         zoo.profile(lambda x: x, real(1, C))
     with pytest.raises(TypeError, match=r"register_counter takes classes of nn\.Module"):
         register_counter(print)
+
+
+# Synaptic operations: for each spike, the weights that it meets
+
+
+def fired(row) -> int:
+    return sum(count for level, count in row.levels.items() if level)
+
+
+def test_a_spike_causes_as_many_synaptic_operations_as_weights_that_it_meets():
+    def both(of, x):
+        y, _ = of.neuron(x)
+        return of.one(y), of.other(y)
+
+    model = Of(both, neuron=spiking(4), one=nn.Linear(C, N), other=nn.Linear(C, 2))
+    row = row_of(model, "neuron", 2 * real(T, B, C))
+    assert row.synaptic_operations == fired(row) * (N + 2) > 0
+
+
+def test_neurons_side_by_side_have_their_own_synaptic_operations():
+    def joined(of, x):
+        return of.weight(torch.cat([of.first(x)[0], of.second(3 * x)[0]], dim=-1))
+
+    model = Of(joined, first=spiking(4), second=spiking(4, 5.0), weight=nn.Linear(2 * C, N))
+    x = real(T, B, C)
+    for name in ("first", "second"):
+        row = row_of(model, name, x)
+        assert row.synaptic_operations == fired(row) * N > 0
+
+
+def test_a_recurrent_spike_meets_the_recurrent_weights_too():
+    neuron = build("recurrent-gated-lif", C, bits=4)
+    model = Of(lambda of, x: of.weight(of.neuron(x)[0]), neuron=neuron, weight=nn.Linear(C, N))
+    row = row_of(model, "neuron", currents(neuron, T, B, C, 0))
+    last = zoo.profile(Of(lambda of, x: of.neuron(x)[0], neuron=neuron), (currents(neuron, T, B, C, 0),)).rows
+    recurrent = next(one for one in last if one.name == "neuron").synaptic_operations
+    assert row.synaptic_operations == fired(row) * N + recurrent and recurrent > 0
+
+
+def test_a_spike_before_a_convolution_meets_the_weights_that_reach_it():
+    model = Of(lambda of, x: of.weight(of.neuron(x)[0][0]), neuron=spiking(4), weight=nn.Conv2d(C, N, 1, bias=False))
+    row = row_of(model, "neuron", 2 * real(1, B, C, 3, 3))
+    assert row.synaptic_operations == fired(row) * N > 0
+
+
+def test_the_synaptic_operations_of_a_translation_are_its_products_of_spikes():
+    profile = zoo.profile(zoo.load("lite-snn-multi30k"), ["Ein Hund rennt."], beam_size=1)
+    assert sum(row.synaptic_operations for row in profile.rows) == profile.counts.integer_multiplications

@@ -78,6 +78,10 @@ class TextReader:
         readable = [normal(text, f"{self.kind} {place}") for place, text in enumerate(texts)]
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(readable)]
 
+    def names(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The tokens as the tokenizer spells them."""
+        return tuple(str(self.tokenizer.id_to_token(place)) for place in ids)
+
     def check_known(self, text: str, ids: list[int], known: frozenset[int], where: str) -> None:
         """Raise ValueError for a text that is empty or has none of the ``known`` ids."""
         if known.isdisjoint(ids):

@@ -31,6 +31,7 @@ import neurons
 from neurons.monitors import evaluation_view
 from zoo.engine.precision import Precise
 from zoo.engine.program import Buffer, Program, State, part, plain
+from zoo.explaining import Axis, Explanation, Layers, Strip, spike_strips, watched
 from zoo.inputs import events
 from zoo.networks.layers import SequenceDropout, at_least_one
 from zoo.networks.mixers import ConvolutionalGRU, FrameMixer, spike_options
@@ -45,6 +46,7 @@ GATE_HORIZON = 32.0
 
 LOGARITHM = torch.log1p(torch.arange(256)).numpy()
 """log(1 + count) of every count that a frame can have."""
+SHOWN_FRAMES = 12
 ONE_STEP = np.ones(1, np.int64)
 Step = Callable[[np.ndarray, Any], tuple[Tensor, Any]]
 """``(frame, state) -> (the readout's membrane [labels], state)``; state None before the first frame."""
@@ -229,6 +231,35 @@ class GestureNetwork(Precise["GestureProgram"]):
         with events.naming(recording):
             stream.push(found)
             return stream.answer()
+
+    @torch.inference_mode()
+    def explained(self, recording: Any) -> Explanation:
+        """What :func:`zoo.explain` shows of one recording: some frames, all spikes, and the answer as it forms."""
+        answer, found = self.predict(recording), events.as_events(recording)
+        frames = events.bin_events(found, self.binning)
+        with evaluation_view(self) as network, watched(network.spiking_layers()) as levels:
+            counts = torch.from_numpy(frames).to(self.output.weight.device).unsqueeze(1)
+            membrane = network.scan(counts)[0][:, 0].float().cpu()
+        by_time = self.binning.by == "time"
+        steps = Axis(seconds=self.binning.size / 1e6) if by_time else Axis()
+        logits = membrane / torch.arange(1, 1 + len(membrane)).unsqueeze(1) / self.typed_config.temperature
+        title = "probability of each label, from all frames so far"
+        forming = Strip(title, "curves", logits.softmax(-1), steps, tuple(self.typed_config.labels))
+        return Explanation(answer, [_some_frames(frames, steps), *spike_strips(levels, steps), forming])
+
+    def spiking_layers(self) -> Layers:
+        """The neurons that fire, by name."""
+        layers = [(f"blocks.{place}", block) for place, block in enumerate(self.blocks)] + [("head", self.head)]
+        return {name: (at.neuron, at.neuron) for name, at in layers if getattr(at, "neuron", None) is not None}
+
+
+def _some_frames(frames: np.ndarray, steps: Axis) -> Strip:
+    """Evenly spaced frames of ``[T, 2, H, W]``, side by side: events to brighter minus events to darker."""
+    shown = frames[np.linspace(0, len(frames) - 1, min(SHOWN_FRAMES, len(frames))).round().astype(int)].astype(float)
+    picture = np.concatenate(list(shown[:, 1] - shown[:, 0]), axis=1)[::-1]
+    seconds = steps.seconds * len(frames) / picture.shape[1]
+    title = f"events of {len(shown)} frames of {len(frames)} (red: brighter, blue: darker)"
+    return Strip(title, "events", torch.from_numpy(picture.T.copy()), Axis(seconds=seconds))
 
 
 class GestureProgram(NamedTuple):

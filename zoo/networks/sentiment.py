@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 import neurons
 from neurons.monitors import evaluation_view
+from zoo.explaining import Axis, Explanation, Layers, Strip, spike_strips, watched
 from zoo.inputs.text import TextReader, normal
 from zoo.inputs.tokenizer import TOKENIZER_FILE, check_size, read_tokenizer
 from zoo.networks.layers import SequenceDropout, at_least_one
@@ -287,6 +288,39 @@ class TextClassifier(nn.Module):
         logits = self.logits(self.encode(texts))
         labels, temperature = self.typed_config.labels, self.typed_config.temperature
         return [Classification(*most_probable(row, labels, temperature)) for row in logits]
+
+    @torch.inference_mode()
+    def explained(self, text: str) -> Explanation:
+        """What :func:`zoo.explain` shows of one text: the spikes over its words, and the evidence of its n-grams.
+
+        The evidence of a word is that of the n-grams that end there, as what it adds to the logit of each label.
+        """
+        (ids,) = self.encode([text])
+        (answer,) = self.classify([text])
+        tokens = torch.tensor(ids, device=self.embedding.weight.device).unsqueeze(1)
+        with evaluation_view(self) as network:
+            with watched(network.spiking_layers()) as levels:
+                network(tokens)
+            steps = Axis(self.reader.names(ids))
+            strips = [
+                strip
+                for name, one in levels.items()
+                for strip in spike_strips({name: one}, steps if len(one) == len(ids) else Axis())
+            ]
+            if network.ngrams is not None:
+                evidence = network.evidence_current(network.ngrams(tokens).to(network.embedding.weight.dtype))
+                title = "evidence of the n-grams that end at each word (logits)"
+                strips.append(Strip(title, "curves", evidence[:, 0].float().cpu(), steps, self.typed_config.labels))
+        return Explanation(answer, strips)
+
+    def spiking_layers(self) -> Layers:
+        """The modules that put out spikes, each with a neuron that fires its levels."""
+        if isinstance(self.body, IntegratedReadout):
+            return {f"body.neurons.{place}": (neuron, neuron) for place, neuron in enumerate(self.body.neurons)}
+        mixer = self.body.mixer
+        if isinstance(mixer, SpikingMixer) and len(mixer.neurons):
+            return {"body.mixer": (mixer, mixer.neurons[0])}
+        return {}
 
     @torch.inference_mode()
     def logits(self, encoded: list[list[int]]) -> list[Tensor]:

@@ -36,6 +36,7 @@ import neurons
 from neurons.monitors import evaluation_view
 from zoo.engine.precision import Precise
 from zoo.engine.program import Buffer, NotInIntegers, Program, Spikes, State, part
+from zoo.explaining import Axis, Explanation, Layers, Strip, spike_strips, watched
 from zoo.inputs import audio
 from zoo.networks.layers import Linear, SequenceDropout, at_least_one
 from zoo.networks.mixers import RECURRENT, RecurrentRows, folded, spike_options
@@ -296,6 +297,32 @@ class SpeechRecogniser(Precise["SpeechProgram"]):
             for block in blocks:
                 stream.push(block)
             return stream.answer()
+
+    @torch.inference_mode()
+    def explained(self, recording: Any, rate: int | None = None) -> Explanation:
+        """What :func:`zoo.explain` shows of one recording: its log energies with the phones over them, all spikes, and
+        the probabilities of the phones at each step."""
+        samples = audio.read_audio(recording, rate)
+        answer = self.transcribe(samples, rate=audio.RATE)
+        x = torch.from_numpy(self.features().push(samples)).unsqueeze(1).to(self.output.weight.device)
+        with evaluation_view(self) as network, watched(network.spiking_layers()) as levels:
+            chances = network.scan(x)[0][:, 0].float().softmax(-1).cpu()
+        steps = Axis(seconds=self.bank.step_seconds)
+        energies = torch.from_numpy(self.bank.frames(samples))
+        marks = tuple(((phone.start + phone.end) / 2, phone.name) for phone in answer.phones)
+        frames = Axis(seconds=self.bank.step_seconds / self.bank.stride)
+        heard = Strip("log energies of the mel bands, and the phones", "picture", energies, frames, (), marks)
+        names = tuple(dict.fromkeys(phone.name for phone in answer.phones))
+        units = [1 + self.typed_config.labels.index(name) for name in names]
+        forming = [Strip("probability of the phones", "picture", chances[:, units], steps, names)] if names else []
+        return Explanation(answer, [heard, *spike_strips(levels, steps), *forming])
+
+    def spiking_layers(self) -> Layers:
+        """The neurons that fire, by name."""
+        if self.encoder is None:
+            return {}
+        layers = {f"layers.{place}": layer.neuron for place, layer in enumerate(self.layers)}
+        return {name: (neuron, neuron) for name, neuron in ({"encoder": self.encoder} | layers).items()}
 
 
 class SpeechProgram(NamedTuple):

@@ -30,6 +30,7 @@ from neurons.monitors import evaluation_view
 from zoo.engine.precision import Precise
 from zoo.engine.program import Buffer, Program, Spikes, part
 from zoo.engine.program import Context as EngineContext
+from zoo.explaining import Axis, Explanation, Layers, Strip, spike_strips, watched
 from zoo.inputs.text import SHOWN, TextReader, normal
 from zoo.inputs.tokenizer import TOKENIZER_FILE, check_size, read_tokenizer
 from zoo.networks.decoding import Hypothesis, Likely, NextTokens, beam_search, most_likely
@@ -326,8 +327,7 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
         probabilities. A low score means that the model is unsure of its translation, for example if the input is not a
         sentence, or of a kind that it was not trained on. A score does not reveal every mistake.
         """
-        beam_size = whole_number("beam_size", beam_size, 1, self.typed_config.vocabulary)
-        length_penalty = number("length_penalty", length_penalty, 0, LARGEST_PENALTY)
+        beam_size, length_penalty = self._search_options(beam_size, length_penalty)
         batch_size = min(whole_number("batch_size", batch_size, 1), max(1, HYPOTHESES // beam_size))
         encoded, device = self._encoded(sentences), self.embedding.weight.device
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
@@ -339,6 +339,45 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
                 for place, found in zip(places, network.search(batch, beam_size, length_penalty)):
                     results[place] = Translation(self.tokenizer.decode(found.tokens), found.score)
         return results
+
+    def _search_options(self, beam_size: Any, length_penalty: Any) -> tuple[int, float]:
+        return (
+            whole_number("beam_size", beam_size, 1, self.typed_config.vocabulary),
+            number("length_penalty", length_penalty, 0, LARGEST_PENALTY),
+        )
+
+    @torch.inference_mode()
+    def explained(self, sentence: str, beam_size: int = 5, length_penalty: float = 1.4) -> Explanation:
+        """What :func:`zoo.explain` shows of one sentence: all spikes, and how sure the network is of each token.
+
+        The encoder's steps are the tokens that were read, the decoder's those that were written: each is the token that
+        a step led to.
+        """
+        beam_size, length_penalty = self._search_options(beam_size, length_penalty)
+        (read,) = self._encoded([sentence])
+        device = self.embedding.weight.device
+        source = pad([read]).to(device)
+        with evaluation_view(self) as network:
+            (found,) = network.search(source, beam_size, length_penalty)
+            written = [*found.tokens, END]
+            target = torch.tensor([BEGIN, *written[:-1]], device=device).unsqueeze(1)
+            with watched(network.spiking_layers()) as levels:
+                logits = network(source, target, torch.ones_like(target, dtype=torch.bool)).float()
+        names = [Axis(self.reader.names(tokens)) for tokens in (read, written)]
+        chances = logits.softmax(-1).gather(1, torch.tensor(written, device=device).unsqueeze(1)).cpu()
+        strips = [strip for name, one in levels.items() for strip in spike_strips({name: one}, names[name[0] == "d"])]
+        sure = Strip("probability of each token that was written", "curves", chances, names[1], ("written",))
+        return Explanation(self.tokenizer.decode(found.tokens), [*strips, sure])
+
+    def spiking_layers(self) -> Layers:
+        """The modules that put out spikes, each with a neuron that fires its levels."""
+        found: Layers = {}
+        for name, module in self.named_modules():
+            if isinstance(module, StreamSpikes) and module.neuron is not None:
+                found[name] = module, module.neuron
+            elif isinstance(module, SpikingMixer) and len(module.neurons):
+                found[name] = module, module.neurons[0]
+        return found
 
     def check(self, sentence: str, where: str = "the sentence") -> None:
         """Raise ValueError or TypeError, beginning with ``where``, for a sentence that could not be translated."""

@@ -147,6 +147,7 @@ def _recurrent_gated_lif(call: Call) -> Counts:
     counts.dense_macs += last.numel() * fan_out
     bits = parameters.spike.bits
     fired = int(last.count_nonzero()) * fan_out
+    call.ledger.rows[call.name].synaptic_operations += fired
     if bits < 32:
         add_products(counts, (bits, REAL), fired, fired)
     else:

@@ -30,6 +30,9 @@ class Row:
     """Memory for its state, in bytes per sample; None for a layer without known state."""
     levels: Counter = field(default_factory=Counter)
     """How often each level was fired; empty for a layer that fires no spikes."""
+    synaptic_operations: int = 0
+    """Products of its spikes with weights: for each spike, the number of weights that it meets. Only multi-bit neurons
+    have them: zeros and ones do not say which layer they come from."""
     raster: list[list[int]] = field(default_factory=list, repr=False)
     """Levels of the first neurons at the first steps of the first sample."""
 
@@ -71,6 +74,13 @@ class Ledger:
 
     def book(self, name: str, counts: Counts) -> None:
         self.rows[name].counts += counts
+
+    def note_operations(self, sources: int | Tensor, fired: Tensor, each: int) -> None:
+        """Book that every spike, where ``fired`` is True, meets ``each`` weights; ``sources`` are of the same shape."""
+        spikes = Counter({sources: int(fired.sum())}) if isinstance(sources, int) else Counter(sources[fired].tolist())
+        for source, count in spikes.items():
+            if (name := self.tags.neuron(source)) in self.rows:
+                self.rows[name].synaptic_operations += count * each
 
     def note_spikes(self, name: str, levels: Tensor) -> None:
         """Add the levels that a neuron fired to its histogram, and keep the first of them for drawing."""

@@ -73,13 +73,15 @@ def _size(out: Any) -> int:
 # Products of matrices
 
 
-def _columns(ledger: Ledger, tensor: Tensor, dim: int, constant_other: bool, counts: Counts) -> dict[int, tuple]:
+def _columns(
+    ledger: Ledger, tensor: Tensor, dim: int, constant_other: bool, each: int, counts: Counts
+) -> dict[int, tuple]:
     """For each place of the summed dimension, the number of values of each kind over dimension ``dim``.
 
     A key is the bits of a spike, with value ``(non-zero, non-zero)``; the key REAL, for real numbers, has
     ``(all, non-zero)``. Levels can only be summed if they have one scale: one per place if the other operand's
     constants can absorb it, else one for the whole tensor. Otherwise they are first turned into real numbers, which
-    takes one integer multiplication each.
+    takes one integer multiplication each. Each value meets ``each`` values of the other operand.
     """
     tag = ledger.tags.of(tensor)
     if tag is None and ledger.is_parameter(tensor):
@@ -89,6 +91,8 @@ def _columns(ledger: Ledger, tensor: Tensor, dim: int, constant_other: bool, cou
     found = nonzero.sum(dim).double()
     if tag is None:
         return {REAL: (torch.full_like(found, tensor.shape[dim]), found)}
+    if constant_other:
+        ledger.note_operations(tag.sources, nonzero, each)
     if isinstance(tag.sources, int):
         return {ledger.tags.bits[tag.sources]: (found, found)}
     sources = torch.where(nonzero, tag.sources, ZERO)
@@ -128,8 +132,8 @@ def matrix_product(ledger: Ledger, a: Tensor, b: Tensor) -> Counts:
     """``a [..., R, K] @ b [..., K, N]``."""
     counts = Counts(dense_macs=a.numel() * b.shape[-1])
     constant = ledger.is_parameter(a), ledger.is_parameter(b)
-    left = _columns(ledger, a, -2, constant[1], counts)
-    right = _columns(ledger, b, -1, constant[0], counts)
+    left = _columns(ledger, a, -2, constant[1], b.shape[-1], counts)
+    right = _columns(ledger, b, -1, constant[0], a.shape[-2], counts)
     for bits_a, (all_a, some_a) in left.items():
         for bits_b, (all_b, some_b) in right.items():
             add_products(counts, (bits_a, bits_b), int((all_a * all_b).sum()), int((some_a * some_b).sum()))
@@ -145,7 +149,7 @@ def fan_out_product(ledger: Ledger, x: Tensor, fan_out: int) -> Counts:
     tag = ledger.tags.of(x)
     if tag is not None:
         ledger.tags.set(flat, tag.sources if isinstance(tag.sources, int) else tag.sources.reshape(flat.shape))
-    for bits, (pairs, nonzero) in _columns(ledger, flat, 0, True, counts).items():
+    for bits, (pairs, nonzero) in _columns(ledger, flat, 0, True, fan_out, counts).items():
         add_products(counts, (bits, REAL), int(pairs.sum()) * fan_out, int(nonzero.sum()) * fan_out)
     return counts
 
@@ -204,7 +208,9 @@ def _convolution(ledger, args, kwargs, out) -> Counts:
         return counts
     for source in sources.unique().tolist():
         if source != ZERO:
-            add_products(counts, (ledger.tags.bits[source], REAL), reached(sources == source), 0)
+            products = reached(sources == source)
+            add_products(counts, (ledger.tags.bits[source], REAL), products, 0)
+            ledger.note_operations(source, torch.ones(1, dtype=torch.bool), products)
     return counts
 
 

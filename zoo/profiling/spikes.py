@@ -34,13 +34,19 @@ class Tags:
         self._tags = WeakTensorKeyDictionary()
         self.bits = {ZERO: 1, BINARY: 1}
         self._named: dict[str, int] = {}
+        self._names: dict[int, str] = {}
 
     def source(self, name: str, bits: int) -> int:
         """The source for the neuron ``name``, whose spikes have their own scale."""
         if name not in self._named:
             self._named[name] = len(self._named) + 2
+            self._names[self._named[name]] = name
         self.bits[self._named[name]] = bits
         return self._named[name]
+
+    def neuron(self, source: int) -> str | None:
+        """The name of the neuron that is this source; None for a source that is none."""
+        return self._names.get(source)
 
     def of(self, tensor: Any) -> Tag | None:
         """The tag of ``tensor``; None if it holds real numbers only."""
