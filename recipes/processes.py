@@ -50,14 +50,17 @@ class Part:
 WHOLE = Part()
 
 
+_joined = WHOLE
+
+
 def started() -> int:
     """The number of processes that were started together."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def place() -> Part:
-    """Which of the processes that work together this one is, and how many there are."""
-    return Part(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else WHOLE
+    """Which of the processes that work together this one is, and how many there are; one of one before :func:`join`."""
+    return _joined
 
 
 def join() -> Any:
@@ -80,6 +83,8 @@ def join() -> Any:
             f"{accelerator.distributed_type} is not used here: every process has the whole network, which is small; "
             "launch with --multi_gpu"
         )
+    global _joined
+    _joined = Part(accelerator.process_index, accelerator.num_processes)
     return accelerator
 
 

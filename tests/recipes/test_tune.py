@@ -362,6 +362,14 @@ def snn_zoo(*words) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def test_several_processes_do_not_fine_tune_into_one_folder(critic, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    file = write(tmp_path, "own.csv", FILES["own.csv"])
+    status, _, error = snn_zoo("fine-tune", critic, "--data", file, "--output", tmp_path / "tuned")
+    assert status == 1 and "fine-tune is a command for one process" in error
+    assert not (tmp_path / "tuned").exists()
+
+
 def test_the_command_learns_the_labels_of_a_file_with_any_columns(critic, tmp_path):
     rows = "".join(f"{label.upper()},{text}\n" for text, label in OWN)
     file = write(tmp_path, "own.csv", f"Stars,Said\n{rows}")
