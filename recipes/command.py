@@ -105,11 +105,17 @@ def of(function: Callable | None, given: dict[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in defaults(function)}
 
 
-def check_initial(initial: str, config: Any, usual: Any) -> None:
-    """Raise ValueError if ``config`` is not the ``usual`` one: a model that is fine-tuned keeps its own config."""
-    changed = [f"--{k.replace('_', '-')}" for k, value in asdict(config).items() if value != getattr(usual, k)]
+def check_initial(initial: str, config: Any, recipe: Recipe) -> None:
+    """Raise ValueError if ``config`` changes what the weights of the model that is fine-tuned depend on."""
+    changed = [name for name in changes(config, recipe.config) if name not in recipe.retuned]
     if changed:
-        raise ValueError(f"{initial} is fine-tuned as it is; leave out {', '.join(changed)}")
+        left_out = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+        raise ValueError(f"{initial} is fine-tuned as it is; leave out {left_out}")
+
+
+def changes(config: Any, usual: Any) -> dict[str, Any]:
+    """The fields of ``config`` that are not the ``usual`` ones."""
+    return {name: value for name, value in asdict(config).items() if value != getattr(usual, name)}
 
 
 def command_line(recipe: Recipe) -> typer.Typer:
@@ -136,7 +142,7 @@ def add_training(app: typer.Typer, recipe: Recipe) -> None:
     ):
         """Train a model; the best on val, or with a spike penalty the last epoch, is in RUN/best."""
         if given.get("initial"):
-            check_initial(given["initial"], config, recipe.config)
+            check_initial(given["initial"], config, recipe)
         recipe.trainer(data, run, config, options, **given).train()
 
     @app.command("resume")

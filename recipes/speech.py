@@ -25,6 +25,7 @@ from recipes.own_examples import Own
 from recipes.processes import WHOLE, Part, shared
 from recipes.pronunciations import Dictionary, Phones, read_dictionary
 from recipes.recipe import Band, Tuning
+from recipes.spikes import SpikeMeter
 from zoo.files import remove_leftovers, write_whole
 from zoo.inputs import audio
 from zoo.inputs.data_files import plain_file, read_npz
@@ -302,7 +303,7 @@ def loss_of(
     if part.count > 1:
         _, lengths, units, counts = tensors(batch.cut(rows), device)
         x = x[:, rows]
-    with training.SpikeMeter(model) as meter, torch.autocast(x.device.type, torch.bfloat16, options.bfloat16):
+    with SpikeMeter(model) as meter, torch.autocast(x.device.type, torch.bfloat16, options.bfloat16):
         logits = model(x, lengths)
     loss = ctc_loss(logits, lengths, units, counts) / count
     if frame_weight:
