@@ -2,12 +2,14 @@
 
 ::
 
-    python -m benchmarks.fine_tuning lite-snn-imdb --data train.csv --test test.csv --new-labels
+    python -m benchmarks.fine_tuning lite-snn-imdb --data REMARKS/train.csv --test REMARKS/test.csv
 
-``data`` and ``test`` are of one domain that the model was not trained on, as files for ``snn-zoo fine-tune``. Each size
-is drawn from ``data`` by the seed, and a smaller size is part of a larger one. Both trainings hold out the same
-examples and stop early. From scratch means new random weights for the same network with the same tokenizer, the
-learning rate of the recipe's own training and more epochs. The scores are those of ``test``, which chooses nothing.
+``data`` and ``test`` are of one domain that the model was not trained on, as files for ``snn-zoo fine-tune``
+(:mod:`benchmarks.remarks` writes such; for other labels than the model's, give ``--new-labels``). Each size is drawn
+from ``data`` by the seed, and a smaller size is part of a larger one. Both trainings hold out the same examples and
+stop early. From scratch means new random weights for the same network with the same tokenizer (a classifier of texts
+then knows no n-grams), the learning rate of the recipe's own training and more epochs. The scores are those of
+``test``, which chooses nothing.
 """
 
 import copy

@@ -132,9 +132,12 @@ class Networks:
         return steps, sum(int((target != PAD).sum()) for _, _, target in self.batches)
 
     def _steps(self, model: Translator, optimisers: list, options: multi30k.Training) -> tuple[Tensor, ...]:
-        loss_of = functools.partial(multi30k.loss_of, model, options=options)
+        def backward(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+            return training.gradients(multi30k.loss_of(model, batch, options))
+
         return tuple(
-            training.update(model, optimisers, loss_of, batch, options.warmup, options) for batch in self.batches
+            training.update(model, optimisers, functools.partial(backward, batch), options.warmup, options)
+            for batch in self.batches
         )
 
     def translating(self, sentences: list[str], batch_size: int) -> tuple[dict[str, Call], int]:

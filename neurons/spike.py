@@ -152,6 +152,20 @@ class Statistics(NamedTuple):
         return Statistics(*[torch.where(finite, new, old) for new, old in zip(after, self)])
 
 
+def joined(start: Statistics, parts: Statistics) -> Statistics:
+    """The statistics after one sequence whose batch was computed in parts, each of which began with ``start``.
+
+    ``parts`` are those after each part, ``[parts, ...]``. An average moves by the same rate in all parts, so the
+    smallest of the averages of the minimum is the one that moved to the minimum of the whole batch. The statistics are
+    unchanged if those of one part are, because its membrane was not finite; as for a whole batch.
+    """
+    minimum, maximum = parts.minimum.amin(0), parts.maximum.amax(0)
+    updates = parts.updates.amin(0)
+    largest = torch.maximum(minimum.abs(), maximum.abs()).clamp(min=SMALLEST_RANGE)
+    after = Statistics(largest, minimum, maximum, updates)
+    return Statistics(*[torch.where(updates > start.updates, new, old) for new, old in zip(after, start)])
+
+
 class _Running(NamedTuple):
     """A sequence that is fed step by step: the statistics at its start, and its extremes so far."""
 
@@ -243,7 +257,7 @@ class TrackedRange(nn.Module):
         ``goes_on`` says that it is a further step of the running sequence, if there is one.
         """
         running = self._running if goes_on else None
-        start = Statistics(*[part.clone() for part in (running.start if running else self._statistics())])
+        start = Statistics(*[part.clone() for part in (running.start if running else self.statistics())])
         if torch.compiler.is_compiling():
             detached = [x.detach() for x in inputs]
             *noted, first = start_in_graph(self._notes.number, detached, list(start))
@@ -271,7 +285,7 @@ class TrackedRange(nn.Module):
             lowest, highest = torch.minimum(before.minimum, lowest), torch.maximum(before.maximum, highest)
         now = _Running(start, lowest, highest)
         if isinstance(observed, Tensor):  # in a compiled graph
-            now = _chosen(observed, now, before or _Running(self._statistics(), *_no_extremes(lowest)))
+            now = _chosen(observed, now, before or _Running(self.statistics(), *_no_extremes(lowest)))
         self._running = now
         self.write(start.moved(lowest, highest, self.momentum), observed)
 
@@ -281,7 +295,7 @@ class TrackedRange(nn.Module):
         if observed is False:
             return
         try:
-            for own, new in zip(self._statistics(), statistics):
+            for own, new in zip(self.statistics(), statistics):
                 own.copy_(new if observed is True else torch.where(observed, new, own))
         except RuntimeError as error:
             if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
@@ -293,14 +307,14 @@ class TrackedRange(nn.Module):
 
     def update(self, minimum: Tensor, maximum: Tensor) -> None:
         """Move the averages towards the extremes of one sequence (or step)."""
-        self.observe(self._statistics(), minimum, maximum)
+        self.observe(self.statistics(), minimum, maximum)
 
     def finish_sequence(self, observed: bool | Tensor = True) -> None:
         """The next step begins a new sequence."""
         if observed is True:
             self._running = None
         elif observed is not False and self._running is not None:  # in a compiled graph
-            self._running = _chosen(observed, _Running(self._statistics(), *_no_extremes(observed)), self._running)
+            self._running = _chosen(observed, _Running(self.statistics(), *_no_extremes(observed)), self._running)
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
@@ -311,7 +325,8 @@ class TrackedRange(nn.Module):
         finally:
             self._still = before
 
-    def _statistics(self) -> Statistics:
+    def statistics(self) -> Statistics:
+        """The values behind the range, as they are now."""
         return Statistics(self.current, self.minimum, self.maximum, self.updates)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):

@@ -1,18 +1,19 @@
 """The command line of a recipe: the same commands for every task."""
 
+import contextlib
 import functools
 import inspect
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 import zoo
-from recipes import calibration, report, rounding
+from recipes import calibration, processes, report, rounding
 from recipes.recipe import Recipe, defaults
 from recipes.run_folder import BEST, read_run_config
 from zoo.command.failing import Commands
@@ -21,10 +22,32 @@ Initial = Annotated[str | None, typer.Option(help="fine-tune this model")]
 """The option for the parameter ``initial`` of a trainer."""
 
 
+TOGETHER = ("train", "resume", "evaluate", "measure")
+"""The commands that several processes can share (:mod:`recipes.processes`)."""
+
+
+class SharedCommands(Commands):
+    """Commands that several processes run together, of which the first alone writes to standard output."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, *rest = super().resolve_command(ctx, args)
+        if processes.started() > 1 and name not in TOGETHER:
+            raise ValueError(f"{name} is a command for one process; several can share {', '.join(TOGETHER)}")
+        return name, *rest
+
+    def invoke(self, ctx: Any) -> Any:
+        if processes.started() == 1:
+            return super().invoke(ctx)
+        if processes.join().is_main_process:
+            return super().invoke(ctx)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            return super().invoke(ctx)
+
+
 def commands(description: str) -> typer.Typer:
     """The command line of a recipe; it reports errors like ``snn-zoo`` (:mod:`zoo.command.failing`)."""
     return typer.Typer(
-        cls=Commands,
+        cls=SharedCommands,
         help=description,
         no_args_is_help=True,
         add_completion=False,
@@ -82,11 +105,17 @@ def of(function: Callable | None, given: dict[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in defaults(function)}
 
 
-def check_initial(initial: str, config: Any, usual: Any) -> None:
-    """Raise ValueError if ``config`` is not the ``usual`` one: a model that is fine-tuned keeps its own config."""
-    changed = [f"--{k.replace('_', '-')}" for k, value in asdict(config).items() if value != getattr(usual, k)]
+def check_initial(initial: str, config: Any, recipe: Recipe) -> None:
+    """Raise ValueError if ``config`` changes what the weights of the model that is fine-tuned depend on."""
+    changed = [name for name in changes(config, recipe.config) if name not in recipe.retuned]
     if changed:
-        raise ValueError(f"{initial} is fine-tuned as it is; leave out {', '.join(changed)}")
+        left_out = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+        raise ValueError(f"{initial} is fine-tuned as it is; leave out {left_out}")
+
+
+def changes(config: Any, usual: Any) -> dict[str, Any]:
+    """The fields of ``config`` that are not the ``usual`` ones."""
+    return {name: value for name, value in asdict(config).items() if value != getattr(usual, name)}
 
 
 def command_line(recipe: Recipe) -> typer.Typer:
@@ -113,7 +142,7 @@ def add_training(app: typer.Typer, recipe: Recipe) -> None:
     ):
         """Train a model; the best on val, or with a spike penalty the last epoch, is in RUN/best."""
         if given.get("initial"):
-            check_initial(given["initial"], config, recipe.config)
+            check_initial(given["initial"], config, recipe)
         recipe.trainer(data, run, config, options, **given).train()
 
     @app.command("resume")
@@ -149,10 +178,10 @@ def add_scoring(app: typer.Typer, recipe: Recipe) -> None:
         **given: Any,
     ):
         """Score a model on one split."""
-        network = zoo.load(model, device="cuda" if torch.cuda.is_available() else "cpu")
+        network = zoo.load(model, device=processes.device())
         examples = recipe.read(data, split, network.typed_config, **of(recipe.read, given))
         answers, scores = recipe.evaluate(network, examples, **of(recipe.evaluate, given))
-        if output:
+        if output and processes.place().index == 0:
             output.write_text("\n".join(answers) + "\n", encoding="utf-8")
         found = {"model": model, "split": split, recipe.noun: len(answers)} | of(recipe.evaluate, given)
         print(json.dumps(found | scores, indent=2))

@@ -42,6 +42,7 @@ from recipes import calibration, command, gesture_simulator, training
 from recipes.calibration import Answers
 from recipes.gestures import GESTURES, MIRRORED
 from recipes.own_examples import Own
+from recipes.processes import WHOLE, Part, shared
 from recipes.recipe import Band, Recipe, Tuning
 from recipes.run_folder import read_json, read_run_config
 from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
@@ -380,18 +381,21 @@ def move(frames: Tensor, mirrored: Tensor, options: Training, generator: torch.G
     return F.grid_sample(images, grid, align_corners=False).unflatten(1, (steps, 2)).transpose(0, 1)
 
 
-def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
-    """Cross-entropy with smoothed labels, plus the spike penalty."""
+def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training, part: Part = WHOLE) -> Tensor:
+    """What a part of a batch adds to its cross-entropy with smoothed labels, plus the spike penalty."""
     frames, lengths, labels = batch
-    return training.cross_entropy(model, (frames, lengths), labels, options)
+    size = len(labels)
+    rows = part.rows(size)
+    inputs = frames[:, rows], lengths[rows]
+    return training.cross_entropy(model, inputs, labels[rows], options, size, part.share(size))
 
 
 @torch.inference_mode()
 def answers(model: GestureNetwork, samples: Samples) -> Answers:
     """The model's logits for recordings, each computed on its own."""
     with evaluating(model):
-        logits = [model.logits(frames) for frames in samples.frames]
-    return Answers(torch.stack(logits).cpu(), torch.tensor(samples.labels))
+        logits = shared(lambda part: [model.logits(frames).cpu() for frames in part], samples.frames)
+    return Answers(torch.stack(logits), torch.tensor(samples.labels))
 
 
 def accuracy(model: GestureNetwork, samples: Samples) -> float:
@@ -429,9 +433,12 @@ class Trainer(training.Trainer[GestureNetwork]):
     def plan(self, seed: int) -> list[Batch]:
         return batches(len(self.samples.labels), self.options.batch, seed)
 
-    def loss_of(self, batch: Batch) -> Tensor:
+    def size_of(self, batch: Batch) -> int:
+        return len(batch.places)
+
+    def loss_of(self, batch: Batch, part: Part = WHOLE) -> Tensor:
         device = self.accelerator.device
-        return loss_of(self.model, tensors(self.samples, batch, self.options, device), self.options)
+        return loss_of(self.network, tensors(self.samples, batch, self.options, device), self.options, part)
 
     def score(self, model: GestureNetwork) -> float:
         return accuracy(model, self.validation)

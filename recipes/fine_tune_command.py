@@ -67,9 +67,11 @@ def fine_tune_command(
 
 
 def _fine_tune(name: str, data: Path, output: Path, new_labels: bool, given: dict[str, Any]) -> None:
-    from recipes import tune
+    from recipes import processes, tune
     from zoo.saving import check_replaceable
 
+    if processes.started() > 1:
+        raise ValueError("fine-tune is a command for one process, and several were started")
     check_replaceable(output)  # before the work of training
     model = zoo.load(name)
     if new_labels:

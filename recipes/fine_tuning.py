@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from recipes.training import Training, optimisers_of, update
+from recipes.training import Training, gradients, optimisers_of, update
 
 HELD_OUT, MOST_HELD_OUT = 6, 200
 """One in ``HELD_OUT`` examples is held out, at most ``MOST_HELD_OUT``; none if there are fewer than ``HELD_OUT``."""
@@ -174,8 +174,8 @@ def _epoch(
     total, typical = 0.0, sum(map(len, plan)) / len(plan)
     for i, batch in enumerate(plan):
         progress = (epoch + (i + 0.5) / len(plan)) / options.epochs  # not 0: there may be only one batch
-        weighed = lambda batch: loss_of(batch, options) * (len(batch) / typical)  # noqa: E731
-        total += float(update(model, optimisers, weighed, batch, progress, options))
+        backward = lambda batch=batch: gradients(loss_of(batch, options) * (len(batch) / typical))  # noqa: E731
+        total += float(update(model, optimisers, backward, progress, options))
         bar.set_postfix(loss=total / (i + 1), refresh=False)
         bar.update(1 / len(plan))
     if not math.isfinite(total):

@@ -32,6 +32,7 @@ from recipes import calibration, command, fine_tuning, training
 from recipes.calibration import Answers
 from recipes.ngrams import cross_fit, most_frequent
 from recipes.own_examples import Own, checked_pairs, read_own
+from recipes.processes import WHOLE, Part, shared
 from recipes.recipe import Band, Recipe, Tuning
 from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
 from zoo.errors import unknown
@@ -237,13 +238,17 @@ def tensors(examples: list[Example], device: torch.device) -> tuple[Tensor, Tens
     return tokens, labels, nn.utils.rnn.pad_sequence(evidence).to(device) if evidence else None
 
 
-def loss_of(model: nn.Module, examples: list[Example], typical: float, options: Training, device) -> Tensor:
-    """Cross-entropy with smoothed labels, plus the spike penalty.
+def loss_of(
+    model: nn.Module, examples: list[Example], typical: float, options: Training, device, part: Part = WHOLE
+) -> Tensor:
+    """What a part of a batch adds to its cross-entropy with smoothed labels, plus the spike penalty.
 
     Batches hold few long reviews or many short ones; dividing the sum by the ``typical`` number gives all equal weight.
     """
     tokens, labels, evidence = tensors(examples, device)
-    return training.cross_entropy(model, (tokens, evidence), labels, options, typical)
+    rows, share = part.rows(len(examples)), part.share(len(examples))
+    inputs = tokens[:, rows], None if evidence is None else evidence[:, rows]
+    return training.cross_entropy(model, inputs, labels[rows], options, typical, share)
 
 
 def read_part(data: Path, split: str, config: TextClassifierConfig) -> list[Review]:
@@ -259,7 +264,7 @@ def read_part(data: Path, split: str, config: TextClassifierConfig) -> list[Revi
 def evaluate(model: TextClassifier, reviews: list[Review]) -> tuple[list[str], dict[str, Any]]:
     """The model's labels of the reviews, and the share of right ones in percent."""
     texts, labels = map(list, zip(*checked(reviews, "score")))
-    found = [one.label for one in model.classify(texts)]
+    found = shared(lambda part: [one.label for one in model.classify(part)], texts)
     return found, {"accuracy": 100 * mean(one == label for one, label in zip(found, labels))}
 
 
@@ -267,7 +272,8 @@ def answers(model: TextClassifier, reviews: list[Review]) -> Answers:
     """The model's logits for reviews, whose labels it must have."""
     texts, labels = map(list, zip(*reviews))
     right = torch.tensor([model.typed_config.labels.index(label) for label in labels])
-    return Answers(torch.stack(model.logits(model.encode(texts))).cpu(), right)
+    logits = shared(lambda part: [row.cpu() for row in model.logits(model.encode(part))], texts)
+    return Answers(torch.stack(logits), right)
 
 
 def calibration_answers(model: TextClassifier, validation: list[Review], test: list[Review]) -> dict[str, Answers]:
@@ -360,8 +366,8 @@ class Trainer(training.Trainer[TextClassifier]):
         self.typical = len(self.examples) / len(plan)
         return plan
 
-    def loss_of(self, batch: list[Example]) -> Tensor:
-        return loss_of(self.model, batch, self.typical, self.options, self.accelerator.device)
+    def loss_of(self, batch: list[Example], part: Part = WHOLE) -> Tensor:
+        return loss_of(self.network, batch, self.typical, self.options, self.accelerator.device, part)
 
     def score(self, model: TextClassifier) -> float:
         return evaluate(model, self.validation)[1]["accuracy"]

@@ -26,9 +26,12 @@ import typer
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 
+import zoo
 from recipes import command, fine_tuning, training
+from recipes.distillation import Soft, SoftTargets
 from recipes.extras import need
 from recipes.own_examples import Own, checked_pairs
+from recipes.processes import WHOLE, Part, shared
 from recipes.recipe import Band, Recipe, Tuning
 from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
 from zoo.inputs.lines import texts_of
@@ -62,6 +65,9 @@ SOURCES = [
 ]
 TUNED = ("dropout", "full_precision")
 """Options that may be chosen for a twin; a table says so."""
+RETUNED = ("bits", "threshold_levels", "gated_threshold_levels", "dropout")
+PROFILED = 2
+"""Sentences on which synaptic operations are counted; that takes seconds for each."""
 CONFIG = TranslatorConfig(vocabulary=6000, dropout=0.15, gated_range=4.0)
 CAPTIONS = [
     "Ein Hund rennt durch den Schnee.",
@@ -91,7 +97,8 @@ class Training(training.Training):
     """How a translator is trained: the options of all networks, with other defaults, and two more options.
 
     ``tokens`` is the most tokens of either side in a batch, including padding; ``token_dropout`` the probability that
-    an input token is replaced by the unknown token.
+    an input token is replaced by the unknown token. ``teachers`` names trained models, with commas between them, whose
+    mean probabilities are a share ``distillation`` of the targets (:mod:`recipes.distillation`).
     """
 
     epochs: int = 20
@@ -100,13 +107,18 @@ class Training(training.Training):
     full_precision: float = 1.0
     tokens: int = 1500
     token_dropout: float = 0.1
+    teachers: str = ""
+    distillation: float = 0.0
 
     without_noise: ClassVar = {"token_dropout": 0.0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         whole_number("tokens", self.tokens, 1)
-        number("token_dropout", self.token_dropout, 0, 1)
+        for name in ("token_dropout", "distillation"):
+            number(name, getattr(self, name), 0, 1)
+        if bool(self.teachers) != (self.distillation > 0):
+            raise ValueError("teachers go with a distillation above 0, the share of their part in the loss")
 
 
 def read_split(folder: Path, split: str) -> list[Pair]:
@@ -192,12 +204,24 @@ def drop_tokens(tokens: Tensor, probability: float) -> Tensor:
     return tokens.masked_fill(dropped, UNKNOWN)
 
 
-def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], options: Training) -> Tensor:
-    """Cross-entropy per token with smoothed labels, plus the spike penalty."""
+def loss_of(
+    model: nn.Module,
+    batch: tuple[Tensor, Tensor, Tensor],
+    options: Training,
+    part: Part = WHOLE,
+    soft: Soft | None = None,
+) -> Tensor:
+    """What a part of a batch adds to its cross-entropy per token with smoothed labels, plus the spike penalty.
+
+    ``soft`` are the teachers' targets of that part.
+    """
     source, shifted, target = batch
     source, shifted = (drop_tokens(tokens, options.token_dropout) for tokens in (source, shifted))
+    rows, share = part.rows(target.shape[1]), part.share(target.shape[1])
+    count = int((target != PAD).sum())
+    source, shifted, target = source[:, rows], shifted[:, rows], target[:, rows]
     real = target != PAD
-    return training.cross_entropy(model, (source, shifted, real), target[real], options)
+    return training.cross_entropy(model, (source, shifted, real), target[real], options, count, share, soft)
 
 
 def bleu(hypotheses: list[str], references: list[str], lowercase: bool) -> tuple[float, str]:
@@ -216,7 +240,7 @@ def evaluate(
 ) -> tuple[list[str], dict[str, Any]]:
     """Translations of the German sides, with lowercased and cased BLEU and both signatures."""
     german, english = map(list, zip(*checked(pairs, "score")))
-    hypotheses = model.translate(german, beam_size, length_penalty, batch_size)
+    hypotheses = shared(lambda part: model.translate(part, beam_size, length_penalty, batch_size), german)
     lowercased, signature = bleu(hypotheses, english, lowercase=True)
     cased, cased_signature = bleu(hypotheses, english, lowercase=False)
     return hypotheses, {
@@ -290,19 +314,38 @@ class Trainer(training.Trainer[Translator]):
         backend: str = "auto",
     ):
         self.pairs, self.validation = read_split(data, "train"), read_split(data, "val")
+        self.changes = {name: value for name, value in command.changes(config, CONFIG).items() if name in RETUNED}
         super().__init__(run, lambda: self.new_network(config), options, initial, backend)
         self.examples = encode(self.network.tokenizer, self.pairs)
+        self.soft = self.soft_targets() if options.teachers else None
 
     def new_network(self, config: TranslatorConfig) -> Translator:
         """A network with its tokenizer, whose vocabulary may be smaller than the config's if there is little text."""
         tokenizer = train_tokenizer(self.pairs, config.vocabulary)
         return Translator(replace(config, vocabulary=tokenizer.get_vocab_size()), tokenizer)
 
+    def soft_targets(self) -> SoftTargets:
+        """What the teachers expect; ValueError for one with another tokenizer."""
+        teachers = [zoo.load(name.strip(), precision="float32") for name in self.options.teachers.split(",")]
+        own = self.network.tokenizer.to_str()
+        for name, teacher in zip(self.options.teachers.split(","), teachers):
+            if not isinstance(teacher, Translator) or teacher.tokenizer.to_str() != own:
+                raise ValueError(f"{name.strip()} has other tokens than the network, so it cannot be its teacher")
+            teacher.to(self.accelerator.device).eval()
+        to_tensors = lambda batch: tensors(batch, self.accelerator.device)  # noqa: E731
+        return SoftTargets(teachers, self.examples, to_tensors, self.network.typed_config.vocabulary)
+
     def plan(self, seed: int) -> list[list[Example]]:
         return batches(self.examples, self.options.tokens, random.Random(seed))
 
-    def loss_of(self, batch: list[Example]) -> Tensor:
-        return loss_of(self.model, tensors(batch, self.accelerator.device), self.options)
+    def loss_of(self, batch: list[Example], part: Part = WHOLE) -> Tensor:
+        device, soft = self.accelerator.device, None
+        if self.soft:
+            soft = self.soft.of(batch[part.rows(len(batch))], self.options.distillation, device)
+        return loss_of(self.network, tensors(batch, device), self.options, part, soft)
+
+    def profiled(self) -> list[str]:
+        return [german for german, _ in self.validation[:PROFILED]]
 
     def score(self, model: Translator) -> float:
         return evaluate(model, self.validation, beam_size=1, batch_size=512)[1]["bleu"]
@@ -375,6 +418,7 @@ RECIPE = Recipe(
     inputs=lambda model, pairs: [german for german, _ in pairs],
     counted="the {count} sentences of val, one at a time, with a beam of 5",
     networks=NETWORKS,
+    retuned=RETUNED,
     tuned=TUNED,
     columns=columns_of,
     band=BAND,

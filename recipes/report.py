@@ -14,11 +14,11 @@ from torch import nn
 
 import zoo
 from neurons.monitors import figure
-from recipes import calibration
+from recipes import calibration, processes
 from recipes.extras import need, png
 from recipes.recipe import Recipe, defaults
 from recipes.run_folder import BEST, read_json, read_run_config, write_json
-from recipes.training import SpikeMeter
+from recipes.spikes import SpikeMeter
 
 SCORES, COSTS, COSTS_PLOT, SPARSITY_PLOT = "scores.json", "costs.json", "costs.png", "sparsity.png"
 
@@ -35,8 +35,8 @@ def spike_rate(model: nn.Module, inputs: Iterable[tuple]) -> float | None:
     with SpikeMeter(model) as meter:
         for arguments in inputs:
             model(*arguments)
-            fired += sum(int((y != 0).sum()) for _, y in meter.outputs)
-            total += sum(y.numel() for _, y in meter.outputs)
+            fired += sum(int((y != 0).sum()) for _, _, y in meter.outputs)
+            total += sum(y.numel() for _, _, y in meter.outputs)
             meter.outputs.clear()
     return fired / total if total else None
 
@@ -59,7 +59,8 @@ def measured_once(record: Path, key: dict[str, Any], measure: Callable[[], dict[
         if {name: known.get(name) for name in key} == key:
             return known
     row = key | measure()
-    write_json(record, row)
+    if processes.place().index == 0:
+        write_json(record, row)
     return row
 
 
@@ -194,7 +195,9 @@ def table(recipe: Recipe, groups: dict[str, list[Path]]) -> list[dict[str, Any]]
 
 def checkpoint_split(run: Path, split: str) -> str:
     """The card's words for what chose the checkpoint of ``run``: ``split``, or with a spike penalty the last epoch."""
-    return "nothing, it is that of the last epoch" if read_run_config(run)["training"]["spike_penalty"] else split
+    training = read_run_config(run)["training"]
+    sparser = training["spike_penalty"] or training.get("operations", 1.0) < 1
+    return "nothing, it is that of the last epoch" if sparser else split
 
 
 def command_of(recipe: Recipe, run: Path) -> str:
@@ -299,8 +302,7 @@ def score_band(recipe: Recipe, scores: dict[str, Any]) -> dict[str, Any]:
 def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name: str) -> bytes:
     """Add to a card the curve of score against spike rate of ``runs`` and its model; returns the picture."""
     score = f"{recipe.score}_val"
-    penalties = [read_run_config(run)["training"]["spike_penalty"] for run in runs]
-    points = [table(recipe, {f"tuned, spike penalty {penalty:g}": [run]})[0] for run, penalty in zip(runs, penalties)]
+    points = [table(recipe, {_sparser(run): [run]})[0] for run in runs]
     own = metrics["results"][0]
     curve = metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
     merit = recipe.task.score.merit
@@ -310,6 +312,14 @@ def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name
         )
     metrics["sparsity_plot"] = SPARSITY_PLOT
     return sparsity_plot(curve, score, metrics["scores"][score]["title"], name)
+
+
+def _sparser(run: Path) -> str:
+    """What made the spikes of a run rarer."""
+    training = read_run_config(run)["training"]
+    if training.get("operations", 1.0) < 1:
+        return f"tuned, {100 * training['operations']:g} % of the operations"
+    return f"tuned, spike penalty {training['spike_penalty']:g}"
 
 
 def sparsity_plot(points: list[dict], score: str, title: str, name: str) -> bytes:

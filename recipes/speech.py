@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -21,8 +22,10 @@ from neurons.monitors import evaluating
 from recipes import training
 from recipes.extras import need
 from recipes.own_examples import Own
+from recipes.processes import WHOLE, Part, shared
 from recipes.pronunciations import Dictionary, Phones, read_dictionary
 from recipes.recipe import Band, Tuning
+from recipes.spikes import SpikeMeter
 from zoo.files import remove_leftovers, write_whole
 from zoo.inputs import audio
 from zoo.inputs.data_files import plain_file, read_npz
@@ -209,6 +212,10 @@ class Batch(NamedTuple):
     rows: list[Played]
     seed: int
 
+    def cut(self, rows: slice) -> "Batch":
+        """Some of the utterances."""
+        return self._replace(rows=self.rows[rows])
+
 
 def batches(examples: Sequence[Spoken], steps: int, seed: int) -> list[Batch]:
     """All examples, each at a random speed, in batches of similar length in random order; ``steps`` with padding."""
@@ -258,35 +265,51 @@ def hidden(x: Tensor, lengths: Tensor, bank: audio.FilterBank, options: Training
 
 
 def ctc_loss(logits: Tensor, lengths: Tensor, units: Tensor, counts: Tensor) -> Tensor:
-    """The CTC loss in nats per unit; an utterance too short for its units counts nothing."""
+    """The CTC loss in nats; an utterance too short for its units counts nothing."""
     log_probabilities = logits.float().log_softmax(-1)
-    loss = F.ctc_loss(log_probabilities, units, lengths, counts, BLANK, reduction="sum", zero_infinity=True)
-    return loss / len(units)
+    return F.ctc_loss(log_probabilities, units, lengths, counts, BLANK, reduction="sum", zero_infinity=True)
 
 
-def frame_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy of the phone of each step by hand, among the phones alone: CTC decides where there is a blank."""
+def frame_loss(logits: Tensor, batch: Batch, part: slice = slice(None)) -> Tensor:
+    """Cross-entropy of the phone of each step by hand, among the phones alone: CTC decides where there is a blank.
+
+    The logits are those of a part of the rows; the loss is over all steps of the batch.
+    """
     targets = nn.utils.rnn.pad_sequence([torch.from_numpy(row.targets) for row in batch.rows], padding_value=NO_TARGET)
-    wanted = torch.where(targets == NO_TARGET, NO_TARGET, targets - 1).flatten().to(logits.device)
-    count = (wanted != NO_TARGET).sum().clamp(min=1)
+    count = (targets != NO_TARGET).sum().clamp(min=1).to(logits.device)
+    wanted = torch.where(targets == NO_TARGET, NO_TARGET, targets - 1)[:, part].flatten().to(logits.device)
     phones = logits[..., 1:].float().flatten(0, 1)
     return F.cross_entropy(phones, wanted, ignore_index=NO_TARGET, reduction="sum") / count
 
 
 def loss_of(
-    model: nn.Module, bank: audio.FilterBank, batch: Batch, options: Training, device: Any, frame_weight: float = 0.0
+    model: nn.Module,
+    bank: audio.FilterBank,
+    batch: Batch,
+    options: Training,
+    device: Any,
+    frame_weight: float = 0.0,
+    part: Part = WHOLE,
 ) -> Tensor:
-    """The CTC loss of a batch, plus ``frame_weight`` times that of its hand alignment, plus the spike penalty."""
+    """The CTC loss of a batch per unit, plus ``frame_weight`` times that of its hand alignment, plus the spike penalty.
+
+    Of a part of the batch, what it adds to these.
+    """
     x, lengths, units, counts = tensors(batch, device)
+    count = len(units)
     if options.band_masks or options.time_masks:
         x = hidden(x, lengths, bank, options, batch.seed)
-    with training.SpikeMeter(model) as meter, torch.autocast(x.device.type, torch.bfloat16, options.bfloat16):
+    rows = part.rows(len(batch.rows))
+    if part.count > 1:
+        _, lengths, units, counts = tensors(batch.cut(rows), device)
+        x = x[:, rows]
+    with SpikeMeter(model) as meter, torch.autocast(x.device.type, torch.bfloat16, options.bfloat16):
         logits = model(x, lengths)
-    loss = ctc_loss(logits, lengths, units, counts)
+    loss = ctc_loss(logits, lengths, units, counts) / count
     if frame_weight:
-        loss = loss + frame_weight * frame_loss(logits, batch)
+        loss = loss + frame_weight * frame_loss(logits, batch, rows)
     if options.spike_penalty and meter.outputs:
-        loss = loss + options.spike_penalty * meter.mean_size()
+        loss = loss + part.share(len(batch.rows)) * options.spike_penalty * meter.mean_size()
     return loss
 
 
@@ -324,8 +347,11 @@ class Trainer(training.Trainer[SpeechRecogniser]):
         now = shortest(self.spoken, self.epoch / self.options.epochs, self.options.curriculum)
         return batches(now, self.options.steps, seed)
 
-    def loss_of(self, batch: Batch) -> Tensor:
-        return loss_of(self.model, self.network.bank, batch, self.options, self.accelerator.device)
+    def size_of(self, batch: Batch) -> int:
+        return len(batch.rows)
+
+    def loss_of(self, batch: Batch, part: Part = WHOLE) -> Tensor:
+        return loss_of(self.network, self.network.bank, batch, self.options, self.accelerator.device, part=part)
 
     def score(self, model: SpeechRecogniser) -> float:
         return evaluate(model, self.validation, type(self).fold)[1]["per"]
@@ -334,9 +360,14 @@ class Trainer(training.Trainer[SpeechRecogniser]):
 # ---- Scores ----
 
 
-@torch.inference_mode()
 def log_probabilities(model: SpeechRecogniser, examples: Sequence[Example]) -> list[Tensor]:
-    """``[steps, units]`` for each example; several are computed at once, by length."""
+    """``[steps, units]`` for each example."""
+    return shared(partial(_log_probabilities, model), examples)
+
+
+@torch.inference_mode()
+def _log_probabilities(model: SpeechRecogniser, examples: Sequence[Example]) -> list[Tensor]:
+    """Several are computed at once, by length."""
     found: list[Tensor] = [torch.empty(0)] * len(examples)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].frames[0]))
     with evaluating(model):

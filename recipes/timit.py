@@ -26,6 +26,7 @@ import typer
 
 import zoo
 from recipes import command, librispeech, speech
+from recipes.processes import WHOLE, Part
 from recipes.recipe import Band
 from recipes.speech import Batch, Example
 from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
@@ -246,9 +247,9 @@ class Trainer(speech.Trainer):
     options: Training
     fold = staticmethod(fold_39)
 
-    def loss_of(self, batch: Batch) -> torch.Tensor:
+    def loss_of(self, batch: Batch, part: Part = WHOLE) -> torch.Tensor:
         device, weight = self.accelerator.device, self.options.frame_targets
-        return speech.loss_of(self.model, self.network.bank, batch, self.options, device, weight)
+        return speech.loss_of(self.network, self.network.bank, batch, self.options, device, weight, part)
 
     def loaded(self, initial: str) -> SpeechRecogniser:
         """The model to start from, with the phones and the usual features of TIMIT, which was recorded otherwise."""

@@ -10,10 +10,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
@@ -25,9 +27,13 @@ import neurons
 import zoo
 from neurons.kernels import cpu_memory
 from neurons.monitors import figure
-from neurons.spike import FULL_PRECISION
+from recipes import processes
+from recipes.distillation import Soft
 from recipes.extras import need, png
+from recipes.processes import WHOLE, Part, Together
 from recipes.run_folder import BEST, LOG, PLOT, RUN_CONFIG, RunFolder, write_json
+from recipes.sparsity import Controller
+from recipes.spikes import SpikeMeter, in_full_precision, with_thresholds
 from zoo import files, tasks, weights
 from zoo.engine.precision import Precise
 from zoo.engine.program import NotInIntegers
@@ -44,11 +50,12 @@ class Training:
 
     The learning rate rises over ``warmup`` of the training and falls to zero as a cosine; ``average`` is the decay per
     step of the moving average of the weights, which is validated and kept; ``bfloat16`` runs the matrix products in
-    that type; ``spike_penalty`` is the weight of the mean spike size in the loss; ``muon`` trains the weight matrices
-    with Muon (see :func:`optimisers_of`). In training, the multi-bit neurons fire in full precision for the first
-    ``full_precision`` (a share) of the epochs, and then in their own bits; their threshold then rises from zero to its
-    own levels over ``threshold_rise`` (a share) of the epochs. The network that is validated and kept always fires in
-    its own bits, at its own threshold.
+    that type; ``spike_penalty`` is the weight of the mean spike size in the loss; ``operations`` is the share of the
+    possible synaptic operations that the spikes are trained to cause (:mod:`recipes.sparsity`), 1 for any; ``muon``
+    trains the weight matrices with Muon (see :func:`optimisers_of`). In training, the multi-bit neurons fire in full
+    precision for the first ``full_precision`` (a share) of the epochs, and then in their own bits; their threshold then
+    rises from zero to its own levels, and the operations fall to their share, over ``threshold_rise`` (a share) of the
+    epochs. The network that is validated and kept always fires in its own bits, at its own threshold.
     """
 
     epochs: int
@@ -57,6 +64,7 @@ class Training:
     weight_decay: float = 0.01
     label_smoothing: float = 0.1
     spike_penalty: float = 0.0
+    operations: float = 1.0
     average: float = 0.995
     bfloat16: bool = True
     gradient_norm: float = 1.0
@@ -75,52 +83,44 @@ class Training:
         numbers |= {name: number(name, getattr(self, name), 0) for name in ("spike_penalty", "gradient_norm")}
         for name, value in (whole | numbers).items():
             object.__setattr__(self, name, value)  # settings.json cannot hold NumPy's numbers
+        if not 0 < self.operations <= 1:
+            raise ValueError(
+                f"operations is a share of the possible ones, above 0 and up to 1; got {self.operations!r}"
+            )
         for name in ("full_precision", "threshold_rise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share of the epochs, from 0 to 1; got {getattr(self, name)!r}")
 
     def for_scoring(self: "Options") -> "Options":
         """These options for a loss that is compared: exact, without randomness and without penalty."""
-        return replace(self, label_smoothing=0.0, spike_penalty=0.0, bfloat16=False, **self.without_noise)
-
-
-class SpikeMeter:
-    """Collects the spikes of all neurons of a network while it is open; an integrator has none."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-        self.outputs: list[tuple[nn.Module, Tensor]] = []
-
-    def __enter__(self):
-        modules = self.model.modules()
-        spiking = [m for m in modules if isinstance(m, neurons.Neuron) and not isinstance(m, neurons.Integrator)]
-        note = lambda module, inputs, output: self.outputs.append((module, output[0]))  # noqa: E731
-        self.hooks = [m.register_forward_hook(note) for m in spiking]
-        return self
-
-    def __exit__(self, *error) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def mean_size(self) -> Tensor:
-        """Mean of abs(y) / r over neurons, differentiable, for the spike penalty."""
-        sizes = []
-        for module, y in self.outputs:
-            largest = module.spike_range.value() if isinstance(module, neurons.MultiBitNeuron) else 1.0
-            sizes.append((y.abs() / largest).mean())
-        return torch.stack(sizes).mean()
+        return replace(
+            self, label_smoothing=0.0, spike_penalty=0.0, operations=1.0, bfloat16=False, **self.without_noise
+        )
 
 
 def cross_entropy(
-    model: nn.Module, inputs: tuple, targets: Tensor, options: Training, count: float | None = None
+    model: nn.Module,
+    inputs: tuple,
+    targets: Tensor,
+    options: Training,
+    count: float | None = None,
+    share: float = 1.0,
+    soft: Soft | None = None,
 ) -> Tensor:
-    """Cross-entropy of the model's logits with smoothed labels, over ``count`` (all) targets, plus spike penalty."""
+    """Cross-entropy of the model's logits with smoothed labels, over ``count`` (all) targets, plus spike penalty.
+
+    Of a part of a batch, ``count`` is that of the batch, and ``share`` the part's share of the rows. ``soft`` are
+    targets of teachers, mixed with the labels by their weight.
+    """
     with SpikeMeter(model) as meter, torch.autocast(targets.device.type, torch.bfloat16, options.bfloat16):
         logits = model(*inputs)
-    loss = F.cross_entropy(logits.float(), targets, label_smoothing=options.label_smoothing, reduction="sum")
+    logits = logits.float()
+    loss = F.cross_entropy(logits, targets, label_smoothing=options.label_smoothing, reduction="sum")
+    if soft:
+        loss = (1 - soft.weight) * loss + soft.weight * soft.cross_entropy(logits)
     loss = loss / (count or len(targets))
     if options.spike_penalty and meter.outputs:
-        loss = loss + options.spike_penalty * meter.mean_size()
+        loss = loss + share * options.spike_penalty * meter.mean_size()
     return loss
 
 
@@ -182,58 +182,51 @@ def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Opt
 def update(
     model: nn.Module,
     optimisers: list[torch.optim.Optimizer],
-    loss_of: Callable[[Any], Tensor],
-    batch: Any,
+    backward: Callable[[], Tensor],
     progress: float,
     options: Training,
 ) -> Tensor:
-    """One step of the optimisers at ``progress`` (0 to 1) of the training; returns the loss before the step."""
-    value = loss_of(batch)
-    value.backward()
+    """One step of the optimisers at ``progress`` (0 to 1) of the training; returns the loss before the step.
+
+    ``backward`` computes the loss and its gradients.
+    """
+    loss = backward()
     nn.utils.clip_grad_norm_(model.parameters(), options.gradient_norm)
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(progress, options)
         optimiser.step()
         optimiser.zero_grad()
-    return value.detach()
+    return loss
 
 
-@contextmanager
-def in_full_precision(network: nn.Module) -> Iterator[None]:
-    """Context in which the multi-bit neurons of ``network`` fire in full precision; afterwards in their own bits."""
-    own = {module: module.bits for module in network.modules() if isinstance(module, neurons.MultiBitNeuron)}
-    for module in own:
-        module.bits = FULL_PRECISION
-    try:
-        yield
-    finally:
-        for module, bits in own.items():
-            module.bits = bits
+def gradients(loss: Tensor) -> Tensor:
+    """The ``loss``, after its gradients have been computed."""
+    loss.backward()
+    return loss.detach()
 
 
-@contextmanager
-def with_thresholds(network: nn.Module, share: float) -> Iterator[None]:
-    """Context in which the multi-bit neurons of ``network`` have this ``share`` of their threshold levels, rounded."""
-    own = {
-        module: module.threshold_levels for module in network.modules() if isinstance(module, neurons.MultiBitNeuron)
-    }
-    for module, levels in own.items():
-        module.threshold_levels = round(share * levels)
-    try:
-        yield
-    finally:
-        for module, levels in own.items():
-            module.threshold_levels = levels
+def retuned(network: Any, changes: Mapping[str, Any]) -> Any:
+    """``network`` with other values of fields of its config that no weight depends on."""
+    if not changes:
+        return network
+    other = type(network).from_config(network.config | dict(changes), network.assets())
+    other.load_state_dict(network.state_dict())
+    return other
+
+
+def risen(options: Training, progress: float) -> float | None:
+    """How far thresholds have risen at ``progress`` (0 to 1) of the training; None in full precision."""
+    quantised = progress - options.full_precision
+    if quantised < 0:
+        return None
+    return min(1.0, quantised / options.threshold_rise) if options.threshold_rise else 1.0
 
 
 def spikes_in_training(network: nn.Module, options: Training, epoch: int) -> AbstractContextManager[None]:
     """Context of the training of one ``epoch``, counted from 0: its precision of spikes and share of thresholds."""
-    quantised = epoch - options.full_precision * options.epochs
-    if quantised < 0:
-        return in_full_precision(network)
-    rise = options.threshold_rise * options.epochs
-    return with_thresholds(network, min(1.0, quantised / rise) if rise else 1.0)
+    share = risen(options, epoch / options.epochs)
+    return in_full_precision(network) if share is None else with_thresholds(network, share)
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -244,15 +237,25 @@ class Trainer(Generic[Network]):
 
     The folder holds ``state.pt`` (all of the last finished epoch; see :mod:`recipes.run_folder`), ``log.jsonl`` (one
     line per epoch), ``training.png`` and ``best`` (the model with the best score on the validation data so far, as
-    ``zoo.load`` reads it, with weights of eight bits where it computes in integers; with a spike penalty the latest,
-    because the best would be one from before the penalty took effect). A trainer holds its folder until its training
-    ends. A recipe's trainer has ``plan(seed)``, the batches of an epoch in their order; ``loss_of(batch)``; and
-    ``score(model)``, the main score of the network's task. The score's name is ``metric`` in the log and
+    ``zoo.load`` reads it, with weights of eight bits where it computes in integers; with a spike penalty or fewer
+    ``operations`` the latest, because the best would be one from before these took effect). A trainer holds its folder
+    until its training ends. A recipe's trainer has ``plan(seed)``, the batches of an epoch in their order;
+    ``size_of(batch)``, its number of rows; ``loss_of(batch, part)``, what a part of the rows adds to the loss of the
+    batch; and ``score(model)``, the main score of the network's task. The score's name is ``metric`` in the log and
     ``metric_label`` in the plot.
+    With ``operations``, its ``profiled()`` are a few inputs of the task.
+
+    Several processes train together if they were started together (:mod:`recipes.processes`); the first one writes. A
+    batch is computed in parts, one per process and per step of gradient accumulation (Accelerate's variable
+    ``ACCELERATE_GRADIENT_ACCUMULATION_STEPS``). It stays the same batch, and the result is the same but for rounding
+    and the random numbers of dropout: so neither number is part of the options, and a training can be continued with
+    others.
     """
 
     metric: str
     metric_label: str
+    changes: Mapping[str, Any] = MappingProxyType({})
+    """Fields of the config that are to be others than in the model that the training starts from."""
     needs: tuple[str, ...] = ("accelerate", "tqdm", "matplotlib")
     """Packages of the extra ``train``; checked before anything is computed."""
 
@@ -265,13 +268,12 @@ class Trainer(Generic[Network]):
         backend: str = "auto",
     ):
         need("training", *self.needs)
-        from accelerate import Accelerator
-
         # oneDNN keeps the code that it made for 1024 shapes. An epoch has more, and making code anew takes longer and
         # longer.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "50000")
         torch.backends.cuda.matmul.allow_tf32 = True
-        self.accelerator = Accelerator()
+        self.accelerator = processes.join()
+        processes.check_precision(self.accelerator.mixed_precision, options.bfloat16)
         self.folder, self.options = RunFolder(run), options
         if self.accelerator.is_main_process:
             self.folder.hold()
@@ -284,13 +286,21 @@ class Trainer(Generic[Network]):
     def _start(self, build: Callable[[], Network], initial: str | None, backend: str) -> None:
         torch.manual_seed(self.options.seed)
         with float32_on_cpu():
-            network = self.loaded(initial) if initial else build()
+            network = retuned(self.loaded(initial), self.changes) if initial else build()
         for module in network.modules():
             if isinstance(module, neurons.Neuron):
                 module.backend = backend
-        optimisers = optimisers_of(network, self.options)
-        self.model, *self.optimisers = self.accelerator.prepare(network, *optimisers)
-        self.network = cast(Network, self.accelerator.unwrap_model(self.model))
+        self.network = network.to(self.accelerator.device)
+        processes.begin_alike(self.network)
+        own, steps = processes.place(), self.accelerator.gradient_accumulation_steps
+        whole_number("the number of steps of gradient accumulation", steps, 1)
+        self.parts = [Part(own.index * steps + step, own.count * steps) for step in range(steps)]
+        """The parts of a batch that this process computes."""
+        processes.check_divisible(self.network, own.count * steps, own.count)
+        self.optimisers = optimisers_of(self.network, self.options)
+        self.controller: Controller | None = None
+        if self.options.operations < 1:
+            self.controller = Controller(self.network, self.profiled(), self.options.operations)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.options.average))
         self.judged_by = tasks.named(self.network.task).score
         self.epoch, self.best, self.seconds = 0, -math.inf, 0.0
@@ -300,7 +310,11 @@ class Trainer(Generic[Network]):
         self.run_config: dict[str, Any] = {"model": self.network.config, "training": asdict(self.options)}
         if initial:
             self.run_config["initial"] = initial
+        processes.agree("the options and the network", json.dumps(self.run_config), cast(Any, self.network).assets())
         self.resume()
+        if own.count > 1:
+            processes.share_norms(self.network)
+        self.together = Together(self.network)
         if self.accelerator.is_main_process:
             write_json(self.folder.path / RUN_CONFIG, self.run_config)
             if self.epoch:
@@ -314,15 +328,23 @@ class Trainer(Generic[Network]):
     def plan(self, seed: int) -> list:
         raise NotImplementedError
 
-    def loss_of(self, batch: Any) -> Tensor:
+    def size_of(self, batch: Any) -> int:
+        return len(batch)
+
+    def loss_of(self, batch: Any, part: Part = WHOLE) -> Tensor:
         raise NotImplementedError
 
     def score(self, model: Network) -> float:
         raise NotImplementedError
 
+    def profiled(self) -> list:
+        """A few inputs of the network's task, on which its synaptic operations are counted."""
+        raise NotImplementedError
+
     def resume(self) -> None:
         """Continue from the folder's checkpoint if there is one; an error if it was made with other options."""
-        checkpoint = self.folder.read_checkpoint()
+        main = self.accelerator.is_main_process
+        checkpoint = processes.of_the_first(self.folder.read_checkpoint() if main else None)
         if checkpoint is None:
             return
         if json.loads(checkpoint["settings"]) != self.run_config:
@@ -333,6 +355,8 @@ class Trainer(Generic[Network]):
         self.average.load_state_dict(checkpoint["average"])
         for optimiser, kept in zip(self.optimisers, checkpoint["optimisers"]):
             optimiser.load_state_dict(kept)
+        if self.controller:
+            self.controller.load_state_dict(checkpoint["controller"])
         self.epoch, self.best, self.seconds = checkpoint["epoch"], checkpoint["best"], checkpoint["seconds"]
         self.log, self.kept = json.loads(checkpoint["log"]), checkpoint["kept"]
 
@@ -343,6 +367,7 @@ class Trainer(Generic[Network]):
                 "model": self.network.state_dict(),
                 "average": self.average.state_dict(),
                 "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+                "controller": self.controller and self.controller.state_dict(),
                 "epoch": self.epoch,
                 "best": self.best,
                 "seconds": self.seconds,
@@ -372,8 +397,8 @@ class Trainer(Generic[Network]):
         loss = self.train_epoch()
         self.seconds += time.perf_counter() - started
         self.epoch += 1
+        self.validate(loss)
         if self.accelerator.is_main_process:
-            self.validate(loss)
             self.save_checkpoint()
             self.write_files()
             print(json.dumps({k: round(v, 3) for k, v in self.log[-1].items()}), flush=True)
@@ -383,30 +408,49 @@ class Trainer(Generic[Network]):
         from tqdm import tqdm
 
         seed = self.options.seed * 1000 + self.epoch
-        torch.manual_seed(seed)
-        plan, processes = self.plan(seed), self.accelerator.num_processes
-        # Every process has the same number of batches, because they wait for each other in each batch.
-        plan = plan[self.accelerator.process_index : len(plan) // processes * processes : processes]
-        self.model.train()
+        own = processes.place()
+        torch.manual_seed(seed * own.count + own.index)
+        plan = self.plan(seed)
+        processes.agree("the batches", [self.size_of(batch) for batch in plan])
+        self.network.train()
         total = torch.zeros((), device=self.accelerator.device)
-        steps = tqdm(plan, desc=f"epoch {self.epoch + 1}/{self.options.epochs}", leave=False, mininterval=1)
+        title = f"epoch {self.epoch + 1}/{self.options.epochs}"
+        steps = tqdm(plan, desc=title, leave=False, mininterval=1, disable=own.index > 0)
         with spikes_in_training(self.network, self.options, self.epoch):
             for i, batch in enumerate(steps):
                 progress = (self.epoch + i / len(plan)) / self.options.epochs
-                total += update(self.model, self.optimisers, self.loss_of, batch, progress, self.options)
+                total += update(self.network, self.optimisers, partial(self.backward, batch), progress, self.options)
                 self.average.update_parameters(self.network)
+                if self.controller and (share := risen(self.options, progress)) is not None:
+                    self.controller.follow(share)
         loss = total.item() / len(plan)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} in epoch {self.epoch + 1}; lower the learning rate")
         return loss
+
+    def backward(self, batch: Any) -> Tensor:
+        """The loss of a batch, and its gradients."""
+        counted = self.controller and risen(self.options, self.epoch / self.options.epochs) is not None
+        loss_of = self.loss_with_operations if counted else self.loss_of
+        return self.together.backward(partial(loss_of, batch), self.size_of(batch), self.parts)
+
+    def loss_with_operations(self, batch: Any, part: Part) -> Tensor:
+        """What a part of the rows adds to the loss, and to that of its synaptic operations."""
+        assert self.controller is not None
+        with SpikeMeter(self.network) as meter:
+            loss = self.loss_of(batch, part)
+        return loss + self.controller.loss(meter, part.share(self.size_of(batch)))
 
     def validate(self, loss: float) -> None:
         """Score the averaged weights on the validation data; keep them if they are to be ``best``."""
         score = self.score(cast(Network, self.average.module))
         seconds = round(self.seconds, 1)
         self.log.append({"epoch": self.epoch, "loss": loss, self.metric: score, "seconds": seconds})
+        if self.controller:
+            self.log[-1] |= {"operations": self.controller.mean, "weight": self.controller.weight}
         merit = self.judged_by.merit(score)
-        if merit >= self.best or self.options.spike_penalty:  # of equal scores the latest, at the lowest learning rate
+        sparser = self.options.spike_penalty or self.controller
+        if merit >= self.best or sparser:  # of equal scores the latest, at the lowest learning rate
             self.best = merit
             self.kept = {name: value.cpu().clone() for name, value in self.average.module.state_dict().items()}
 

@@ -283,7 +283,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content = json.loads(self.body)["content"]
         matter = re.match(r"---\n(.*?)\n---", content, re.DOTALL)
         try:
-            yaml.safe_load(matter[1])
+            base = (yaml.safe_load(matter[1]) or {}).get("base_model", "some/model")
+            if not re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+                raise TypeError(f'"base_model" with value "{base}" is not valid. Use a model id from the Hub.')
         except (TypeError, yaml.YAMLError) as error:
             return self.send_json({"errors": [{"message": str(error)}], "warnings": []}, 400)
         self.send_json({"errors": [], "warnings": []})

@@ -10,6 +10,7 @@ from zoo import tasks
 from zoo.figures import title
 from zoo.files import EVAL_RESULTS, WEIGHTS
 from zoo.metrics import check_metrics
+from zoo.registry import is_repository
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -58,7 +59,7 @@ def _front_matter(config: dict[str, Any], metrics: dict[str, Any]) -> "ModelCard
         pipeline_tag=config["task"],
         tags=["spiking-neural-network", config["architecture"]],
         metrics=sorted({score["type"] for score in scores.values()}) or None,
-        base_model=metrics.get("base_model"),
+        base_model=base if is_repository(base := metrics.get("base_model")) else None,  # the Hub refuses what is no id
         model_name=config["name"],
         eval_results=evaluated or None,
     )

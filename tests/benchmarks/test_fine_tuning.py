@@ -1,13 +1,16 @@
 """The benchmark of fine-tuning measures both trainings on each size, and draws them."""
 
+import csv
+import io
 import json
+import tarfile
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import zoo
-from benchmarks import fine_tuning
+from benchmarks import fine_tuning, remarks
 from recipes import imdb
 from zoo.networks.sentiment import TextClassifier, TextClassifierConfig
 
@@ -49,3 +52,25 @@ def test_more_examples_than_there_are_is_an_error_before_any_training(files):
     own = files / "own.csv"
     with pytest.raises(ValueError, match=r"own.csv holds 24 examples, fewer than 100"):
         fine_tuning.measure(zoo.load(files / "critic"), own, own, None, [12, 100], 1, 2, 2)
+
+
+def archive(path, files):
+    with tarfile.open(path, "w:gz") as packed:
+        for source, content in files.items():
+            member = tarfile.TarInfo(f"hutto_ICWSM_2014/{source}_GroundTruth.txt")
+            member.size = len(content)
+            packed.addfile(member, io.BytesIO(content))
+
+
+def test_remarks_are_parted_by_whole_reviews_and_labelled_by_the_sign_of_their_rating(tmp_path):
+    lines = [
+        f"{review}_{k}\t{-1.5 if k else 0.2}\treview {review}, sentence {k}" for review in range(7) for k in (0, 1)
+    ]
+    content = "\r\n".join([*lines, "7_0\t0\tneither good nor bad", "8_0\t2\ttoo short"]).encode()
+    archive(tmp_path / "a.tar.gz", dict.fromkeys(remarks.SOURCES, content))
+    result = CliRunner().invoke(remarks.app, [str(tmp_path / "a.tar.gz"), str(tmp_path / "remarks")])
+    assert result.exit_code == 0, result.output
+    rows = {name: list(csv.DictReader((tmp_path / "remarks" / f"{name}.csv").open())) for name in ("train", "test")}
+    own = [("review 5, sentence 0", "positive"), ("review 5, sentence 1", "negative")]
+    assert [(row["text"], row["label"]) for row in rows["test"]] == own * 3
+    assert len(rows["train"]) == 3 * 12 and not any("review 5" in row["text"] for row in rows["train"])

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from neurons import MultiBitLIF, MultiBitSpike, TrackedRange
-from neurons.spike import MARGIN, SMALLEST_RANGE, level_count
+from neurons.spike import MARGIN, SMALLEST_RANGE, Statistics, joined, level_count
 
 NAN, INF = float("nan"), float("inf")
 
@@ -169,6 +169,28 @@ def test_extremes_that_are_not_finite_leave_the_range_as_it_was(extremes):
     before = {name: value.clone() for name, value in tracked.state_dict().items()}
     updated(tracked, extremes)
     assert all(torch.equal(value, before[name]) for name, value in tracked.state_dict().items())
+
+
+def moved(start, *extremes):
+    """The statistics after one sequence with each of some pairs of extremes, stacked."""
+    after = [start.moved(*map(torch.tensor, pair), 0.1) for pair in extremes]
+    return Statistics(*[torch.stack(values) for values in zip(*after)])
+
+
+@pytest.mark.parametrize("updates", [0, 1, 7])
+def test_a_batch_in_parts_moves_the_range_as_the_whole_batch_does(updates):
+    range_ = TrackedRange()
+    for _ in range(updates):
+        range_.update(torch.tensor(-2.0), torch.tensor(3.0))
+    start = range_.statistics()
+    whole = start.moved(torch.tensor(-5.0), torch.tensor(4.0), 0.1)
+    assert joined(start, moved(start, (-5.0, 1.0), (-1.0, 4.0), (0.0, 0.5))) == whole
+
+
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_a_batch_in_parts_leaves_the_range_if_one_part_is_not_finite(bad):
+    start = TrackedRange(initial_range=2.0).statistics()
+    assert joined(start, moved(start, (-5.0, 1.0), (-1.0, bad))) == start
 
 
 def test_extremes_too_large_for_the_type_of_the_range_leave_it_as_it_was():

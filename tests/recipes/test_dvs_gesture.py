@@ -263,7 +263,7 @@ def test_a_model_is_fine_tuned_on_a_data_set_in_one_call_with_its_own_bins(data,
     start = str(tmp_path / "first" / "best")
     options, usual = replace(OPTIONS, epochs=1), GestureConfig(CONFIG.labels)
     with pytest.raises(ValueError, match=r"is fine-tuned as it is; leave out --pool, --mixer$"):
-        check_initial(start, replace(usual, pool=2, mixer="relu"), usual)
+        check_initial(start, replace(usual, pool=2, mixer="relu"), replace(dvs_gesture.RECIPE, config=usual))
     dvs_gesture.trainer(data, tmp_path / "tuned", usual, options, start, cache=tmp_path / "cache").train()
     tuned = zoo.load(tmp_path / "tuned" / "best")
     assert tuned.config == zoo.load(start).config

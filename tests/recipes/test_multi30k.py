@@ -112,7 +112,8 @@ def bits(network) -> set[int]:
 
 def test_neurons_fire_in_full_precision_in_the_steps_of_the_first_epochs_and_in_their_bits_else(corpus, tmp_path):
     run, fired = trainer(corpus, tmp_path, epochs=3, full_precision=2 / 3, learning_rate=1e-3), []
-    run.loss_of = lambda batch, own=run.loss_of: fired.append((run.epoch, bits(run.network))) or own(batch)
+    own = run.loss_of
+    run.loss_of = lambda batch, part: fired.append((run.epoch, bits(run.network))) or own(batch, part)
     for _ in range(3):
         run.run_epoch()
         assert bits(run.network) == bits(run.average.module) == {SMALL.bits}
@@ -124,7 +125,7 @@ def test_neurons_fire_in_full_precision_in_the_steps_of_the_first_epochs_and_in_
 
 def test_neurons_have_their_own_bits_again_when_a_step_fails(corpus, tmp_path):
     run = trainer(corpus, tmp_path, full_precision=1.0)
-    run.loss_of = lambda batch: exec("raise KeyboardInterrupt")
+    run.loss_of = lambda batch, part: exec("raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         run.train()
     assert bits(run.network) == {SMALL.bits}

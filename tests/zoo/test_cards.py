@@ -35,6 +35,17 @@ def test_the_front_matter_is_what_the_hub_reads(config, metrics):
     assert "spiking-neural-network" in data.tags
 
 
+@pytest.mark.parametrize(
+    "began, base", [("org/name", "org/name"), ("lite-snn-multi30k", None), ("./my-translator", None)]
+)
+def test_the_front_matter_names_a_base_model_only_by_its_id_on_the_hub_and_the_text_always(
+    config, metrics, began, base
+):
+    card = render_card(config, metrics | {"base_model": began})
+    assert ModelCard(card).data.base_model == base
+    assert f"Training began with the weights of `{began}`" in card
+
+
 @pytest.mark.parametrize("score", ["bleu", "mean_spike_rate"])
 def test_a_benchmark_is_of_a_measured_score(config, metrics, score):
     metrics["benchmarks"] = [{"score": score, "dataset": "somebody/five-words", "task": "test"}]

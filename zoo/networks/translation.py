@@ -57,8 +57,8 @@ class TranslatorConfig:
 
     ``width`` N is the number of channels of the stream, ``kernel`` the tokens a convolution sees, ``mixer`` the mixer
     of a layer; ``bits``, ``threshold_levels``, ``initial_range`` and ``range_tracking`` are those of the multi-bit
-    spike, ``gated_range`` is the initial range of the gated neurons, whose membrane accumulates what it has not fired;
-    ``longest`` is the most tokens of a sentence.
+    spike, ``gated_range`` and ``gated_threshold_levels`` are those of the gated neurons, whose membrane accumulates
+    what it has not fired; ``longest`` is the most tokens of a sentence.
     """
 
     vocabulary: int
@@ -72,6 +72,7 @@ class TranslatorConfig:
     threshold_levels: int = 0
     initial_range: float = 2.0
     gated_range: float = 2.0
+    gated_threshold_levels: int = 0
     range_tracking: str = "fixed"
     dropout: float = 0.1
     longest: int = 256
@@ -90,7 +91,8 @@ class TranslatorConfig:
         """The mixer of the tokens in a layer; if it is not ``causal``, it also sees later tokens."""
         if self.mixer in RECURRENT:
             return RecurrentMixer(self.width, self.width, self.mixer, 1 if causal else 2)
-        spike = spike_options(self, initial_range=self.gated_range)
+        gated = {"initial_range": self.gated_range, "threshold_levels": self.gated_threshold_levels}
+        spike = spike_options(self, **gated)
         return SpikingMixer(self.width, self.width, self.kernel, self.mixer, spike, causal)
 
 
