@@ -108,7 +108,7 @@ FREE = {
     "rounding": lambda x: [x.trunc(), x.round(), x.floor(), x.ceil(), x.sign(), torch.heaviside(x, x.new_zeros(()))],
     "bounds": lambda x: [x.clamp(0, 1), x.clamp_min(0), torch.maximum(x, x), torch.minimum(x, x)],
     "extremes": lambda x: [x.max(), x.max(0), x.min(0), x.amax(0), x.amin(0), x.argmax(0), x.topk(2), x.sort()],
-    "magnitudes": lambda x: [x.abs(), -x, x.isinf()],
+    "magnitudes": lambda x: [x.abs(), -x, x.isinf(), x.isnan()],
     "ones": lambda x: [torch.ones(2), torch.ones_like(x), x.new_ones(2)],
     "constants": lambda x: [torch.full((2,), 0.5), torch.full_like(x, 0.5), x.new_full((2,), 0.5)],
     "memory": lambda x: [torch.empty(2), torch.empty_like(x), x.new_empty(2), x.clone().zero_(), x.clone().fill_(1)],

@@ -54,7 +54,7 @@ ZEROS = _words("zeros zeros_like new_zeros")
 
 FREE = _words(
     """empty empty_like new_empty ones ones_like new_ones full full_like new_full scalar_tensor arange linspace
-    tril triu eq ne gt ge lt le isinf logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not all
+    tril triu eq ne gt ge lt le isinf isnan logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not all
     any nonzero max min argmax topk sort searchsorted maximum minimum clamp clamp_min hardtanh trunc round
     floor ceil sign heaviside embedding rand rand_like randn randn_like bernoulli _local_scalar_dense"""
 )
