@@ -85,6 +85,11 @@ SUMMARY = (
     "were not at hand. Nothing here was measured on real gestures, so expect a much lower accuracy on a real camera "
     f"until it has been fine-tuned on the official recordings: `{FINE_TUNE}`"
 )
+INTENDED = (
+    "Research on spiking networks for event cameras: a start for fine-tuning on recordings of a real "
+    "camera, and a demonstration of streaming. It is not for controlling machines: no real recording of a "
+    "person was seen in its training."
+)
 LIMITS = [
     "All figures for gestures are from simulated people; how well the network does on real ones is unknown.",
     "Left and right are the person's, clockwise is as the camera sees it in an image that is not mirrored; whether "
@@ -619,6 +624,7 @@ RECIPE = Recipe(
     example=example_of,
     source=lambda scores: dict(DATA_SET),
     checkpoint="val, people held out from the training part, by accuracy; the seed likewise",
+    intended=INTENDED,
     limits=LIMITS,
     sources=SOURCES,
     summary=SUMMARY,

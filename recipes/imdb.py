@@ -59,6 +59,11 @@ NETWORKS = {
     "bag-of-words": "bag of words",
     "learnable-lif": "RR24's network: learnable LIF, integrator readout",
 }
+INTENDED = (
+    "Research on spiking networks for text: a baseline, and a start for fine-tuning on reviews and other "
+    "opinions in English. It is not for decisions about people, and says nothing about text that is no "
+    "review."
+)
 LIMITS = [
     "It knows English film reviews; on other text, and on short remarks, its probabilities mean little.",
     "There are two answers and no neutral one: the reviews it learned from were given 1 to 4 or 7 to 10 stars.",
@@ -436,6 +441,7 @@ RECIPE = Recipe(
     example=example_of,
     source=source_of,
     checkpoint="a tenth of the training reviews, held out by runs of neighbours; the seed bundled, too",
+    intended=INTENDED,
     limits=LIMITS,
     sources=SOURCES,
     languages=("en",),

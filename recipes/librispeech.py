@@ -63,6 +63,10 @@ NETWORKS = {
 ORDER, LEAST = 3, 2
 """The order of the language model of words, and how often a trigram must be there to count."""
 BAND = Band(64, "per_val_first_64", 1.5)
+INTENDED = (
+    "Research on spiking networks for speech: a baseline, a start for fine-tuning, and a demonstration of "
+    "streaming on few resources. It is not for transcripts that somebody relies on."
+)
 LIMITS = [
     "It hears phones of clearly read English, and writes them as the CMU Pronouncing Dictionary does, without stress.",
     "It was trained on a few hours of a few dozen speakers: expect many more errors with accents, noise and rooms.",
@@ -239,6 +243,7 @@ RECIPE = Recipe(
     example=speech.example,
     source=lambda scores: DATA_SET,
     checkpoint="val, by the phone errors of the best path",
+    intended=INTENDED,
     limits=LIMITS,
     sources=SOURCES,
     languages=("en",),

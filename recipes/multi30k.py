@@ -49,6 +49,11 @@ NETWORKS = {
     "relu": "ReLU in place of neurons",
     "learnable-lif": "learnable LIF, binary spikes",
 }
+INTENDED = (
+    "Research on spiking networks for sequences: a baseline, a start for fine-tuning on captions or other "
+    "short sentences, and an example of what sparse spikes cost and save. It is not for translations that "
+    "somebody relies on."
+)
 LIMITS = [
     "It knows the language of short image captions and little else; expect nonsense outside of it.",
     "Text is lowercased on the way in, so what comes out is lower case; cased BLEU is lower for it.",
@@ -425,6 +430,7 @@ RECIPE = Recipe(
     example=lambda model: {"input": EXAMPLE, "output": model.translate(EXAMPLE)},
     source=lambda scores: DATA_SET,
     checkpoint="val, by the BLEU of greedy search",
+    intended=INTENDED,
     limits=LIMITS,
     sources=SOURCES,
     languages=("de", "en"),

@@ -99,6 +99,8 @@ class Recipe:
     """The card's entry on the data, from the result of ``scores``."""
     checkpoint: str
     """What chose the checkpoint, in words for the card."""
+    intended: str
+    """What its models are for, and what they are not for, in words for the card."""
     limits: list[str]
     sources: list[str]
     tuning: Tuning

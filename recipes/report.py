@@ -253,6 +253,7 @@ def bundle(
     metrics: dict[str, Any] = {
         **calibrated,
         "summary": summary,
+        "intended": recipe.intended,
         "load_as": folder.name,
         "example": recipe.example(model),
         **({"languages": [*recipe.languages]} if recipe.languages else {}),

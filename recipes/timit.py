@@ -91,6 +91,10 @@ DEVELOPMENT = {
 SAMPLE_VAL = frozenset({"FALR0", "MAEB0"})
 SAMPLE_TEST = frozenset({"FAEM0", "MARC0", "FAPB0", "MBMA1"})
 BAND = Band(64, "per_val_first_64", 3.0)
+INTENDED = (
+    "Research on phone recognition with spiking networks, not for commercial use. It is not for "
+    "transcripts that somebody relies on."
+)
 LIMITS = [
     "It hears the 48 phones of TIMIT in one carefully read sentence of American English.",
     "TIMIT's licence holds for weights that were trained on it; those of the sample are non-commercial.",
@@ -307,6 +311,7 @@ RECIPE = replace(
     band=BAND,
     source=lambda scores: DATA_SET,
     checkpoint="val, by the errors of the 39 phones on the best path",
+    intended=INTENDED,
     limits=LIMITS,
     licence="cc-by-nc-sa-4.0",
     sources=SOURCES,

@@ -15,11 +15,12 @@
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zoo
-from zoo import tasks
+from zoo import loading, tasks
 from zoo.command.streaming import Answerer, Problem
 from zoo.inputs.lines import Line
 from zoo.options import whole_number
@@ -39,6 +40,7 @@ def answer_all(
     column: str,
     *,
     workers: int = 1,
+    devices: Sequence[str] = ("cpu",),
     part: int = 10_000,
     revision: str | None = None,
     **options: Any,
@@ -50,19 +52,25 @@ def answer_all(
     translation's tokens, the mean probability of phones); and ``error``, which says why a row has no answer. Such a row
     does not affect the others. ``options`` are those of the model's method, such as ``beam_size``.
 
-    Each of the ``workers`` is a process with one thread and its own copy of the model, on the CPU: give as many as
-    there are cores. One worker is this process, with its own number of threads.
+    Each of the ``workers`` is a process with one thread and its own copy of the model, on one of the ``devices`` in
+    turn. On the CPU, give as many workers as there are cores. With GPUs, give one worker and one device for each
+    (``devices=["cuda:0", "cuda:1"]``), and first call ``multiprocess.set_start_method("spawn")``, because a process
+    that was forked cannot use CUDA. One worker is this process, with its own number of threads.
 
     The answers are kept in the cache of ``datasets``, ``part`` rows at a time, if the rows come from files. The same
     call after an interruption takes the finished parts from there. They are found by the rows, the SHA-256 of the
     model's files, the options and the release of this package: no answer of another model is taken for one of this.
 
-    Raises ValueError for a column that is missing, one that would be replaced and a wrong option;
+    Raises ValueError for a column that is missing, one that would be replaced, an unusable device and a wrong option;
     ``zoo.errors.UnknownNameError`` for an unknown model; ImportError without ``datasets``.
     """
     datasets = _datasets()
     whole_number("workers", workers, 1)
     whole_number("part", part, 1)
+    if isinstance(devices, str) or not devices:
+        raise ValueError(f'devices must be a list of names, such as ["cuda:0", "cuda:1"]; got {devices!r}')
+    for device in devices:
+        loading.usable_device(device)
     if column not in rows.column_names:
         raise ValueError(f"the rows have no column {column!r}; they have {', '.join(rows.column_names)}")
     if taken := [new for new in COLUMNS if new in rows.column_names]:
@@ -72,8 +80,9 @@ def answer_all(
         return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
     found = [
         rows.select(range(first, min(first + part, len(rows)))).map(
-            Asked(name, column, first, revision, options),
+            Asked(name, column, first, revision, tuple(devices), options),
             with_indices=True,
+            with_rank=True,
             batched=True,
             batch_size=BATCH,
             features=features,
@@ -88,19 +97,27 @@ def answer_all(
 class Asked:
     """What ``map`` calls in each worker. All that the answers depend on is in it, because ``map`` finds them by it."""
 
-    def __init__(self, name: str, column: str, first: int, revision: str | None, options: dict[str, Any]):
-        self.name, self.column, self.first, self.revision = name, column, first, revision
+    def __init__(
+        self,
+        name: str,
+        column: str,
+        first: int,
+        revision: str | None,
+        devices: tuple[str, ...],
+        options: dict[str, Any],
+    ):
+        self.name, self.column, self.first, self.revision, self.devices = name, column, first, revision, devices
         self.options, self.version = tuple(sorted(options.items())), zoo.__version__
         self.digest = _digest(name, revision)
-        self.answerer()  # an error is raised here, and not in a worker
+        self.answerer("cpu")  # an error is raised here, and not in a worker
 
-    def answerer(self) -> Answerer:
+    def answerer(self, device: str) -> Answerer:
         """The model of this process."""
-        return _answerer(self.name, self.revision, self.digest, self.options)
+        return _answerer(self.name, self.revision, self.digest, device, self.options)
 
-    def __call__(self, batch: dict[str, list], places: list[int]) -> dict[str, list]:
+    def __call__(self, batch: dict[str, list], places: list[int], rank: int | None) -> dict[str, list]:
         _one_thread_in_a_worker()
-        answerer = self.answerer()
+        answerer = self.answerer(self.devices[(rank or 0) % len(self.devices)])
         lines = [_line(self.first + place, given) for place, given in zip(places, batch[self.column])]
         found: list[Any] = []
         for start in range(0, len(lines), answerer.group):
@@ -110,11 +127,11 @@ class Asked:
 
 
 @functools.lru_cache(maxsize=1)
-def _answerer(name: str, revision: str | None, digest: str, options: tuple) -> Answerer:
+def _answerer(name: str, revision: str | None, digest: str, device: str, options: tuple) -> Answerer:
     """The model, loaded once per process, and how it is asked."""
     if _digest(name, revision) != digest:
         raise ValueError(f"the model {name} was changed while it answered")
-    model = zoo.load(name, revision=revision, device="cpu")
+    model = zoo.load(name, revision=revision, device=device)
     task = tasks.named(model.task)
     return Answerer(model, task.scored or task.method, task, dict(options), lambda number: f"row {number}")
 

@@ -26,7 +26,8 @@ def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     """
     check_metrics(config["name"], metrics)
     sections = (
-        _what, _use, _results, _probabilities, _costs, _sparsity, _weight_bits, _pictures, _training, _data, _limits,
+        _what, _use, _results, _costs, _probabilities, _sparsity, _weight_bits, _pictures, _limits, _data, _training,
+        _cite, _configuration,
     )  # fmt: skip
     body = "\n\n".join(text for text in (section(config, metrics) for section in sections) if text)
     return f"---\n{_front_matter(config, metrics).to_yaml()}\n---\n\n{body}\n"
@@ -90,19 +91,8 @@ def _own_row(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _what(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     mebibytes = sum(record["bytes"] for record in config["files"].values()) / 2**20
-    lines = [f"# {config['name']}", ""]
-    if "summary" in metrics:
-        lines += [metrics["summary"], ""]
-    lines += [
-        f"Architecture `{config['architecture']}` of snn-zoo, "
-        f"{config['parameters']:,} parameters, {mebibytes:.1f} MiB, weights in {_kind_of_weights(config)}.",
-        "",
-        "```json",
-        json.dumps(config["architecture_config"], indent=2, ensure_ascii=False),
-        "```",
-    ]
-    lines += ["", *(f"- {source}" for source in metrics["sources"])] if "sources" in metrics else []
-    return "\n".join(lines)
+    size = f"{config['parameters']:,} parameters, {mebibytes:.1f} MiB, weights in {_kind_of_weights(config)}."
+    return "\n\n".join([f"# {config['name']}", *([metrics["summary"]] if "summary" in metrics else []), size])
 
 
 def _kind_of_weights(config: dict[str, Any]) -> str:
@@ -112,14 +102,25 @@ def _kind_of_weights(config: dict[str, Any]) -> str:
 
 
 def _use(config: dict[str, Any], metrics: dict[str, Any]) -> str:
-    name = metrics.get("load_as", f"./{config['name']}")
-    call = f"model.{tasks.named(config['task']).method}"
-    if example := metrics.get("example"):
-        given, answer = (json.dumps(example[key], ensure_ascii=False) for key in ("input", "output"))
-        call += f"({given})  # -> {answer}"
-    else:
-        call += "(inputs)"
-    return f"## How to use it\n\n```python\nimport zoo\n\nmodel = zoo.load({json.dumps(name)})\n{call}\n```"
+    name, task = metrics.get("load_as", f"./{config['name']}"), tasks.named(config["task"])
+    lines = ["import zoo", "", f"model = zoo.load({json.dumps(name)})", *_example(task, metrics.get("example"))]
+    return "\n".join(["## How to use it", "", "```python", *lines, "```"])
+
+
+def _example(task: tasks.Task, example: dict[str, Any] | None) -> list[str]:
+    """Lines of Python that ask the model, with what they print."""
+    if example is None:
+        return [f"print({task.call})"]
+    call = f"model.{task.method}({json.dumps(example['input'], ensure_ascii=False)})"
+    answers = [example["output"]] if task.files else example["output"]
+    if task.labels and all(isinstance(answer, list) and len(answer) == 2 for answer in answers):
+        shown = "print(answer.label, round(answer.probabilities[answer.label], 2))"
+        asked = [f"answer = {call}", shown] if task.files else [f"for answer in {call}:", f"    {shown}"]
+        return [*asked, *(f"# {label} {round(probabilities[label], 2)}" for label, probabilities in answers)]
+    match answers:
+        case [[str(text), float()]] if task.files:  # a transcript, as the text and its confidence
+            return [f"print({call}.text)", f"# {text}"]
+    return [f"print({call})", f"# {example['output']!r}"]
 
 
 def _results(config: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -167,7 +168,7 @@ def _costs(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         return ""
     costs = metrics["costs"]
     lines = ["## What it costs", "", f"Arithmetic per input, counted by `snn-zoo profile` on {costs['inputs']}.", ""]
-    lines += [_table(costs["rows"], metrics.get("scores", {}), bold=config["name"])]
+    lines += [_turned(_in_use(costs["rows"]), bold=config["name"])]
     lines += ["", *(f"- {sentence}" for sentence in costs["comparison"])] if costs["comparison"] else []
     lines += ["", f"![Spikes by layer]({costs['plot']})"] if costs["plot"] else []
     return "\n".join(lines)
@@ -177,10 +178,11 @@ def _sparsity(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     if not metrics.get("sparsity"):
         return ""
     intro = (
-        "What sparser spikes cost; the model's own point is in bold. Where a penalty on spikes made them sparser, the "
-        "point is the last epoch of its run; the others did best on the validation data."
+        "What sparser spikes cost; the model's own point is in the table of results. Where the training made spikes "
+        "rarer, the point is the last epoch of its run; the others did best on the validation data."
     )
-    table = _table(metrics["sparsity"], metrics.get("scores", {}), bold=config["name"])
+    others = [row for row in metrics["sparsity"] if row["name"] != config["name"]]
+    table = _table([{k: v for k, v in row.items() if k != "parameters"} for row in others], metrics.get("scores", {}))
     picture = f"\n\n![Score against spike rate]({metrics['sparsity_plot']})" if "sparsity_plot" in metrics else ""
     return f"## Sparsity\n\n{intro}\n\n{table}{picture}"
 
@@ -213,18 +215,34 @@ def _training(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         sentence = f"Training began with the weights of {began}"
         lines += [f"{sentence}, on {tuned['data']}." if tuned["data"] else f"{sentence}."]
         lines += [f"The outcome: {tuned['outcome']}." if tuned["outcome"] else "", ""]
-    if "commands" in metrics:
-        lines += ["```bash", *metrics["commands"], "```", ""]
     seeds = ", ".join(map(str, metrics.get("seeds", ()))) or "unknown"
     versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
-    return "\n".join(
-        [
-            *lines,
-            f"- Seeds: {seeds}",
-            f"- The checkpoint was chosen on: {metrics.get('checkpoint_split', 'unknown')}",
-            f"- Saved with: {versions}",
-        ]
-    )
+    lines += [
+        f"- Seeds: {seeds}",
+        f"- The checkpoint was chosen on: {metrics.get('checkpoint_split', 'unknown')}",
+        f"- Saved with: {versions}",
+    ]
+    if "commands" in metrics:
+        lines += ["", _folded("The commands", "bash", "\n".join(metrics["commands"]))]
+    return "\n".join(lines)
+
+
+def _cite(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    if "sources" not in metrics:
+        return ""
+    intro = "Please cite snn-zoo (its CITATION.cff), and the work that this model is made from:"
+    return "\n".join(["## How to cite", "", intro, "", *(f"- {source}" for source in metrics["sources"])])
+
+
+def _configuration(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    fields = json.dumps(config["architecture_config"], indent=2, ensure_ascii=False)
+    intro = f"Architecture `{config['architecture']}` of snn-zoo."
+    return f"## Configuration\n\n{intro}\n\n{_folded('All fields', 'json', fields)}"
+
+
+def _folded(summary: str, language: str, content: str) -> str:
+    """A block that opens by a click."""
+    return f"<details><summary>{summary}</summary>\n\n```{language}\n{content}\n```\n\n</details>"
 
 
 def _data(config: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -245,7 +263,26 @@ def _data(config: dict[str, Any], metrics: dict[str, Any]) -> str:
 
 def _limits(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     limits = metrics.get("limits") or ["None were written down, which does not mean that there are none."]
-    return "\n".join(["## Limits", "", *(f"- {limit}" for limit in limits)])
+    intended = ["## Intended use", "", metrics["intended"], ""] if "intended" in metrics else []
+    return "\n".join([*intended, "## Limits", "", *(f"- {limit}" for limit in limits)])
+
+
+def _in_use(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of costs without columns that say nothing; their spike rate is another one than that beside the scores."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    kept = [column for column in columns if any(row.get(column) not in (None, 0) for row in rows)]
+    names = {"spike rate": "spike rate while it answers"}
+    return [{names.get(column, column): row.get(column) for column in kept} for row in rows]
+
+
+def _turned(rows: list[dict[str, Any]], bold: str) -> str:
+    """A table of few rows and many columns, with a line for each column."""
+    columns = [column for column in dict.fromkeys(column for row in rows for column in row) if column != "name"]
+    heads = [f"**{row['name']}**" if row["name"] == bold else row["name"] for row in rows]
+    lines = ["| | " + " | ".join(map(_cell, heads)) + " |", "|---|" + "---:|" * len(rows)]
+    for column in columns:
+        lines += [f"| {title(column, {})} | " + " | ".join(_cell(row.get(column)) for row in rows) + " |"]
+    return "\n".join(lines)
 
 
 def _table(rows: list[dict[str, Any]], scores: dict[str, Any], bold: str | None = None) -> str:

@@ -130,7 +130,7 @@ def load(
     ``precision="int8"`` of a model that cannot compute so, and ImportError for a backend whose library is not
     installed.
     """
-    device = _usable_device(device)
+    device = usable_device(device)
     kernels.check_backend(backend)
     check_precision(precision)
     folder = registry.locate(name_or_repo_or_folder, revision, source=source)
@@ -279,7 +279,7 @@ def _build(config: dict, assets: dict[str, bytes], folder: Path, device: str) ->
         raise errors.does_not_build(path, config["architecture"], error) from error
 
 
-def _usable_device(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
     try:
         usable = torch.device("cpu" if device is None else device)
         torch.empty(0, device=usable)

@@ -4,6 +4,7 @@ Whoever measured the model writes it. All keys are optional; the card says that 
 needs ``scores`` and ``data`` too::
 
     summary           one sentence: what the model is
+    intended          what it is for, and what it is not for
     base_model        the model whose weights the training began with, as zoo.load names it
     fine_tuning       {"data": on what, "outcome": what came of it, with the losses and scores before and after}
     load_as           what to write in zoo.load(); "./<name>" unless given
@@ -49,6 +50,7 @@ from zoo import errors
 
 KEYS = {
     "summary": str,
+    "intended": str,
     "base_model": str,
     "fine_tuning": dict,
     "load_as": str,

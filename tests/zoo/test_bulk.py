@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import zoo
+from zoo import bulk
 from zoo.bulk import answer_all
 
 datasets = pytest.importorskip("datasets")
@@ -46,6 +47,24 @@ def test_two_workers_give_the_answers_of_the_model_in_their_order(rows, critic):
     assert found["score"] == [pytest.approx(one.probability, rel=1e-5) for one in right]
     assert found["error"] == [None] * len(TEXTS)
     assert {"negative", "positive"} == set(found["answer"])
+
+
+def test_every_worker_has_one_of_the_devices(rows, critic):
+    asked = bulk.Asked(critic, "text", 0, None, ("cpu", "cpu:0"), {})
+    for rank, device in ((None, "cpu"), (0, "cpu"), (1, "cpu:0"), (2, "cpu")):
+        loaded = bulk._answerer.cache_info().misses
+        asked({"text": ["A dull film."]}, [0], rank)
+        last = bulk._answerer(critic, None, asked.digest, device, ())
+        assert bulk._answerer.cache_info().misses - loaded <= 1  # the model that answered is on this device
+        assert next(last.model.parameters()).device.type == "cpu"
+    found = answer_all(rows(), critic, "text", workers=2, devices=["cpu", "cpu"])
+    assert found["answer"] == answer_all(rows(), critic, "text")["answer"]
+
+
+@pytest.mark.parametrize("devices, message", [("cuda:0", "a list of names"), ([], "a list"), (["cuda:99"], "cuda:99")])
+def test_devices_that_cannot_be_used_are_refused(rows, critic, devices, message):
+    with pytest.raises(ValueError, match=message):
+        answer_all(rows(), critic, "text", devices=devices)
 
 
 def test_a_row_that_cannot_be_answered_says_why_and_the_others_are_answered(critic):

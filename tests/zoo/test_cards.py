@@ -4,7 +4,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 import zoo
-from zoo import files
+import zoo.events
+from recipes import gesture_simulator
+from zoo import files, registry
 from zoo.card import render_card
 from zoo.metrics import KEYS
 
@@ -82,7 +84,7 @@ def test_published_figures_name_their_source(config, metrics):
 def test_the_cost_of_sparsity_is_a_table_and_an_estimate_is_called_one(config, metrics):
     rows = table(render_card(config, metrics), "## Sparsity")
     assert rows[0] == ["name", "BLEU, val", "mean spike rate", "energy nJ (estimate)"]
-    assert rows[3] == ["penalty 0.1", "10.5", "0.1", "1"]
+    assert ["penalty 0.1", "10.5", "0.1", "1"] in rows and not any("tiny" in row[0] for row in rows)
 
 
 def test_everything_that_was_given_is_in_the_card(config, metrics):
@@ -90,7 +92,7 @@ def test_everything_that_was_given_is_in_the_card(config, metrics):
     for part in (
         metrics["summary"],
         'zoo.load("tiny")',
-        'model.translate(["Ein Hund"])  # -> ["dog"]',
+        "print(model.translate([\"Ein Hund\"]))\n# ['dog']",
         "- BLEU, val: `nrefs:1|case:lc`",
         "- BLEU, test: `case:mixed`",
         "first 100 inputs of val should land between 10 and 15 (BLEU, val)",
@@ -117,7 +119,7 @@ def test_another_task_has_other_columns(config):
     text = render_card({**config, "task": "text-classification"}, metrics)
     assert table(text, "## Results")[0][1:] == ["accuracy, %", "additions per input", "accuracy, %, mean of the seeds"]
     assert table(text, "## Results")[2] == ["**tiny**", "**91.25**", "**123,456**", "**91**"]
-    assert "model.classify(inputs)" in text
+    assert "print(model.classify([text]))" in text
     assert ModelCard(text).data.pipeline_tag == "text-classification"
 
 
@@ -138,10 +140,11 @@ def test_what_a_model_costs_stands_beside_its_twins(config, metrics):
     metrics["costs"] = {"inputs": "the 1,014 sentences of val", "rows": rows, "comparison": comparison, "plot": "a.png"}
     text = render_card(config, metrics)
     assert table(text, "## What it costs") == [
-        ["name", "additions", "spike rate", "energy in float32, nJ (estimate)"],
-        ["---", "---:", "---:", "---:"],
-        ["**tiny**", "**1,234,567**", "**0.25**", "**12.5**"],
-        ["LSTM twin", "2,345,678", "-", "50"],
+        ["", "**tiny**", "LSTM twin"],
+        ["---", "---:", "---:"],
+        ["additions", "1,234,567", "2,345,678"],
+        ["spike rate while it answers", "0.25", "-"],
+        ["energy in float32, nJ (estimate)", "12.5", "50"],
     ]
     assert "counted by `snn-zoo profile` on the 1,014 sentences of val." in text
     assert f"- {comparison[0]}" in text
@@ -222,3 +225,20 @@ def test_metrics_that_are_not_laid_out_as_they_should_be_are_refused(config, met
     change(metrics)
     with pytest.raises(ValueError, match=problem):
         render_card(config, metrics)
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_the_first_block_of_a_bundled_card_prints_what_it_says(name, tmp_path, monkeypatch, capsys, request):
+    text = (registry.MODEL_CARDS / name / files.CARD).read_text(encoding="utf-8")
+    block = text[text.index("```python\n") + len("```python\n") :]
+    block = block[: block.index("```")]
+    if "aedat" in block:
+        zoo.events.write_aedat(tmp_path / "air_guitar.aedat", gesture_simulator.example("air guitar"))
+    elif "opus" in block:
+        folder = request.getfixturevalue("data_folder") / "librispeech_mini"
+        (found,) = folder.rglob("26-495-0003.opus")
+        (tmp_path / found.name).write_bytes(found.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    said = [line.removeprefix("# ") for line in block.splitlines() if line.startswith("# ")]
+    assert capsys.readouterr().out.splitlines() == said and said
