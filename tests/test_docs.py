@@ -96,6 +96,13 @@ def test_the_site_builds_without_dead_links_and_fetches_nothing(tmp_path):
         assert not loaded, f"{page.name} loads {loaded} from elsewhere"
 
 
+def test_links_outside_of_the_site_lead_to_files():
+    others = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs" / "notebooks").iterdir()]
+    for page in others:
+        for link in re.findall(r"\]\(([^):]+\.[a-z]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} has a dead link: {link}"
+
+
 def test_every_picture_is_small_and_shown():
     text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))
     for picture in (ROOT / "docs" / "pictures").iterdir():
