@@ -6,14 +6,14 @@ import inspect
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import zoo
-from recipes import calibration, processes, report, rounding
+from recipes import calibration, processes, report, rounding, training
 from recipes.recipe import Recipe, defaults
 from recipes.run_folder import BEST, read_run_config
 from zoo.command.failing import Commands
@@ -107,15 +107,10 @@ def of(function: Callable | None, given: dict[str, Any]) -> dict[str, Any]:
 
 def check_initial(initial: str, config: Any, recipe: Recipe) -> None:
     """Raise ValueError if ``config`` changes what the weights of the model that is fine-tuned depend on."""
-    changed = [name for name in changes(config, recipe.config) if name not in recipe.retuned]
+    changed = [name for name in training.changes(config, recipe.config) if name not in training.RETUNED]
     if changed:
         left_out = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
         raise ValueError(f"{initial} is fine-tuned as it is; leave out {left_out}")
-
-
-def changes(config: Any, usual: Any) -> dict[str, Any]:
-    """The fields of ``config`` that are not the ``usual`` ones."""
-    return {name: value for name, value in asdict(config).items() if value != getattr(usual, name)}
 
 
 def command_line(recipe: Recipe) -> typer.Typer:

@@ -85,6 +85,7 @@ SUMMARY = (
     "were not at hand. Nothing here was measured on real gestures, so expect a much lower accuracy on a real camera "
     f"until it has been fine-tuned on the official recordings: `{FINE_TUNE}`"
 )
+CONFIG = GestureConfig([*GESTURES])
 INTENDED = (
     "Research on spiking networks for event cameras: a start for fine-tuning on recordings of a real "
     "camera, and a demonstration of streaming. It is not for controlling machines: no real recording of a "
@@ -433,7 +434,7 @@ class Trainer(training.Trainer[GestureNetwork]):
         backend: str = "auto",
     ):
         self.samples, self.validation = samples, validation
-        super().__init__(run, lambda: GestureNetwork(config), options, initial, backend)
+        super().__init__(run, config, lambda: GestureNetwork(config), options, initial, backend)
 
     def plan(self, seed: int) -> list[Batch]:
         return batches(len(self.samples.labels), self.options.batch, seed)
@@ -447,6 +448,10 @@ class Trainer(training.Trainer[GestureNetwork]):
 
     def score(self, model: GestureNetwork) -> float:
         return accuracy(model, self.validation)
+
+    def profiled(self) -> list[tuple[Tensor]]:
+        frames, labels = self.validation
+        return list(calls(self.network, Samples(frames[: training.PROFILED], labels[: training.PROFILED])))
 
 
 Cache = Annotated[Path | None, typer.Option(help="folder where frames are kept; DATA/bins unless given")]
@@ -463,17 +468,17 @@ def trainer(
 ) -> Trainer:
     """A training on a data set in one of the three layouts; ``initial`` may name a model to start from."""
     if initial is not None:
-        config = GestureConfig(**_gesture_model(initial))
+        _check_gesture_model(initial)
+        config = training.begun(initial, config, CONFIG)
     samples, validation = (read_samples(data, split, config.binning(), cache) for split in ("train", "val"))
     return Trainer(samples, validation, run, config, options, initial, backend)
 
 
-def _gesture_model(name: str) -> dict[str, Any]:
-    """The configuration of a model for these gestures; ValueError for any other model."""
+def _check_gesture_model(name: str) -> None:
+    """Raise ValueError for any model but one for these gestures."""
     info = zoo.info(name)
     if info.architecture != GestureNetwork.architecture or info.config["architecture_config"]["labels"] != [*GESTURES]:
         raise ValueError(f"{name!r} is no model for the eleven gestures")
-    return info.config["architecture_config"]
 
 
 TUNING_OPTIONS = Training(epochs=12, learning_rate=2e-4, mirror=False)
@@ -605,7 +610,7 @@ RECIPE = Recipe(
     title="Gestures from an event camera.",
     task=TASKS["video-classification"],
     data="folder of the data set, in IBM's, SpikingJelly's or Tonic's layout",
-    config=GestureConfig([*GESTURES]),
+    config=CONFIG,
     training=Training(),
     fixed=("height", "width", "temperature"),
     trainer=trainer,

@@ -349,7 +349,7 @@ class Trainer(training.Trainer[TextClassifier]):
 
     def __init__(self, data: Path, run: Path, config: TextClassifierConfig, options: Training, backend: str = "auto"):
         self.reviews, self.validation = hold_out(read_split(data, "train"))
-        super().__init__(run, lambda: self.new_network(config), options, backend=backend)
+        super().__init__(run, config, lambda: self.new_network(config), options, backend=backend)
 
     def new_network(self, config: TextClassifierConfig) -> TextClassifier:
         """A network with its tokenizer and its table of n-grams; sets ``examples``, the reviews as network inputs."""
@@ -376,6 +376,9 @@ class Trainer(training.Trainer[TextClassifier]):
 
     def score(self, model: TextClassifier) -> float:
         return evaluate(model, self.validation)[1]["accuracy"]
+
+    def profiled(self) -> list[tuple[Tensor]]:
+        return list(calls(self.network, self.validation[: training.PROFILED]))
 
 
 def example_of(model: TextClassifier) -> dict[str, Any]:

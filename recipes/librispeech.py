@@ -24,7 +24,7 @@ import typer
 from torch import Tensor
 
 import zoo
-from recipes import command, speech, speech_pictures
+from recipes import command, speech, speech_pictures, training
 from recipes.language_model import NgramModel, read_texts, words_of
 from recipes.pronunciations import Dictionary, Phones, find_dictionary, read_dictionary
 from recipes.recipe import Band, Recipe
@@ -63,6 +63,7 @@ NETWORKS = {
 ORDER, LEAST = 3, 2
 """The order of the language model of words, and how often a trigram must be there to count."""
 BAND = Band(64, "per_val_first_64", 1.5)
+CONFIG = SpeechConfig()
 INTENDED = (
     "Research on spiking networks for speech: a baseline, a start for fine-tuning, and a demonstration of "
     "streaming on few resources. It is not for transcripts that somebody relies on."
@@ -198,7 +199,7 @@ def trainer(
 ) -> speech.Trainer:
     """A training on a part of LibriSpeech; ``initial`` may name a model to start from."""
     if initial is not None:
-        config = SpeechConfig(**zoo.info(initial).config["architecture_config"])
+        config = training.begun(initial, config, CONFIG)
     examples = read(data, "train", config, dictionary, cache, options.speeds)
     validation = read(data, "val", config, dictionary, cache)
     return speech.Trainer(examples, validation, run, config, options, initial, backend)
@@ -225,7 +226,7 @@ RECIPE = Recipe(
     title="Phones of read English on LibriSpeech.",
     task=TASKS["automatic-speech-recognition"],
     data="folder with LibriSpeech's own folders, train-clean-100 and so on",
-    config=SpeechConfig(),
+    config=CONFIG,
     training=Training(),
     trainer=trainer,
     read=read_for,

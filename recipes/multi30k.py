@@ -70,9 +70,6 @@ SOURCES = [
 ]
 TUNED = ("dropout", "full_precision")
 """Options that may be chosen for a twin; a table says so."""
-RETUNED = ("bits", "threshold_levels", "gated_threshold_levels", "dropout")
-PROFILED = 2
-"""Sentences on which synaptic operations are counted; that takes seconds for each."""
 CONFIG = TranslatorConfig(vocabulary=6000, dropout=0.15, gated_range=4.0)
 CAPTIONS = [
     "Ein Hund rennt durch den Schnee.",
@@ -319,8 +316,8 @@ class Trainer(training.Trainer[Translator]):
         backend: str = "auto",
     ):
         self.pairs, self.validation = read_split(data, "train"), read_split(data, "val")
-        self.changes = {name: value for name, value in command.changes(config, CONFIG).items() if name in RETUNED}
-        super().__init__(run, lambda: self.new_network(config), options, initial, backend)
+        config = training.begun(initial, config, CONFIG)
+        super().__init__(run, config, lambda: self.new_network(config), options, initial, backend)
         self.examples = encode(self.network.tokenizer, self.pairs)
         self.soft = self.soft_targets() if options.teachers else None
 
@@ -350,7 +347,7 @@ class Trainer(training.Trainer[Translator]):
         return loss_of(self.network, tensors(batch, device), self.options, part, soft)
 
     def profiled(self) -> list[str]:
-        return [german for german, _ in self.validation[:PROFILED]]
+        return [german for german, _ in self.validation[: training.PROFILED]]
 
     def score(self, model: Translator) -> float:
         return evaluate(model, self.validation, beam_size=1, batch_size=512)[1]["bleu"]
@@ -423,7 +420,6 @@ RECIPE = Recipe(
     inputs=lambda model, pairs: [german for german, _ in pairs],
     counted="the {count} sentences of val, one at a time, with a beam of 5",
     networks=NETWORKS,
-    retuned=RETUNED,
     tuned=TUNED,
     columns=columns_of,
     band=BAND,

@@ -112,8 +112,6 @@ class Recipe:
     """The name of the test split."""
     fixed: tuple[str, ...] = ()
     """Fields of the config that are not options of the command ``train``."""
-    retuned: tuple[str, ...] = ()
-    """Fields of the config that ``train`` can change in the model that it starts from: no weight depends on them."""
     tuned: tuple[str, ...] = ()
     """Options that may be chosen for a twin; a table says so."""
     languages: tuple[str, ...] = ()

@@ -57,7 +57,9 @@ def shares_of(network: nn.Module, inputs: list[Any]) -> dict[str, float]:
     whole = {row.name: row.synaptic_operations / row.spike_rate for row in rows if row.spike_rate}
     whole = {name: operations for name, operations in whole.items() if operations}
     if not whole:
-        raise ValueError("this network has no multi-bit spikes, whose synaptic operations could be made fewer")
+        raise ValueError(
+            "no multi-bit spikes of this network meet weights: it has no synaptic operations to make fewer"
+        )
     return {name: operations / sum(whole.values()) for name, operations in whole.items()}
 
 

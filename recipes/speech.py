@@ -334,7 +334,7 @@ class Trainer(training.Trainer[SpeechRecogniser]):
         if options.label_smoothing:
             raise ValueError("CTC has no labels to smooth: leave label_smoothing at 0")
         self.examples, self.validation = examples, validation
-        super().__init__(run, lambda: self.new_network(config), options, initial, backend)
+        super().__init__(run, config, lambda: self.new_network(config), options, initial, backend)
         self.spoken = spoken(self.network, examples, options.speeds)
 
     def new_network(self, config: SpeechConfig) -> SpeechRecogniser:
@@ -355,6 +355,9 @@ class Trainer(training.Trainer[SpeechRecogniser]):
 
     def score(self, model: SpeechRecogniser) -> float:
         return evaluate(model, self.validation, type(self).fold)[1]["per"]
+
+    def profiled(self) -> list[tuple[Tensor]]:
+        return list(calls(self.network, self.validation[: training.PROFILED]))
 
 
 # ---- Scores ----

@@ -17,7 +17,7 @@ Checkpoints are chosen on ``val``; only ``measure`` uses the test set, once.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -25,7 +25,7 @@ import torch
 import typer
 
 import zoo
-from recipes import command, librispeech, speech
+from recipes import command, librispeech, speech, training
 from recipes.processes import WHOLE, Part
 from recipes.recipe import Band
 from recipes.speech import Batch, Example
@@ -91,6 +91,7 @@ DEVELOPMENT = {
 SAMPLE_VAL = frozenset({"FALR0", "MAEB0"})
 SAMPLE_TEST = frozenset({"FAEM0", "MARC0", "FAPB0", "MBMA1"})
 BAND = Band(64, "per_val_first_64", 3.0)
+CONFIG = SpeechConfig(labels=PHONES)
 INTENDED = (
     "Research on phone recognition with spiking networks, not for commercial use. It is not for "
     "transcripts that somebody relies on."
@@ -273,8 +274,7 @@ def trainer(
 ) -> Trainer:
     """A training on TIMIT; ``initial`` may name a model to start from."""
     if initial is not None:
-        settings = zoo.info(initial).config["architecture_config"]
-        config = replace(config, **asdict(SpeechConfig(**settings).filter_bank()))
+        config = replace(training.begun(initial, config, CONFIG), labels=config.labels)
     examples, validation = read(data, "train", config, cache, options.speeds), read(data, "val", config, cache)
     return Trainer(examples, validation, run, config, options, initial, backend)
 
@@ -301,7 +301,7 @@ RECIPE = replace(
     name="timit",
     title="Phones on TIMIT.",
     data="folder of TIMIT, in LDC's layout or NLTK's sample",
-    config=SpeechConfig(labels=PHONES),
+    config=CONFIG,
     training=Training(),
     trainer=trainer,
     read=read_for,

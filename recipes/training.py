@@ -10,12 +10,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
@@ -206,11 +205,34 @@ def gradients(loss: Tensor) -> Tensor:
     return loss.detach()
 
 
-def retuned(network: Any, changes: Mapping[str, Any]) -> Any:
-    """``network`` with other values of fields of its config that no weight depends on."""
-    if not changes:
+PROFILED = 2
+"""Inputs on which synaptic operations are counted; that takes seconds for each."""
+RETUNED = ("bits", "threshold_levels", "gated_threshold_levels", "dropout")
+"""Fields of a network's config that can be changed in a trained model, because no weight depends on them."""
+
+
+def begun(initial: str | None, config: Any, usual: Any) -> Any:
+    """The config of the model that a training starts from, with the :data:`RETUNED` fields that are not the ``usual``.
+
+    ``config`` itself, if it starts from none.
+    """
+    if initial is None:
+        return config
+    own = type(usual)(**zoo.info(initial).config["architecture_config"])
+    return replace(own, **{name: value for name, value in changes(config, usual).items() if name in RETUNED})
+
+
+def changes(config: Any, usual: Any) -> dict[str, Any]:
+    """The fields of ``config`` that are not the ``usual`` ones."""
+    return {name: value for name, value in asdict(config).items() if value != getattr(usual, name)}
+
+
+def retuned(network: Any, config: Any) -> Any:
+    """``network`` with the values of ``config`` for the :data:`RETUNED` fields."""
+    wanted = {name: getattr(config, name) for name in RETUNED if hasattr(config, name)}
+    if all(network.config[name] == value for name, value in wanted.items()):
         return network
-    other = type(network).from_config(network.config | dict(changes), network.assets())
+    other = type(network).from_config(network.config | wanted, network.assets())
     other.load_state_dict(network.state_dict())
     return other
 
@@ -254,19 +276,19 @@ class Trainer(Generic[Network]):
 
     metric: str
     metric_label: str
-    changes: Mapping[str, Any] = MappingProxyType({})
-    """Fields of the config that are to be others than in the model that the training starts from."""
     needs: tuple[str, ...] = ("accelerate", "tqdm", "matplotlib")
     """Packages of the extra ``train``; checked before anything is computed."""
 
     def __init__(
         self,
         run: Path,
+        config: Any,
         build: Callable[[], Network],
         options: Training,
         initial: str | None = None,
         backend: str = "auto",
     ):
+        """``build`` makes a new network; one that is started from takes from ``config`` what is :data:`RETUNED`."""
         need("training", *self.needs)
         # oneDNN keeps the code that it made for 1024 shapes. An epoch has more, and making code anew takes longer and
         # longer.
@@ -278,15 +300,15 @@ class Trainer(Generic[Network]):
         if self.accelerator.is_main_process:
             self.folder.hold()
         try:
-            self._start(build, initial, backend)
+            self._start(config, build, initial, backend)
         except BaseException:
             self.folder.let_go()
             raise
 
-    def _start(self, build: Callable[[], Network], initial: str | None, backend: str) -> None:
+    def _start(self, config: Any, build: Callable[[], Network], initial: str | None, backend: str) -> None:
         torch.manual_seed(self.options.seed)
         with float32_on_cpu():
-            network = retuned(self.loaded(initial), self.changes) if initial else build()
+            network = retuned(self.loaded(initial), config) if initial else build()
         for module in network.modules():
             if isinstance(module, neurons.Neuron):
                 module.backend = backend

@@ -278,10 +278,24 @@ def test_pairs_that_cannot_be_learned_from_are_refused(pairs, message):
 def test_a_model_that_is_fine_tuned_keeps_its_options(corpus, tmp_path):
     result = CliRunner().invoke(
         multi30k.command_line(),
-        ["train", "--data", str(corpus), "--run", str(tmp_path), "--initial", "any", "--width", "64", "--bits", "2"],
+        [
+            "train",
+            "--data",
+            str(corpus),
+            "--run",
+            str(tmp_path),
+            "--initial",
+            "any",
+            "--width",
+            "64",
+            "--kernel",
+            "2",
+            "--bits",
+            "2",
+        ],
     )
     assert result.exit_code == 1
-    assert result.stderr == "snn-zoo: any is fine-tuned as it is; leave out --width, --bits\n"
+    assert result.stderr == "snn-zoo: any is fine-tuned as it is; leave out --width, --kernel\n"
 
 
 def test_the_learning_rate_rises_and_falls_once():

@@ -62,7 +62,7 @@ def test_shares_do_not_depend_on_the_threshold():
 
 @pytest.mark.parametrize("mixer", ["relu", "lstm"])
 def test_a_network_without_spikes_is_refused(mixer):
-    with pytest.raises(ValueError, match="no multi-bit spikes"):
+    with pytest.raises(ValueError, match="has no synaptic operations to make fewer"):
         sparsity.shares_of(translator(mixer), SENTENCES)
 
 
@@ -199,3 +199,20 @@ def test_mistakes_about_teachers_are_named(corpus, tmp_path):
         Training(teachers="lite-snn-multi30k")
     with pytest.raises(ValueError, match="lite-snn-multi30k has other tokens"):
         trainer(corpus, tmp_path / "run", teachers="lite-snn-multi30k", distillation=0.5)
+
+
+@pytest.mark.parametrize("name", ["improved-snn-librispeech", "lite-snn-dvs-gesture"])
+def test_networks_of_other_tasks_have_shares(name):
+    model = zoo.load(name, precision="float32")
+    inputs = {
+        "automatic-speech-recognition": lambda: (torch.randn(20, 1, model.bank.size),),
+        "video-classification": lambda: (torch.randint(0, 5, (3, 1, *model.binning.shape)),),
+    }[model.task]
+    torch.manual_seed(0)
+    shares = sparsity.shares_of(model, [inputs()])
+    assert sum(shares.values()) == pytest.approx(1) and min(shares.values()) > 0
+
+
+def test_a_network_that_averages_its_spikes_before_they_meet_weights_is_refused():
+    with pytest.raises(ValueError, match="has no synaptic operations to make fewer"):
+        sparsity.shares_of(zoo.load("lite-snn-imdb"), ["A dull film."])
