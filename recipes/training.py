@@ -84,6 +84,10 @@ class Training:
         return replace(self, label_smoothing=0.0, spike_penalty=0.0, bfloat16=False, **self.without_noise)
 
 
+_READOUTS = (neurons.Integrator, neurons.LeakyIntegrator)
+"""Neurons that fire no spikes."""
+
+
 class SpikeMeter:
     """Collects the spikes of all neurons of a network while it is open; an integrator has none."""
 
@@ -93,7 +97,7 @@ class SpikeMeter:
 
     def __enter__(self):
         modules = self.model.modules()
-        spiking = [m for m in modules if isinstance(m, neurons.Neuron) and not isinstance(m, neurons.Integrator)]
+        spiking = [m for m in modules if isinstance(m, neurons.Neuron) and not isinstance(m, _READOUTS)]
         note = lambda module, inputs, output: self.outputs.append((module, output[0]))  # noqa: E731
         self.hooks = [m.register_forward_hook(note) for m in spiking]
         return self
