@@ -5,12 +5,12 @@
     U = lambda * U + x
     u = U / theta - 1
     s = 1 where u > 0
-    U = U - theta * s               or, with reset_mechanism="zero",  U = 0 where s = 1
+    U = U - theta * s               by reset_mechanism: "subtract", "zero" (U = 0 where s = 1) or "none"
 
 Backward, the surrogate gradient of s with respect to u is ``gamma * max(0, 1 - |u|)`` in RR24, or another of
 :mod:`neurons.surrogate`. The reset passes gradient to theta and not through s. RR24
-subtracts; the reset to zero is for networks that were made with it in snnTorch or SpikingJelly, where the rest of the
-charge is lost at every spike.
+subtracts. A reset to zero loses the rest of the charge at every spike; it is for networks that were made with it in
+snnTorch or SpikingJelly. Without a reset the membrane is a readout for regression, as that of the leaky integrator.
 
 Source: Rathi and Roy, "LITE-SNN: Leveraging Inherent Dynamics to Train Energy-Efficient Spiking Neural
 Networks for Sequential Learning", IEEE TCDS 2024, 10.1109/TCDS.2024.3396431 (RR24).
@@ -52,9 +52,10 @@ def learnable_lif_step(
     threshold = over_channels(parameters.threshold, state.membrane)
     membrane = leak * state.membrane + x
     spike = binary_spike(membrane, threshold, parameters.gamma, parameters.surrogate)
-    if check_reset(parameters.reset_mechanism) == "zero":
+    reset = check_reset(parameters.reset_mechanism)
+    if reset == "zero":
         return spike, MembraneState(membrane.masked_fill(spike.detach() > 0, 0.0))
-    return spike, MembraneState(membrane - threshold * spike.detach())
+    return spike, MembraneState(membrane if reset == "none" else membrane - threshold * spike.detach())
 
 
 @register("learnable-lif")
@@ -67,8 +68,8 @@ class LearnableLIF(Neuron):
     height of the surrogate gradient, and ``surrogate`` its shape: "triangular" is that of RR24; "arctan" has a tail,
     with which neurons that have fallen silent learn to fire again (:mod:`neurons.surrogate`). A surrogate of snnTorch
     or SpikingJelly can be given instead: a function from ``U - theta`` to spikes, with its own gradient, to which
-    ``gamma`` does not apply. The scan then runs step by step in torch. ``reset_mechanism`` is "subtract", or "zero" for
-    a membrane that loses all its charge at a spike.
+    ``gamma`` does not apply. The scan then runs step by step in torch. ``reset_mechanism`` is "subtract", "zero" for a
+    membrane that loses all its charge at a spike, or "none".
     """
 
     State = MembraneState

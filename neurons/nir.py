@@ -79,7 +79,7 @@ def refusal(neuron: Neuron) -> str | None:
     if isinstance(neuron, MultiBitNeuron):
         return "it fires spikes of several levels, and NIR's neurons fire 0 or 1"
     if getattr(neuron, "reset_mechanism", "subtract") != "subtract":
-        return "it resets to zero, and only a reset by subtraction is written here"
+        return "its reset is not by subtraction, and only that one is written here"
     if getattr(neuron, "decay_input", False):
         return "its input is multiplied by 1 - leak (decay_input); multiply the weights before it instead"
     for known in _WRITERS:

@@ -90,7 +90,7 @@ _CURRENT = "of the neurons, only multibit-synaptic-lif has a constant decay of t
 _RECURRENCE = "only the recurrent-gated LIF is recurrent, through its recurrent_weight"
 _RESET = (
     "a neuron that fires subtracts what it fired, in the same step; for a membrane that is never reset, as a readout "
-    "for regression, take leaky-integrator; only learnable-lif can reset to zero"
+    "for regression, take leaky-integrator; only learnable-lif can reset to zero or not at all"
 )
 _SPIKES = "its spikes are those of its equations: 0 or 1, or levels of a tracked range"
 _SURROGATE = "of the neurons, only learnable-lif has a surrogate gradient that could be chosen"
@@ -160,7 +160,7 @@ class PluggedNeuron(Foreign):
 
     Options that mean the same are taken by the library's names too: ``beta`` and ``learn_beta`` for a leak per step and
     whether it is learned (as it is unless ``learn_beta=False``), ``alpha`` and ``learn_alpha`` for ``tau``,
-    ``spike_grad`` for ``surrogate``, ``reset_mechanism`` ("subtract" or "zero") for the reset of the learnable LIF; and
+    ``spike_grad`` for ``surrogate``, ``reset_mechanism`` for the reset of the learnable LIF; and
     ``reset_mechanism="subtract"`` where a neuron always resets so, ``"none"`` where it never does. The reset is that of
     ``reset_delay=False``: it comes in the step of the spike, and not, as by default in the library, in the next.
 

@@ -70,8 +70,8 @@ def checked_surrogate(surrogate: Any) -> Surrogate:
     return surrogate
 
 
-RESETS = ("subtract", "zero")
-"""What a spike does to the membrane: it subtracts the threshold, or leaves zero."""
+RESETS = ("subtract", "zero", "none")
+"""What a spike does to the membrane: it subtracts the threshold, leaves zero, or does nothing."""
 
 
 def check_reset(mechanism: Any) -> str:
@@ -80,15 +80,13 @@ def check_reset(mechanism: Any) -> str:
         return mechanism
     close = difflib.get_close_matches(str(mechanism), RESETS, n=1)
     hint = f'; did you mean "{close[0]}"?' if close else ""
-    never = "; a membrane that is never reset, as a readout for regression, is leaky-integrator"
-    raise ValueError(
-        f'reset_mechanism must be "subtract" or "zero"; got {mechanism!r}{never if mechanism == "none" else hint}'
-    )
+    raise ValueError(f'reset_mechanism must be "subtract", "zero" or "none"; got {mechanism!r}{hint}')
 
 
 def flags(surrogate: Surrogate, reset_mechanism: str) -> int:
-    """The names as the kernels take them: bit 0, a surrogate with a tail; bit 1, a reset to zero."""
-    return (check_surrogate(surrogate) == "arctan") + 2 * (check_reset(reset_mechanism) == "zero")
+    """The names as the kernels take them: bit 0, a surrogate with a tail; bit 1, a reset to zero; bit 2, no reset."""
+    tail, reset = check_surrogate(surrogate) == "arctan", check_reset(reset_mechanism)
+    return tail + 2 * (reset == "zero") + 4 * (reset == "none")
 
 
 class _BinarySpike(torch.autograd.Function):

@@ -239,7 +239,8 @@ def _no_checkpoints(dtype: torch.dtype) -> np.ndarray:
 @functools.lru_cache
 def _firing(gamma: float, surrogate: str, reset_mechanism: str, dtype: torch.dtype) -> Firing:
     number, names = _NUMBERS[dtype], flags(surrogate, reset_mechanism)
-    return Firing(number(gamma), number(0), number(1), tail=bool(names & 1), to_zero=bool(names & 2))
+    tail, to_zero, no_reset = bool(names & 1), bool(names & 2), bool(names & 4)
+    return Firing(number(gamma), number(0), number(1), tail, to_zero, no_reset)
 
 
 @functools.lru_cache

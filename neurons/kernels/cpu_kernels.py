@@ -188,7 +188,9 @@ class Firing(NamedTuple):
     tail: bool
     """Whether the surrogate gradient is the arctan's; if not, it is the triangle."""
     to_zero: bool
-    """Whether a spike resets the membrane to zero; if not, it subtracts the threshold."""
+    """Whether a spike resets the membrane to zero."""
+    no_reset: bool
+    """Whether a spike leaves the membrane as it is. If neither, it subtracts the threshold."""
 
 
 @_inline
@@ -375,6 +377,8 @@ def _lif_reset(membrane, threshold, spike, settings):
     """The membrane after the reset."""
     if settings.to_zero:
         return settings.zero if spike > settings.zero else membrane
+    if settings.no_reset:
+        return membrane
     return membrane - threshold * spike
 
 
@@ -415,7 +419,7 @@ def _lif_step_backward(before, ratios, leak, inverse, grad_y, grad_x, grad, to_l
         charge = widen(grad_y[i]) * settings.gamma * _lif_surrogate(over, settings) * inverse[i]
         spike = _lif_spike(over, settings)
         past_reset = settings.zero if settings.to_zero and spike > settings.zero else grad[i]
-        by_reset = settings.zero if settings.to_zero else grad[i] * spike
+        by_reset = settings.zero if settings.to_zero or settings.no_reset else grad[i] * spike
         to_threshold[i] -= by_reset + charge * ratios[i]
         to_membrane = past_reset + charge
         to_leak[i] += to_membrane * before[i]

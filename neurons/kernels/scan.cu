@@ -198,7 +198,7 @@ template <class Real>
 struct LearnableLIF {
     enum { INPUTS = 1, STATES = 1, PARAMETERS = 2 };
     Real leak, threshold, inverse_threshold, gamma;
-    bool ordinary_threshold, tail, to_zero;  // tail: the surrogate is the arctan's; to_zero: so does a spike reset
+    bool ordinary_threshold, tail, to_zero, no_reset;  // tail: the surrogate is the arctan's; the others: the reset
 
     struct Trace {
         Real membrane, before;
@@ -211,6 +211,7 @@ struct LearnableLIF {
         gamma = s.setting0;
         tail = (int)s.setting1 & 1;
         to_zero = (int)s.setting1 & 2;
+        no_reset = (int)s.setting1 & 4;
         ordinary_threshold = threshold > Real(1e-30) && threshold < Real(1e30);
     }
 
@@ -233,7 +234,9 @@ struct LearnableLIF {
         trace.before = state[0];
         trace.membrane = leak * state[0] + x[0];
         const Real y = spike(trace.membrane);
-        state[0] = to_zero ? y > 0 ? Real(0) : trace.membrane : trace.membrane - threshold * y;
+        state[0] = no_reset || (to_zero && !(y > 0)) ? trace.membrane
+                   : to_zero                         ? Real(0)
+                                                     : trace.membrane - threshold * y;
         return y;
     }
 
@@ -249,7 +252,7 @@ struct LearnableLIF {
         const Real ratio = over_threshold(trace.membrane);
         const Real gradient_u = over_threshold(gradient_y * gamma * surrogate(ratio - Real(1)));
         const Real y = spike(trace.membrane);
-        gradient_parameters[1] -= (to_zero ? Real(0) : gradient_state[0] * y) + gradient_u * ratio;
+        gradient_parameters[1] -= (to_zero || no_reset ? Real(0) : gradient_state[0] * y) + gradient_u * ratio;
         gradient_x[0] = (to_zero && y > 0 ? Real(0) : gradient_state[0]) + gradient_u;
         gradient_parameters[0] += gradient_x[0] * trace.before;
         gradient_state[0] = gradient_x[0] * leak;

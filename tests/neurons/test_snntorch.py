@@ -883,8 +883,10 @@ def test_whatever_a_neuron_of_the_library_holds_is_done_or_refused_when_it_is_se
 
 def test_what_is_refused_says_what_there_is_instead():
     lif = plug_in.LearnableLIF()
-    with pytest.raises(ValueError, match=r'"subtract" or "zero"; got .none.*readout for regression.*leaky-integrator'):
-        lif.reset_mechanism = "none"
+    with pytest.raises(
+        ValueError, match=r'reset_mechanism must be "subtract", "zero" or "none"; got .zeros.*mean .zero'
+    ):
+        lif.reset_mechanism = "zeros"
     with pytest.raises(AttributeError, match=r"has no reset_mechanism.*leaky-integrator; only learnable-lif"):
         plug_in.MultiBitLIF().reset_mechanism = "zero"
     with pytest.raises(AttributeError, match=r"has no beta.*leak=0.9.*lif.leak"):

@@ -109,9 +109,9 @@ def _by(constant: Tensor, y: Tensor) -> int:
 
 @register_counter(neurons.LearnableLIF)
 def _learnable_lif(call: Call) -> Counts:
-    """U = lambda U + x; U = U - theta where a spike fired. A reset to zero costs nothing."""
+    """U = lambda U + x; U = U - theta where a spike fired. Other resets cost nothing."""
     counts = _step(call, _by(call.inputs[2].leak, call.output[0]), 1)
-    if call.inputs[2].reset_mechanism == "zero":
+    if call.inputs[2].reset_mechanism != "subtract":
         counts.additions -= int(call.output[0].count_nonzero())
     return counts
 
