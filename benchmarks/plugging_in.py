@@ -5,7 +5,7 @@
     python -m benchmarks.plugging_in
 
 Each program of :mod:`benchmarks.peers` runs as it is, and again with one line replaced: the import of its neuron. Both
-run in turn, once per seed, in one process. The time is that of the whole program, training and test.
+run in turn, once per seed, in one process. The time is the processor's, of the whole program, training and test.
 """
 
 import difflib
@@ -94,9 +94,9 @@ def measure(program: Program, seeds: int) -> Row:
     seconds: tuple[list[float], list[float]] = ([], [])
     for seed in range(seeds):
         for ours in (False, True) if seed % 2 else (True, False):
-            start = time.perf_counter()
+            start = time.process_time()
             scores[ours].append(program.run(ours, seed))
-            seconds[ours].append(time.perf_counter() - start)
+            seconds[ours].append(time.process_time() - start)
     return Row(program.library, program.after, program.lines_changed(), program.chance, scores, seconds)
 
 
@@ -113,7 +113,7 @@ def described(rows: list[Row], where: dict) -> str:
         [
             "# Plugging our neurons into the libraries' own programs",
             "`python -m benchmarks.plugging_in`. The scores are accuracies on test data, one per seed; that of "
-            "the regression is the explained variance. The time is the median ratio of whole programs.",
+            "the regression is the explained variance. The time is the median ratio of processor time.",
             report.described(where),
             report.table(head, table) + "\n",
         ]

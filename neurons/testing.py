@@ -106,7 +106,7 @@ def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
-def _check_class(kind: type) -> None:
+def _check_class(kind: Any) -> None:
     """What a class must have before anything can be run."""
 
     def fail(says: str) -> None:
@@ -302,9 +302,9 @@ def _check_kernel(case: _Case) -> None:
     for backend, device in backends:
         if missing(backend) is not None or case.build().reference_only() is not None:
             continue
-        found = [_run_by(case, one, device) for one in (backend, "torch")]
+        by_kernel, by_step = (_run_by(case, one, device) for one in (backend, "torch"))
         remedy = f"let the kernel for {backend} do what step does, in the same order, and its backward the derivative"
-        case.same(*found, f"the fused scan and the step are not the same on {device}", remedy)
+        case.same(by_kernel, by_step, f"the fused scan and the step are not the same on {device}", remedy)
 
 
 def _run_by(case: _Case, backend: str, device: str) -> Sequence:

@@ -1098,7 +1098,8 @@ def test_everything_above_holds_under_the_old_release_too(old_release, request):
         "PYTHONPATH": os.pathsep.join([str(old_release), os.environ.get("PYTHONPATH", "")]),
         "SPIKINGJELLY_RELEASE": OLD_RELEASE,
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__]
+    files = __file__, str(Path(__file__).with_name("test_library_names.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert re.search(r"\d{2,} passed", done.stdout), done.stdout
