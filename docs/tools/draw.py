@@ -42,6 +42,7 @@ def shown_neurons() -> dict[str, tuple[Neuron, str]]:
     return {
         "learnable-lif": (neurons.LearnableLIF(leak=0.9), "leak 0.9, threshold 1"),
         "integrator": (neurons.Integrator(), ""),
+        "leaky-integrator": (neurons.LeakyIntegrator(leak=0.9), "leak 0.9"),
         "multibit-lif": (neurons.MultiBitLIF(leak=0.9, bits=4, **fixed), "leak 0.9, 4 bits, range 1"),
         "multibit-synaptic-lif": (neurons.MultiBitSynapticLIF(1, tau=0.8, bits=4, **wide), "tau 0.8, 4 bits, range 4"),
         "input-gated-lif": (neurons.InputGatedLIF(bits=4, **fixed), "gate 0.95, 4 bits, range 1"),
@@ -62,7 +63,7 @@ def of_one(neuron: Neuron, x: Tensor) -> dict[str, Tensor]:
 def answers() -> None:
     """One picture per neuron: what it makes of a step, a ramp and noise."""
     for name, (neuron, says) in shown_neurons().items():
-        rows = 1 if name == "integrator" else 2
+        rows = 1 if name.endswith("integrator") else 2
         drawn, axes = monitors.figure(rows, 3, (9, 1.1 + 1.3 * rows))
         for place, (title, x) in enumerate(inputs().items()):
             seen = of_one(neuron, x)
