@@ -15,6 +15,7 @@ import io
 import json
 import re
 import sys
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,12 @@ def blocks_of(page: Path) -> list[Block]:
     return [Block(one[2], text.count("\n", 0, one.start(2)), one[3], bool(one[1])) for one in found]
 
 
+def session() -> dict:
+    """The names of a new session: a module ``__main__``, in which pickle finds the classes of a page."""
+    sys.modules["__main__"] = module = types.ModuleType("__main__")
+    return vars(module)
+
+
 def run(block: Block, names: dict, where: str) -> list[str]:
     """Run a block with these names; the lines that it prints."""
     printed = io.StringIO()
@@ -66,11 +73,12 @@ def check(block: Block, lines: list[str], where: str) -> None:
 
 def main(page: Path, slow: bool, write: bool) -> None:
     """Run the blocks of a page, the slow ones only if ``slow``; check what they print, or write it into the page."""
-    names: dict = {"__name__": "__main__"}
+    names = session()
     text, done = page.read_text(encoding="utf-8"), []
     for block in blocks_of(page):
         if slow or not block.slow:
-            lines = run(block, {"__name__": "__main__"} if page.name == "README.md" else names, str(page))
+            names = session() if page.name == "README.md" else names
+            lines = run(block, names, str(page))
             if not write:
                 check(block, lines, str(page))
             elif block.printed is not None:
