@@ -7,6 +7,7 @@ import them.
 from neurons.gated_currents import GatedCurrents, start_gates
 from neurons.input_gated_lif import InputGatedLIF, InputGatedLIFParameters, input_gated_lif_step
 from neurons.integrator import Integrator, IntegratorParameters, integrator_step
+from neurons.leaky_integrator import LeakyIntegrator, LeakyIntegratorParameters, leaky_integrator_step
 from neurons.learnable_lif import LearnableLIF, LearnableLIFParameters, learnable_lif_step
 from neurons.multibit_lif import MultiBitLIF, MultiBitLIFParameters, multibit_lif_step
 from neurons.multibit_synaptic_lif import (
@@ -30,6 +31,8 @@ __all__ = [
     "InputGatedLIFParameters",
     "Integrator",
     "IntegratorParameters",
+    "LeakyIntegrator",
+    "LeakyIntegratorParameters",
     "LearnableLIF",
     "LearnableLIFParameters",
     "MembraneState",
@@ -48,6 +51,7 @@ __all__ = [
     "create",
     "input_gated_lif_step",
     "integrator_step",
+    "leaky_integrator_step",
     "learnable_lif_step",
     "list_neurons",
     "multibit_lif_step",

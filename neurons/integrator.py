@@ -30,6 +30,7 @@ class Integrator(Neuron):
     """Sum of the input so far, at every step of ``[T, B, N]``: the readout of a classifier. Learns nothing."""
 
     State = MembraneState
+    resets = "none"
     step = staticmethod(integrator_step)
     kernel = Kernel(keeps_state=False)
 

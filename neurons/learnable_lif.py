@@ -5,17 +5,19 @@
     U = lambda * U + x
     u = U / theta - 1
     s = 1 where u > 0
-    U = U - theta * s
+    U = U - theta * s               by reset_mechanism: "subtract", "zero" (U = 0 where s = 1) or "none"
 
 Backward, the surrogate gradient of s with respect to u is ``gamma * max(0, 1 - |u|)`` in RR24, or another of
-:mod:`neurons.surrogate`. The reset passes gradient to theta and not through s.
+:mod:`neurons.surrogate`. The reset passes gradient to theta and not through s. RR24
+subtracts. A reset to zero loses the rest of the charge at every spike; it is for networks that were made with it in
+snnTorch or SpikingJelly. Without a reset the membrane is a readout for regression, as that of the leaky integrator.
 
 Source: Rathi and Roy, "LITE-SNN: Leveraging Inherent Dynamics to Train Energy-Efficient Spiking Neural
 Networks for Sequential Learning", IEEE TCDS 2024, 10.1109/TCDS.2024.3396431 (RR24).
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ from neurons.checks import Setting, flag, leak_start, one_or_per_channel, positi
 from neurons.kernels import Kernel
 from neurons.neuron import MembraneState, Neuron, clip, over_channels
 from neurons.registry import register
-from neurons.surrogate import binary_spike, check_surrogate
+from neurons.surrogate import Surrogate, binary_spike, check_reset, checked_surrogate
 
 SMALLEST_THRESHOLD = 1e-3
 """The smallest threshold, in training too. At zero u is not defined, and below zero its sign would be reversed."""
@@ -32,13 +34,14 @@ SMALLEST_THRESHOLD = 1e-3
 class LearnableLIFParameters(NamedTuple):
     """``leak`` lambda (per step) and ``threshold`` theta (membrane units), one number or ``[N]``.
 
-    ``gamma`` and ``surrogate`` are the height and the name of the surrogate gradient.
+    ``gamma`` and ``surrogate`` are the height and the name of the surrogate gradient, or ``surrogate`` is a function.
     """
 
     leak: Tensor
     threshold: Tensor
     gamma: float = 0.3
-    surrogate: str = "triangular"
+    surrogate: Surrogate = "triangular"
+    reset_mechanism: str = "subtract"
 
 
 def learnable_lif_step(
@@ -48,8 +51,11 @@ def learnable_lif_step(
     leak = over_channels(parameters.leak, state.membrane)
     threshold = over_channels(parameters.threshold, state.membrane)
     membrane = leak * state.membrane + x
-    spike = binary_spike(membrane / threshold - 1, parameters.gamma, parameters.surrogate)
-    return spike, MembraneState(membrane - threshold * spike.detach())
+    spike = binary_spike(membrane, threshold, parameters.gamma, parameters.surrogate)
+    reset = check_reset(parameters.reset_mechanism)
+    if reset == "zero":
+        return spike, MembraneState(membrane.masked_fill(spike.detach() > 0, 0.0))
+    return spike, MembraneState(membrane if reset == "none" else membrane - threshold * spike.detach())
 
 
 @register("learnable-lif")
@@ -60,14 +66,19 @@ class LearnableLIF(Neuron):
     tensor ``[N]`` has one value per channel. If training takes them out of these intervals, they are clipped.
     ``learn_leak`` and ``learn_threshold`` say whether they are trained. ``gamma``, a finite number above 0, is the
     height of the surrogate gradient, and ``surrogate`` its shape: "triangular" is that of RR24; "arctan" has a tail,
-    with which neurons that have fallen silent learn to fire again (:mod:`neurons.surrogate`).
+    with which neurons that have fallen silent learn to fire again (:mod:`neurons.surrogate`). A surrogate of snnTorch
+    or SpikingJelly can be given instead: a function from ``U - theta`` to spikes, with its own gradient, to which
+    ``gamma`` does not apply. The scan then runs step by step in torch. ``reset_mechanism`` is "subtract", "zero" for a
+    membrane that loses all its charge at a spike, or "none".
     """
 
     State = MembraneState
+    resets, detaches_reset = "subtract", True
     step = staticmethod(learnable_lif_step)
-    kernel = Kernel(learned=("leak", "threshold"), settings=("float gamma", "str surrogate"))
+    kernel = Kernel(learned=("leak", "threshold"), settings=("float gamma", "str surrogate", "str reset_mechanism"))
     gamma = Setting(lambda _, gamma: positive(gamma, "gamma"))
-    surrogate = Setting(lambda _, surrogate: check_surrogate(surrogate))
+    surrogate = Setting(lambda _, surrogate: checked_surrogate(surrogate))
+    reset_mechanism = Setting(lambda _, mechanism: check_reset(mechanism))
 
     def __init__(
         self,
@@ -76,7 +87,8 @@ class LearnableLIF(Neuron):
         gamma: float = 0.3,
         learn_leak: bool = True,
         learn_threshold: bool = True,
-        surrogate: str = "triangular",
+        surrogate: Surrogate = "triangular",
+        reset_mechanism: str = "subtract",
     ):
         super().__init__()
         self.leak = nn.Parameter(leak_start(leak), requires_grad=flag(learn_leak, "learn_leak"))
@@ -85,6 +97,7 @@ class LearnableLIF(Neuron):
         self.threshold = nn.Parameter(start, requires_grad=flag(learn_threshold, "learn_threshold"))
         self.gamma = gamma
         self.surrogate = surrogate
+        self.reset_mechanism = reset_mechanism
         lengths = {len(p) for p in (self.leak, self.threshold) if p.dim()}
         if len(lengths) > 1:
             raise ValueError(
@@ -99,9 +112,23 @@ class LearnableLIF(Neuron):
                 return len(parameter)
         return None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A surrogate of SpikingJelly is a module, which nn.Module would keep as a layer.
+        if name == "surrogate":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def reference_only(self) -> str | None:
+        if callable(self.surrogate):
+            return f"{type(self).__name__} has a function for its surrogate, which no kernel can call"
+        return super().reference_only()
+
     def step_parameters(self) -> LearnableLIFParameters:
         threshold = clip(self.threshold, SMALLEST_THRESHOLD, math.inf)
-        return LearnableLIFParameters(clip(self.leak, 0.0, 1.0), threshold, self.gamma, self.surrogate)
+        settings = self.gamma, self.surrogate, self.reset_mechanism
+        return LearnableLIFParameters(clip(self.leak, 0.0, 1.0), threshold, *settings)
 
     def extra_repr(self) -> str:
-        return f"gamma={self.gamma}, surrogate={self.surrogate!r}"
+        reset = "" if self.reset_mechanism == "subtract" else f", reset_mechanism={self.reset_mechanism!r}"
+        return f"gamma={self.gamma}, surrogate={self.surrogate!r}{reset}"

@@ -87,6 +87,10 @@ class Neuron(nn.Module):
     inputs_per_neuron: ClassVar[int] = 1
     multi_bit: ClassVar[bool] = False
     """Whether it fires multi-bit spikes (:mod:`neurons.spike`)."""
+    resets: ClassVar[str | None] = None
+    """What its reset does to the membrane: "subtract" the spike, or "none". None if unsaid."""
+    detaches_reset: ClassVar[bool | None] = None
+    """Whether the reset keeps the gradient from passing through the spike. None without a reset, or if unsaid."""
     name: ClassVar[str] = ""
     """The registered name, set by :func:`neurons.register`."""
     last_backend: str | None = None
@@ -297,6 +301,7 @@ class MultiBitNeuron(Neuron):
     """
 
     multi_bit = True
+    resets, detaches_reset = "subtract", False
     bits = Setting(_bits)
     threshold_levels = Setting(_threshold_levels)
 

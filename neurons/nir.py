@@ -22,7 +22,8 @@ convention::
     membrane = charge + reset             Linear, identity
     leak     = lambda * membrane          Linear, diagonal
 
-and an integrator as ``sum = x + hold[t-1]``, ``hold = sum``. The time step is the importers' default, 0.1 ms.
+and an integrator as ``sum = x + hold[t-1]``, ``hold = lambda * sum``, with a lambda of 1 if it is not leaky. The time
+step is the importers' default, 0.1 ms.
 
 Source of the format: Pedersen et al., "Neuromorphic intermediate representation", Nature Communications 2024,
 10.1038/s41467-024-52259-9.
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 
 from neurons.input_gated_lif import InputGatedLIF
 from neurons.integrator import Integrator
+from neurons.leaky_integrator import LeakyIntegrator
 from neurons.learnable_lif import LearnableLIF
 from neurons.neuron import MultiBitNeuron, Neuron
 from neurons.recurrent_gated_lif import RecurrentGatedLIF
@@ -76,6 +78,10 @@ def refusal(neuron: Neuron) -> str | None:
         )
     if isinstance(neuron, MultiBitNeuron):
         return "it fires spikes of several levels, and NIR's neurons fire 0 or 1"
+    if getattr(neuron, "reset_mechanism", "subtract") != "subtract":
+        return "its reset is not by subtraction, and only that one is written here"
+    if getattr(neuron, "decay_input", False):
+        return "its input is multiplied by 1 - leak (decay_input); multiply the weights before it instead"
     for known in _WRITERS:
         if isinstance(neuron, known) and type(neuron).step is known.step:
             return None
@@ -125,12 +131,24 @@ def _learnable_lif(graph: "_Graph", prefix: str, neuron: LearnableLIF, channels:
 
 
 def _integrator(graph: "_Graph", prefix: str, neuron: Integrator, channels: int) -> None:
-    graph.diagonal(f"{prefix}_1_sum", np.ones(channels), [graph.last, f"{prefix}_2_hold"])
-    graph.diagonal(f"{prefix}_2_hold", np.ones(channels), [f"{prefix}_1_sum"])
+    _sum(graph, prefix, np.ones(channels))
+
+
+def _leaky_integrator(graph: "_Graph", prefix: str, neuron: LeakyIntegrator, channels: int) -> None:
+    _sum(graph, prefix, _per_channel(neuron.step_parameters().leak, channels))
+
+
+def _sum(graph: "_Graph", prefix: str, leak: np.ndarray) -> None:
+    graph.diagonal(f"{prefix}_1_sum", np.ones(len(leak)), [graph.last, f"{prefix}_2_hold"])
+    graph.diagonal(f"{prefix}_2_hold", leak, [f"{prefix}_1_sum"])
     graph.last = f"{prefix}_1_sum"
 
 
-_WRITERS: dict[type[Neuron], Callable] = {LearnableLIF: _learnable_lif, Integrator: _integrator}
+_WRITERS: dict[type[Neuron], Callable] = {
+    LearnableLIF: _learnable_lif,
+    Integrator: _integrator,
+    LeakyIntegrator: _leaky_integrator,
+}
 
 
 def _per_channel(value: Tensor, channels: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import neurons
 from neurons import repeats
 from neurons.checks import Setting, flag
-from neurons.foreign import Foreign
+from neurons.foreign import Foreign, Same
 from neurons.neuron import Neuron, state_dtype
 from neurons.repeats import Notes
 
@@ -82,14 +82,22 @@ class _Alpha(snn.Alpha):
 
 
 _EQUATIONS = "what it computes is in the neuron's own equations, with parameters of its own"
+_LEAK = (
+    "a leak per time step, of learnable-lif, multibit-lif and leaky-integrator, is given as beta=0.9 or leak=0.9, with "
+    "learn_beta or learn_leak, and is then lif.leak"
+)
+_CURRENT = "of the neurons, only multibit-synaptic-lif has a constant decay of the synaptic current"
 _RECURRENCE = "only the recurrent-gated LIF is recurrent, through its recurrent_weight"
-_RESET = "its reset subtracts the spike, at once"
+_RESET = (
+    "a neuron that fires subtracts what it fired, in the same step; for a membrane that is never reset, as a readout "
+    "for regression, take leaky-integrator; only learnable-lif can reset to zero or not at all"
+)
 _SPIKES = "its spikes are those of its equations: 0 or 1, or levels of a tracked range"
-_SURROGATE = "the surrogate gradient of the learnable LIF is named by surrogate, and gamma is its height"
+_SURROGATE = "of the neurons, only learnable-lif has a surrogate gradient that could be chosen"
 _THRESHOLD = "the learnable LIF has a threshold, multi-bit spikes have threshold_levels and a tracked range"
 INSTEAD = {
-    **dict.fromkeys(("beta", "learn_beta"), "its leak per time step, where it has one, is leak"),
-    **dict.fromkeys(("alpha", "learn_alpha"), "how its synaptic current decays is in its equations"),
+    **dict.fromkeys(("beta", "learn_beta"), _LEAK),
+    **dict.fromkeys(("alpha", "learn_alpha"), _CURRENT),
     **dict.fromkeys(("threshold", "learn_threshold"), _THRESHOLD),
     **dict.fromkeys(("spike_grad", "surrogate_disable"), _SURROGATE),
     **dict.fromkeys(("reset", "reset_mechanism", "reset_mechanism_val", "reset_delay", "mem_reset"), _RESET),
@@ -101,6 +109,22 @@ INSTEAD = {
     **dict.fromkeys(("conv2d_channels", "kernel_size"), _RECURRENCE),
 }
 """What only the library's own neurons have, and what to use instead."""
+SAME = {
+    "beta": Same("leak"),
+    "learn_beta": Same("learn_leak"),
+    "alpha": Same("tau"),
+    "learn_alpha": Same("learn_tau"),
+    "spike_grad": Same("surrogate"),
+}
+"""What a neuron with this option takes by the library's name too. (``threshold`` is called so in both.)"""
+UNUSED = {
+    "surrogate_disable": False,
+    "inhibition": False,
+    "state_quant": False,
+    "graded_spikes_factor": 1.0,
+    "learn_graded_spikes_factor": False,
+}
+"""What every neuron takes with the value that asks for nothing."""
 
 
 def _flag(name: str) -> Setting[bool]:
@@ -134,12 +158,23 @@ class PluggedNeuron(Foreign):
     For half-precision input the state is float32. Spikes are returned in the input's type, so a neuron that is given
     its last spikes sees them rounded; with ``init_hidden`` and in ``multi_step`` they are not rounded.
 
+    Options that mean the same are taken by the library's names too: ``beta`` and ``learn_beta`` for a leak per step and
+    whether it is learned (as it is unless ``learn_beta=False``), ``alpha`` and ``learn_alpha`` for ``tau``,
+    ``spike_grad`` for ``surrogate``, ``reset_mechanism`` for the reset of the learnable LIF; and
+    ``reset_mechanism="subtract"`` where a neuron always resets so, ``"none"`` where it never does. The reset is that of
+    ``reset_delay=False``: it comes in the step of the spike, and not, as by default in the library, in the next.
+
+    A step may lack the batch, ``[C]``, or even the channels, as in the library. ``channel_dim`` says where the channels
+    are, if not in dimension 1 of a step: without it, a gated neuron splits whatever dimension 1 is into its two halves,
+    and a value per channel goes along dimension 1.
+
     Raises TypeError for an option of snnTorch that means nothing to this neuron, and AttributeError where such an
-    attribute is set.
+    attribute is set. ``beta`` and its like cannot be read either, so that nothing takes the neuron for a ``Leaky``.
     """
 
     State: ClassVar[type[Any]]
-    peer, foreign, added = "snnTorch", INSTEAD, ("init_hidden", "output")
+    peer, foreign, same = "snnTorch", INSTEAD, SAME
+    added = ("init_hidden", "output", "channel_dim")
     _field_of: ClassVar[dict[str, str]]
     init_hidden = _flag("init_hidden")
     output = _flag("output")
@@ -157,9 +192,15 @@ class PluggedNeuron(Foreign):
         self._state = self._no_state()
         _list(self)
 
+    @classmethod
+    def does_anyway(cls) -> dict[str, Any]:
+        if cls.resets is None:
+            return UNUSED
+        return {**UNUSED, "reset_mechanism": cls.resets, "reset_delay": False}
+
     def forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None):
         """Take one step on ``input_ [B, C, ...]``."""
-        return self._run(super().single_step, input_, False, states, named)
+        return self._run(input_, False, states, named)
 
     def multi_step(self, input_seq: Tensor, *states: Tensor | None, **named: Tensor | None):
         """Scan ``input_seq [T, B, C, ...]`` at once. Arguments and results are as in a call; the spikes are a sequence.
@@ -167,16 +208,33 @@ class PluggedNeuron(Foreign):
         It equals calling the neuron T times and then resetting it, in a fraction of the time. For a tracked range it
         counts as one whole sequence. ``backend`` says what runs it, and ``last_backend`` what ran.
         """
-        return self._run(super().forward, input_seq, True, states, named)
+        return self._run(input_seq, True, states, named)
 
-    def _run(self, scan, input_: Tensor, sequence: bool, states: tuple, named: dict[str, Any]):
+    def inward(self, x: Tensor, sequence: bool) -> Tensor:
+        if isinstance(x, Tensor) and sequence <= x.dim() < 2 + sequence:  # without a batch
+            return x.reshape((*x.shape[:sequence], 1, -1))
+        return super().inward(x, sequence)
+
+    def outward(self, y: Tensor, x: Tensor, sequence: bool, y_sequence: bool | None = None) -> Tensor:
+        if missing := max(2 + sequence - x.dim(), 0):
+            kept = sequence if y_sequence is None else y_sequence
+            return y.reshape((*y.shape[:kept], *y.shape[kept + missing :]))
+        return super().outward(y, x, sequence, y_sequence)
+
+    def checked_state(self, state: Any, x: Tensor, sequence: bool) -> Any:
+        try:
+            return super().checked_state(state, x, sequence)
+        except ValueError as error:
+            raise ValueError(f"{error}; a batch of another size starts anew, from what reset_mem() returns") from None
+
+    def _run(self, input_: Tensor, sequence: bool, states: tuple, named: dict[str, Any]):
         given, carried, first = self._given(states, named), self._state, True
         if len(given) < len(carried) and isinstance(input_, Tensor):
             noted, first = repeats.carried(self._starts, input_, tuple(carried), self.training)
             carried = self.State(*noted)
         elif not torch.compiler.is_compiling():
             first = not repeats.is_repeated()
-        y, state = scan(input_, self._start(input_, sequence, carried, given))
+        y, state = self.run(input_, self._start(input_, sequence, carried, given), sequence)
         if first:
             self._state = state
         else:
@@ -185,7 +243,7 @@ class PluggedNeuron(Foreign):
             return y
         # Copies, so that a change of the returned tensors does not change the state carried to the next call.
         handed_out = {name: getattr(state, field).clone() for name, field in self._field_of.items() if name != "spk"}
-        if "mem" in handed_out and len(input_) and (self.init_hidden or (first and _is_eager())):
+        if "mem" in handed_out and input_.numel() and (self.init_hidden or (first and _is_eager())):
             handed_out["mem"] = self._shown(y[-1] if sequence else y, state)
         return y, *handed_out.values()
 
@@ -204,15 +262,18 @@ class PluggedNeuron(Foreign):
         absent = [_is_absent(value) for value in start]
         if all(absent):
             return None
+        inner = self.inward(input_, sequence)
         if any(absent):
-            self.check(input_, sequence)
-            zeros = self.initial_state(input_, sequence)
+            self.check(inner, sequence)
+            zeros = [self.outward(part, input_, sequence, False) for part in self.initial_state(inner, sequence)]
             return self.State(*[z if a else value for a, value, z in zip(absent, start, zeros)])
-        if not given and isinstance(input_, Tensor) and input_.shape[sequence : sequence + 1] != start[0].shape[:1]:
-            raise ValueError(
-                f"{type(self).__name__} still holds the state of a batch of {len(start[0])} and was given an input of "
-                f"shape {list(input_.shape)}; start a new sequence with neurons.snntorch.reset(net) or reset_mem()"
-            )
+        if not given and isinstance(input_, Tensor):
+            held = self.inward(start[0], False)
+            if inner.shape[sequence : sequence + 1] != held.shape[:1]:
+                raise ValueError(
+                    f"{type(self).__name__} still holds the state of a batch of {len(held)} and was given an input of "
+                    f"shape {list(input_.shape)}; start a new sequence with neurons.snntorch.reset(net) or reset_mem()"
+                )
         return start
 
     def _given(self, states: tuple, named: dict[str, Any]) -> dict[str, Any]:
@@ -332,6 +393,13 @@ class Integrator(PluggedNeuron, neurons.Integrator, _Leaky):
     """:class:`neurons.Integrator` for snnTorch: ``spk, mem = lif(cur, mem)`` on ``[B, N]``; spk is the membrane."""
 
 
+class LeakyIntegrator(PluggedNeuron, neurons.LeakyIntegrator, _Leaky):
+    """:class:`neurons.LeakyIntegrator` for snnTorch: ``spk, mem = lif(cur, mem)`` on ``[B, N]``; spk is the membrane.
+
+    It is ``snn.Leaky(beta, reset_mechanism="none")``, called in the same way, for a loss of ``mem``.
+    """
+
+
 class MultiBitLIF(PluggedNeuron, neurons.MultiBitLIF, _Leaky):
     """:class:`neurons.MultiBitLIF` for snnTorch: ``spk, mem = lif(cur, mem)`` on ``[B, N]``."""
 
@@ -348,7 +416,15 @@ class RecurrentGatedLIF(PluggedNeuron, neurons.RecurrentGatedLIF, _RSynaptic):
     """:class:`neurons.RecurrentGatedLIF` for snnTorch: ``spk, syn, mem = lif(cur, spk, syn, mem)``, cur ``[B, 2N]``."""
 
 
-_NAMED = (LearnableLIF, Integrator, MultiBitLIF, MultiBitSynapticLIF, InputGatedLIF, RecurrentGatedLIF)
+_NAMED = (
+    LearnableLIF,
+    Integrator,
+    LeakyIntegrator,
+    MultiBitLIF,
+    MultiBitSynapticLIF,
+    InputGatedLIF,
+    RecurrentGatedLIF,
+)
 
 
 @functools.cache

@@ -10,9 +10,13 @@
     spikes = net(x_seq)              # [T, B, 16, H, W]
     functional.reset_net(net)
 
-A node is both the plain neuron and a SpikingJelly ``MemoryModule`` (:class:`Node`). Because it inherits from both, its
+A node is both the plain neuron and a SpikingJelly ``BaseNode`` (:class:`Node`). Because it inherits from both, its
 parameters, its buffers and their names in ``state_dict`` are those of the plain neuron. So a state dict can be moved
 unchanged between the plain neuron, SpikingJelly and snnTorch.
+
+Code that looks for the library's ``BaseNode`` (monitors, profilers, exporters) finds these nodes. It does not find what
+only the library's equations have: ``v_threshold``, ``v_reset``, ``tau`` and ``neuronal_charge`` raise an AttributeError
+or NotImplementedError, so that nothing computes with them as if the node were the library's own.
 
 Two notes on SpikingJelly's operation counters (``op_counter``). While one counts, the scans run in torch step by step,
 so that their operations are visible like those of the library's own nodes. An operation without a rule (clamping a
@@ -33,20 +37,22 @@ import torch
 from torch import Tensor
 
 from neurons import repeats
-from neurons.checks import flag
-from neurons.foreign import Foreign
+from neurons.checks import flag, is_real, one_or_per_channel
+from neurons.foreign import Foreign, Same, own_options
 from neurons.input_gated_lif import InputGatedLIF
 from neurons.integrator import Integrator
 from neurons.kernels import BACKENDS
+from neurons.leaky_integrator import LeakyIntegrator
 from neurons.learnable_lif import LearnableLIF
 from neurons.multibit_lif import MultiBitLIF
 from neurons.multibit_synaptic_lif import MultiBitSynapticLIF
-from neurons.neuron import Neuron, state_dtype
+from neurons.neuron import Neuron, clip, state_dtype
 from neurons.recurrent_gated_lif import RecurrentGatedLIF
 from neurons.repeats import Notes
 
 try:
     from spikingjelly.activation_based.base import MemoryModule
+    from spikingjelly.activation_based.neuron import BaseNode
 except ImportError as error:
     raise ImportError(
         f"the SpikingJelly nodes need SpikingJelly ({error}); install it with: pip install spikingjelly"
@@ -56,20 +62,59 @@ MEMORIES = {"membrane": "v", "synaptic_current": "i"}
 """The library's names for parts of a neuron's state; any other part keeps its own name."""
 
 
-_REACHES = "how far its reset passes a gradient on is part of its equations"
+_RESET = (
+    "a neuron that fires subtracts what it fired, as v_reset=None does in the library; for a membrane that is never "
+    "reset, as a readout for regression, take leaky-integrator; only learnable-lif can reset to zero, with v_reset=0.0"
+)
+_LEAK = (
+    "of the neurons, learnable-lif, multibit-lif and leaky-integrator have a leak, given as leak or by tau: 1 - 1/tau"
+)
 INSTEAD = {
     "v_threshold": "the learnable LIF has a threshold, multi-bit spikes have threshold_levels and a tracked range",
-    "v_reset": "its reset subtracts the spike, as v_reset=None does in the library",
-    "tau": "its leak per time step, where it has one, is leak = 1 - 1/tau",
-    "init_tau": "its leak per time step, where it has one, is leak = 1 - 1/tau",
-    "w": "its leak per time step, where it has one, is leak",
-    "decay_input": "its input is added as it is, as decay_input=False does in the library",
-    "detach_reset": _REACHES,
-    "surrogate_function": "the surrogate gradient of the learnable LIF is named by surrogate, and gamma is its height",
+    "v_reset": _RESET,
+    **dict.fromkeys(("tau", "init_tau", "w", "decay_input"), _LEAK),
+    "detach_reset": (
+        "whether its reset passes a gradient on is part of its equations: not in the learnable LIF "
+        "(detach_reset=True), but with multi-bit spikes (detach_reset=False)"
+    ),
+    "surrogate_function": "of the neurons, only learnable-lif has a surrogate gradient that could be chosen",
     "lava_s_cale": "there is no exchange with Lava",
     **dict.fromkeys(("cupy_fp32_inference", "forward_kernel", "backward_kernel"), "backend says what runs it"),
 }
 """What only the library's own nodes have, and what to use instead."""
+
+
+def _leak_of(tau: float | Tensor) -> Tensor:
+    """The leak of a membrane with the time constant ``tau``, in time steps."""
+    start = one_or_per_channel(tau, "tau")
+    if not start.is_meta and not bool((start.isfinite() & (start >= 1)).all()):
+        raise ValueError(f"tau is a time constant in time steps, at least 1 (the leak is 1 - 1/tau); got {tau!r}")
+    return 1 - 1 / start
+
+
+def _reset_of(v_reset: float | None) -> str:
+    """The reset of the learnable LIF."""
+    if v_reset is None:
+        return "subtract"
+    if is_real(v_reset) and v_reset == 0:
+        return "zero"
+    raise ValueError(f"v_reset is None, for a reset by subtraction, or 0.0; got {v_reset!r}")
+
+
+SAME = {
+    "tau": Same("leak", _leak_of),
+    "v_threshold": Same("threshold"),
+    "v_reset": Same("reset_mechanism", _reset_of),
+    "surrogate_function": Same("surrogate"),
+}
+"""What a neuron with this option takes by the library's name too."""
+
+
+class _Memory(BaseNode):
+    """The library's base without its constructor and its text, which are about attributes that mean nothing here."""
+
+    __init__ = MemoryModule.__init__
+    extra_repr = MemoryModule.extra_repr
 
 
 class Node(Foreign):
@@ -101,20 +146,69 @@ class Node(Foreign):
     In activation checkpointing, a repeated call starts from the same memories as the first time and does not change
     those that the node carries.
 
+    Options that mean the same are taken by the library's names too: ``tau`` for a leak of 1 - 1/tau, ``v_threshold``
+    for the threshold, ``surrogate_function`` for the surrogate, ``v_reset`` (None or 0.0) for the reset of the
+    learnable LIF; and ``v_reset=None`` and ``detach_reset`` with the value that the neuron has anyway. Two defaults are
+    not the library's: leak and threshold are learned, and the reset is by subtraction (the library's is to 0.0).
+
+    A neuron with a leak takes ``decay_input``: with True, its input is multiplied by 1 - leak, as in the library's LIF.
+    As there, that is the default where ``tau`` is given. (Where ``leak`` is given, the input is taken as it is.)
+
+    ``channel_dim`` says where the channels are, if not in dimension 1 of a step: without it, a gated neuron splits
+    whatever dimension 1 is into its two halves, and a value per channel goes along dimension 1.
+
     Raises TypeError for an option of the library that means nothing to this neuron, and AttributeError where such an
     attribute is set.
     """
 
-    peer, foreign, added = "SpikingJelly", INSTEAD, ("step_mode", "store_v_seq", "backend")
+    peer, foreign, same = "SpikingJelly", INSTEAD, SAME
+    added = ("step_mode", "store_v_seq", "backend", "channel_dim")
+    _decay_input: bool | None = None
+    """None without a leak."""
 
     def __init__(self, *args, step_mode: str = "s", store_v_seq: bool = False, backend: str = "auto", **options):
+        own = own_options(type(self))
+        decay_input = None
+        if "leak" in own and "decay_input" not in own:
+            decay_input = flag(options.pop("decay_input", "tau" in options), "decay_input")
         super().__init__(*args, **options)
+        self._decay_input = decay_input
         for field in self.State._fields:
             self.register_memory(MEMORIES.get(field, field), 0.0)
         self._starts = Notes()
         self.step_mode = step_mode
         self.store_v_seq = store_v_seq
         self.backend = backend
+
+    @classmethod
+    def does_anyway(cls) -> dict[str, Any]:
+        anyway: dict[str, Any] = {"v_reset": None} if cls.resets == "subtract" else {}
+        if cls.detaches_reset is not None:
+            anyway["detach_reset"] = cls.detaches_reset
+        return anyway
+
+    @property
+    def decay_input(self) -> bool:
+        """Whether the input is multiplied by 1 - leak."""
+        if self._decay_input is None:
+            raise AttributeError(self._explain("decay_input"))
+        return self._decay_input
+
+    @decay_input.setter
+    def decay_input(self, value: bool) -> None:
+        self._decay_input = flag(value, "decay_input")
+
+    def _has_own(self, name: str) -> bool:
+        return (name == "decay_input" and self._decay_input is not None) or super()._has_own(name)
+
+    def run(self, x: Tensor, state: Any, sequence: bool) -> tuple[Tensor, Any]:
+        return super().run(self._decayed(x, sequence) if self._decay_input else x, state, sequence)
+
+    def _decayed(self, x: Tensor, sequence: bool) -> Tensor:
+        """The input times 1 - leak, along the dimension of the channels."""
+        share = (1 - clip(self.leak, 0.0, 1.0)).to(x.dtype)
+        steps = x.dim() - sequence
+        return x * (share.view(-1, *[1] * (steps - 1 - self.channel_dim % steps)) if share.dim() else share)
 
     @property
     def supported_backends(self) -> tuple[str, ...]:
@@ -145,7 +239,7 @@ class Node(Foreign):
         """Take one step on ``x [B, C, ...]`` from the node's memories."""
         carried, first = repeats.carried(self._starts, x, tuple(self._memories.values()), self.training)
         state = self.State(*self.materialize_states((x,), carried, "s"))
-        y, state = self.single_step(x, state)
+        y, state = self.run(x, state, False)
         if first:
             self._memories.update(zip(self._memories, state))
             if self.store_v_seq:
@@ -165,7 +259,7 @@ class Node(Foreign):
                 self.finish_sequence()
             y_seq, state, membranes = self._scan_keeping_membranes(x_seq, state)
         else:
-            y_seq, state = super().forward(x_seq, state)
+            y_seq, state = self.run(x_seq, state, True)
         if first:
             self._memories.update(zip(self._memories, state))
             if membranes is not None:
@@ -183,7 +277,7 @@ class Node(Foreign):
             )
         outputs, membranes = [], []
         for x in x_seq.unbind(0):
-            y, state = self.single_step(x, state)
+            y, state = self.run(x, state, False)
             outputs.append(y)
             membranes.append(self.shown_membrane(y, state))
         return torch.stack(outputs), state, torch.stack(membranes)
@@ -194,8 +288,9 @@ class Node(Foreign):
         Raises ValueError for another shape, as after a batch of another size.
         """
         (x,) = inputs
-        self.check(x, sequence=step_mode == "m")
-        shape, dtype = self.output_shape(x, sequence=step_mode == "m"), state_dtype(x.dtype)
+        sequence = step_mode == "m"
+        self.check(self.inward(x, sequence), sequence)
+        shape, dtype = self.state_shape(x, sequence), state_dtype(x.dtype)
         tensors = []
         for name, value in zip(self._memories, states):
             if not isinstance(value, Tensor):
@@ -212,14 +307,14 @@ class Node(Foreign):
         """One step with explicit state, in the order of the memories; changes no memory and no range."""
         (x,) = inputs
         with self.still():
-            y, state = self.single_step(x, self.State(*states))
+            y, state = self.run(x, self.State(*states), False)
         return (y,), tuple(state)
 
     def multi_step_functional_forward(self, inputs: tuple, states: tuple) -> tuple[tuple[Tensor], tuple[Tensor, ...]]:
         """A scan with explicit state, in the order of the memories; changes no memory and no range."""
         (x_seq,) = inputs
         with self.still():
-            y_seq, state = super().forward(x_seq, self.State(*states))
+            y_seq, state = self.run(x_seq, self.State(*states), True)
         return (y_seq,), tuple(state)
 
     def reset(self) -> None:
@@ -256,7 +351,8 @@ class Node(Foreign):
 
     def extra_repr(self) -> str:
         own, librarys = super().extra_repr(), MemoryModule.extra_repr(self)
-        parts = ("" if own == librarys else own, f"step_mode={self.step_mode}", f"backend={self.backend}")
+        decays = "" if self._decay_input is None else f"decay_input={self._decay_input}"
+        parts = ("" if own == librarys else own, decays, f"step_mode={self.step_mode}", f"backend={self.backend}")
         return ", ".join(filter(None, parts))
 
 
@@ -264,33 +360,38 @@ def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-class LearnableLIFNode(Node, LearnableLIF, MemoryModule):
+class LearnableLIFNode(Node, LearnableLIF, _Memory):
     """:class:`neurons.LearnableLIF` as a SpikingJelly node (:class:`Node`). Memory: ``v``."""
 
 
-class IntegratorNode(Node, Integrator, MemoryModule):
+class IntegratorNode(Node, Integrator, _Memory):
     """:class:`neurons.Integrator` as a SpikingJelly node (:class:`Node`). Memory: ``v``, which is the output too."""
 
 
-class MultiBitSynapticLIFNode(Node, MultiBitSynapticLIF, MemoryModule):
+class LeakyIntegratorNode(Node, LeakyIntegrator, _Memory):
+    """:class:`neurons.LeakyIntegrator` as a SpikingJelly node (:class:`Node`). Memory: ``v``, the output too."""
+
+
+class MultiBitSynapticLIFNode(Node, MultiBitSynapticLIF, _Memory):
     """:class:`neurons.MultiBitSynapticLIF` as a SpikingJelly node (:class:`Node`). Memories: ``i``, ``v``."""
 
 
-class InputGatedLIFNode(Node, InputGatedLIF, MemoryModule):
+class InputGatedLIFNode(Node, InputGatedLIF, _Memory):
     """:class:`neurons.InputGatedLIF` as a SpikingJelly node (:class:`Node`). Memories: ``i``, ``v``."""
 
 
-class RecurrentGatedLIFNode(Node, RecurrentGatedLIF, MemoryModule):
+class RecurrentGatedLIFNode(Node, RecurrentGatedLIF, _Memory):
     """:class:`neurons.RecurrentGatedLIF` as a SpikingJelly node (:class:`Node`). Memories: ``i``, ``v``, ``spikes``."""
 
 
-class MultiBitLIFNode(Node, MultiBitLIF, MemoryModule):
+class MultiBitLIFNode(Node, MultiBitLIF, _Memory):
     """:class:`neurons.MultiBitLIF` as a SpikingJelly node (:class:`Node`). Memory: ``v``."""
 
 
 _nodes: dict[type[Neuron], type[Node]] = {
     LearnableLIF: LearnableLIFNode,
     Integrator: IntegratorNode,
+    LeakyIntegrator: LeakyIntegratorNode,
     MultiBitSynapticLIF: MultiBitSynapticLIFNode,
     InputGatedLIF: InputGatedLIFNode,
     RecurrentGatedLIF: RecurrentGatedLIFNode,
@@ -310,7 +411,7 @@ def plugged(neuron: type[Neuron]) -> type[Node]:
         # new_class and not type(): the neuron may have a metaclass of its own.
         node = types.new_class(
             f"{neuron.__name__}Node",
-            (Node, neuron, MemoryModule),
+            (Node, neuron, _Memory),
             exec_body=lambda body: body.update(__module__=__name__, __doc__=doc),
         )
         # The class cannot be found by name, so its instances are pickled with the neuron class it came from.

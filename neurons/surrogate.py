@@ -1,4 +1,6 @@
-"""The binary spike: forward 1 where ``u > 0``; backward one of these surrogate gradients of height ``gamma``::
+"""The binary spike of a membrane U and a threshold theta, with ``u = U / theta - 1``.
+
+Forward it is 1 where ``u > 0``; backward it has one of these surrogate gradients of height ``gamma``::
 
     "triangular"    gamma * max(0, 1 - |u|)
     "arctan"        gamma / (1 + u^2)
@@ -6,9 +8,14 @@
 The triangle is that of RR24. It is zero where ``|u| > 1``: a neuron whose membrane stays below 0 cannot learn to fire,
 and if a whole layer is silent in this way, training does not recover. The arctan's derivative has a tail, which is
 nowhere zero.
+
+A function from ``U - theta`` to spikes is taken too, with the gradient that it has: the surrogates of snnTorch
+(``surrogate.atan()``) and of SpikingJelly (``surrogate.ATan()``) are such functions. The kernels know only the names,
+so with a function the scan runs step by step in torch.
 """
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,19 +36,57 @@ SURROGATES = {"triangular": _triangle, "arctan": _arctan}
 """The derivative at u, of height 1, by name."""
 
 
-def check_surrogate(surrogate: Any) -> str:
+Surrogate = str | Callable[[Tensor], Tensor]
+"""The name of a surrogate gradient, or a function from membrane minus threshold to spikes."""
+
+
+def check_surrogate(surrogate: Any) -> Surrogate:
     """``surrogate``, or a ValueError unless it is the name of one."""
     if isinstance(surrogate, str) and surrogate in SURROGATES:
         return surrogate
     names = " or ".join(f'"{name}"' for name in SURROGATES)
     close = difflib.get_close_matches(str(surrogate), SURROGATES, n=1)
     hint = f'; did you mean "{close[0]}"?' if close else ""
-    raise ValueError(f"surrogate must be {names}; got {surrogate!r}{hint}")
+    raise ValueError(f"surrogate must be {names}, or a function with a gradient; got {surrogate!r}{hint}")
 
 
-def has_tail(surrogate: str) -> bool:
-    """Whether it is the one with a tail; the kernels tell the two apart by this."""
-    return check_surrogate(surrogate) == "arctan"
+def checked_surrogate(surrogate: Any) -> Surrogate:
+    """``surrogate``, or a ValueError unless it is the name of one or a function that maps a tensor to spikes."""
+    if isinstance(surrogate, str) or not callable(surrogate):
+        return check_surrogate(surrogate)
+    tried = torch.tensor([-0.5, 0.5], requires_grad=True)
+    try:
+        with torch.enable_grad():
+            spikes = surrogate(tried)
+        fires = isinstance(spikes, Tensor) and spikes.tolist() == [0, 1] and spikes.requires_grad
+    except (TypeError, RuntimeError, AttributeError, NotImplementedError):
+        fires = False
+    if not fires:
+        raise ValueError(
+            "a surrogate that is a function takes a tensor, membrane minus threshold, and returns 1 where it is above "
+            "0 and 0 where it is below, with a gradient. Those of the libraries are made by a call, as in "
+            f"surrogate.atan() of snnTorch or surrogate.ATan() of SpikingJelly; got {surrogate!r}"
+        )
+    return surrogate
+
+
+RESETS = ("subtract", "zero", "none")
+"""What a spike does to the membrane: it subtracts the threshold, leaves zero, or does nothing."""
+
+
+def check_reset(mechanism: Any) -> str:
+    """``mechanism``, or a ValueError unless it is the name of a reset."""
+    if isinstance(mechanism, str) and mechanism in RESETS:
+        return mechanism
+    close = difflib.get_close_matches(str(mechanism), RESETS, n=1)
+    hint = f'; did you mean "{close[0]}"?' if close else ""
+    raise ValueError(f'reset_mechanism must be "subtract", "zero" or "none"; got {mechanism!r}{hint}')
+
+
+def flags(surrogate: Surrogate, reset_mechanism: str) -> int:
+    """The names as the kernels take them: bit 0, a surrogate with a tail; bit 1, a reset to zero; bit 2, no reset."""
+    tail, reset = check_surrogate(surrogate) == "arctan", check_reset(reset_mechanism)
+    return tail + 2 * (reset == "zero") + 4 * (reset == "none")
 
 
 class _BinarySpike(torch.autograd.Function):
@@ -74,7 +119,9 @@ class _BinarySpikeInForwardMode(_BinarySpike):
         return tangent * ctx.gamma * SURROGATES[ctx.surrogate](u)
 
 
-def binary_spike(u: Tensor, gamma: float, surrogate: str) -> Tensor:
-    """1 where ``u > 0``, else 0, with the surrogate gradient of that name."""
+def binary_spike(membrane: Tensor, threshold: Tensor, gamma: float, surrogate: Surrogate) -> Tensor:
+    """1 where the membrane exceeds the threshold, else 0, with this surrogate gradient."""
+    if callable(surrogate):
+        return surrogate(membrane - threshold)
     function = _BinarySpikeInForwardMode if in_forward_mode() else _BinarySpike
-    return function.apply(u, gamma, check_surrogate(surrogate))
+    return function.apply(membrane / threshold - 1, gamma, check_surrogate(surrogate))

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 import neurons
 from neurons.spike import FULL_PRECISION
 
+_READOUTS = (neurons.Integrator, neurons.LeakyIntegrator)
+"""Neurons that fire no spikes."""
+
 
 class SpikeMeter:
     """Collects the spikes of all neurons of a network while it is open; an integrator has none."""
@@ -21,7 +24,7 @@ class SpikeMeter:
 
     def __enter__(self):
         modules = self.model.modules()
-        spiking = [m for m in modules if isinstance(m, neurons.Neuron) and not isinstance(m, neurons.Integrator)]
+        spiking = [m for m in modules if isinstance(m, neurons.Neuron) and not isinstance(m, _READOUTS)]
         hooks = [(m.register_forward_pre_hook(self._begin), m.register_forward_hook(self._end)) for m in spiking]
         self.hooks = [hook for pair in hooks for hook in pair]
         return self

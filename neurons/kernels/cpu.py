@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from neurons.kernels import cpu_kernels
-from neurons.kernels.cpu_kernels import STEPS, WIDTH, Spike, Surrogate
+from neurons.kernels.cpu_kernels import STEPS, WIDTH, Firing, Spike
 from neurons.kernels.cpu_memory import empty
 from neurons.kernels.operators import OPERATORS
 from neurons.spike import FULL_PRECISION, MultiBitSpike
-from neurons.surrogate import has_tail
+from neurons.surrogate import flags
 
 GRAIN = 1 << 18
 """Elements times steps that are worth a thread of their own; waking a thread takes a tenth of a millisecond."""
@@ -237,9 +237,10 @@ def _no_checkpoints(dtype: torch.dtype) -> np.ndarray:
 
 
 @functools.lru_cache
-def _surrogate(gamma: float, surrogate: str, dtype: torch.dtype) -> Surrogate:
-    number = _NUMBERS[dtype]
-    return Surrogate(number(gamma), number(0), number(1), tail=has_tail(surrogate))
+def _firing(gamma: float, surrogate: str, reset_mechanism: str, dtype: torch.dtype) -> Firing:
+    number, names = _NUMBERS[dtype], flags(surrogate, reset_mechanism)
+    tail, to_zero, no_reset = bool(names & 1), bool(names & 2), bool(names & 4)
+    return Firing(number(gamma), number(0), number(1), tail, to_zero, no_reset)
 
 
 @functools.lru_cache
@@ -256,10 +257,10 @@ def _spike(r: float, dtype: torch.dtype, bits: int, threshold_levels: int) -> Sp
     )
 
 
-def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence) -> Spike | Surrogate | None:
+def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence) -> Spike | Firing | None:
     if OPERATORS[neuron].multi_bit:
         return _spike(parameters[-1].item(), parameters[-1].dtype, *settings)
-    return _surrogate(*settings, parameters[0].dtype) if settings else None
+    return _firing(*settings, parameters[0].dtype) if settings else None
 
 
 class Scan:

@@ -179,14 +179,18 @@ class Spike(NamedTuple):
     full_precision: bool
 
 
-class Surrogate(NamedTuple):
-    """The learnable LIF's surrogate gradient: its height, and the numbers 0 and 1, in the state's type."""
+class Firing(NamedTuple):
+    """The learnable LIF's surrogate gradient and reset: its height, and the numbers 0 and 1, in the state's type."""
 
     gamma: np.floating
     zero: np.floating
     one: np.floating
     tail: bool
     """Whether the surrogate gradient is the arctan's; if not, it is the triangle."""
+    to_zero: bool
+    """Whether a spike resets the membrane to zero."""
+    no_reset: bool
+    """Whether a spike leaves the membrane as it is. If neither, it subtracts the threshold."""
 
 
 @_inline
@@ -368,13 +372,23 @@ def _lif_surrogate(over, settings):
     return settings.one / (settings.one + over * over) if settings.tail else triangle
 
 
+@_inline
+def _lif_reset(membrane, threshold, spike, settings):
+    """The membrane after the reset."""
+    if settings.to_zero:
+        return settings.zero if spike > settings.zero else membrane
+    if settings.no_reset:
+        return membrane
+    return membrane - threshold * spike
+
+
 @_kernel
 def _lif_step(x, membrane, leak, threshold, y, settings):
     for i in range(len(membrane)):
         new = leak[i] * membrane[i] + widen(x[i])
         spike = _lif_spike(new / threshold[i] - settings.one, settings)
         y[i] = narrow(spike, y)
-        membrane[i] = new - threshold[i] * spike
+        membrane[i] = _lif_reset(new, threshold[i], spike, settings)
 
 
 @_kernel
@@ -394,7 +408,7 @@ def _lif_again(x, membrane, leak, threshold, before, ratios, settings):
     for i in range(len(membrane)):
         new = leak[i] * membrane[i] + widen(x[i])
         before[i], ratios[i] = membrane[i], new / threshold[i]
-        membrane[i] = new - threshold[i] * _lif_spike(ratios[i] - settings.one, settings)
+        membrane[i] = _lif_reset(new, threshold[i], _lif_spike(ratios[i] - settings.one, settings), settings)
 
 
 @_kernel
@@ -403,8 +417,11 @@ def _lif_step_backward(before, ratios, leak, inverse, grad_y, grad_x, grad, to_l
     for i in range(len(grad)):
         over = ratios[i] - settings.one
         charge = widen(grad_y[i]) * settings.gamma * _lif_surrogate(over, settings) * inverse[i]
-        to_threshold[i] -= grad[i] * _lif_spike(over, settings) + charge * ratios[i]
-        to_membrane = grad[i] + charge
+        spike = _lif_spike(over, settings)
+        past_reset = settings.zero if settings.to_zero and spike > settings.zero else grad[i]
+        by_reset = settings.zero if settings.to_zero or settings.no_reset else grad[i] * spike
+        to_threshold[i] -= by_reset + charge * ratios[i]
+        to_membrane = past_reset + charge
         to_leak[i] += to_membrane * before[i]
         grad_x[i] = narrow(to_membrane, grad_x)
         grad[i] = to_membrane * leak[i]
@@ -461,6 +478,63 @@ def integrator_backward(x, checkpoints, grad_y, grad_x, grads, settings, start, 
         row, a, b = _block(block, grad_y.shape[2])
         for t in range(len(x) - 1, -1, -1):
             _integrate(grad_y[t, row, a:b], grads[row, a:b], grad_x[t, row, a:b])
+
+
+# ---- Leaky integrator ----
+
+
+@_kernel
+def _leak_and_integrate(x, membrane, leak, y):
+    for i in range(len(membrane)):
+        membrane[i] = leak[i] * membrane[i] + widen(x[i])
+        y[i] = narrow(membrane[i], y)
+
+
+@_kernel
+def leaky_integrator_forward(x, membranes, leaks, y, final, checkpoints, extremes, settings, start, stop):
+    for block in range(start, stop):
+        row, a, b = _block(block, y.shape[2])
+        membrane, leak = final[row, a:b], _of_block(leaks, row, a, b)
+        membrane[:] = membranes[row, a:b]
+        for t in range(len(x)):
+            if len(checkpoints) and t % STEPS == 0:
+                checkpoints[t // STEPS, 0, row, a:b] = membrane
+            _leak_and_integrate(x[t, row, a:b], membrane, leak, y[t, row, a:b])
+
+
+@_kernel
+def _leaky_again(x, membrane, leak, before):
+    for i in range(len(membrane)):
+        before[i] = membrane[i]
+        membrane[i] = leak[i] * membrane[i] + widen(x[i])
+
+
+@_kernel
+def _leaky_step_backward(before, leak, grad_y, grad_x, grad, to_leak):
+    for i in range(len(grad)):
+        to_membrane = grad[i] + widen(grad_y[i])
+        to_leak[i] += to_membrane * before[i]
+        grad_x[i] = narrow(to_membrane, grad_x)
+        grad[i] = to_membrane * leak[i]
+
+
+@_kernel
+def leaky_integrator_backward(x, leaks, checkpoints, grad_y, grad_x, grads, to_leaks, settings, start, stop):
+    saved = np.empty((2, STEPS, WIDTH), checkpoints.dtype)
+    for block in range(start, stop):
+        row, a, b = _block(block, grad_y.shape[2])
+        leak, grad = _of_block(leaks, row, a, b), grads[row, a:b]
+        membrane, to_leak = saved[1, 0, : b - a], saved[1, 1, : b - a]
+        to_leak[:] = 0
+        for part in range(len(checkpoints) - 1, -1, -1):
+            membrane[:] = checkpoints[part, 0, row, a:b]
+            first, last = part * STEPS, min(part * STEPS + STEPS, len(x))
+            for t in range(first, last):
+                _leaky_again(x[t, row, a:b], membrane, leak, saved[0, t - first])
+            for t in range(last - 1, first - 1, -1):
+                g_y, g_x = grad_y[t, row, a:b], grad_x[t, row, a:b]
+                _leaky_step_backward(saved[0, t - first], leak, g_y, g_x, grad, to_leak)
+        _give(to_leak, to_leaks, row, a, block)
 
 
 # ---- Multi-bit LIF ----

@@ -9,7 +9,7 @@ from torch import Tensor
 from neurons.kernels import cuda_recurrent
 from neurons.kernels.cuda_launch import SCALARS, STEPS, WARP, gather_extremes, launch, pointers
 from neurons.kernels.operators import OPERATORS, Operator
-from neurons.surrogate import has_tail
+from neurons.surrogate import flags
 
 MOST_BLOCKS = 8192
 """Larger tensors are processed in turns. This bounds the number of partial extremes, one pair per warp."""
@@ -38,9 +38,10 @@ def _definitions(operator: Operator, x: Tensor) -> tuple[str, ...]:
 def _constants(parameters: Sequence[Tensor], learned: int, settings: Sequence):
     """The kernels' arguments for the parameters: addresses (the range last), whether each is per channel, settings.
 
-    A kernel takes only numbers: the name of a surrogate gradient becomes 1 for the one with a tail, else 0.
+    A kernel takes only numbers: names become the bits of one.
     """
-    numbers = [has_tail(setting) if isinstance(setting, str) else setting for setting in settings]
+    names = [setting for setting in settings if isinstance(setting, str)]
+    numbers = [setting for setting in settings if not isinstance(setting, str)] + ([flags(*names)] if names else [])
     spike_range = parameters[learned].data_ptr() if len(parameters) > learned else 0
     per_channel = [int(parameter.numel() > 1) for parameter in parameters[:learned]]
     return (

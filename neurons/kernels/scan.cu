@@ -198,7 +198,7 @@ template <class Real>
 struct LearnableLIF {
     enum { INPUTS = 1, STATES = 1, PARAMETERS = 2 };
     Real leak, threshold, inverse_threshold, gamma;
-    bool ordinary_threshold, tail;  // tail: the surrogate gradient is the arctan's, not the triangle
+    bool ordinary_threshold, tail, to_zero, no_reset;  // tail: the surrogate is the arctan's; the others: the reset
 
     struct Trace {
         Real membrane, before;
@@ -209,7 +209,9 @@ struct LearnableLIF {
         threshold = ((const Real*)s.parameter1)[s.channel1];
         inverse_threshold = Real(1) / threshold;
         gamma = s.setting0;
-        tail = s.setting1 != 0;
+        tail = (int)s.setting1 & 1;
+        to_zero = (int)s.setting1 & 2;
+        no_reset = (int)s.setting1 & 4;
         ordinary_threshold = threshold > Real(1e-30) && threshold < Real(1e30);
     }
 
@@ -232,7 +234,9 @@ struct LearnableLIF {
         trace.before = state[0];
         trace.membrane = leak * state[0] + x[0];
         const Real y = spike(trace.membrane);
-        state[0] = trace.membrane - threshold * y;
+        state[0] = no_reset || (to_zero && !(y > 0)) ? trace.membrane
+                   : to_zero                         ? Real(0)
+                                                     : trace.membrane - threshold * y;
         return y;
     }
 
@@ -247,8 +251,9 @@ struct LearnableLIF {
                                              Real* gradient_state, Real* gradient_parameters) const {
         const Real ratio = over_threshold(trace.membrane);
         const Real gradient_u = over_threshold(gradient_y * gamma * surrogate(ratio - Real(1)));
-        gradient_parameters[1] -= gradient_state[0] * spike(trace.membrane) + gradient_u * ratio;
-        gradient_x[0] = gradient_state[0] + gradient_u;
+        const Real y = spike(trace.membrane);
+        gradient_parameters[1] -= (to_zero || no_reset ? Real(0) : gradient_state[0] * y) + gradient_u * ratio;
+        gradient_x[0] = (to_zero && y > 0 ? Real(0) : gradient_state[0]) + gradient_u;
         gradient_parameters[0] += gradient_x[0] * trace.before;
         gradient_state[0] = gradient_x[0] * leak;
     }
@@ -272,6 +277,35 @@ struct Integrator {
     __device__ __forceinline__ void backward(const Trace&, Real gradient_y, Real* gradient_x, Real* gradient_state,
                                              Real*) const {
         gradient_x[0] = gradient_state[0] += gradient_y;
+    }
+
+    __device__ __forceinline__ Real membrane(const Trace&) const { return Real(0); }
+};
+
+template <class Real>
+struct LeakyIntegrator {
+    enum { INPUTS = 1, STATES = 1, PARAMETERS = 1 };
+    Real leak;
+    bool always = true;
+
+    struct Trace {
+        Real before;
+    };
+
+    __device__ __forceinline__ LeakyIntegrator(const Settings& s) { leak = ((const Real*)s.parameter0)[s.channel0]; }
+
+    __device__ __forceinline__ bool& ordinary() { return always; }
+
+    __device__ __forceinline__ Real step(const Real* x, Real* state, Trace& trace) const {
+        trace.before = state[0];
+        return state[0] = leak * state[0] + x[0];
+    }
+
+    __device__ __forceinline__ void backward(const Trace& trace, Real gradient_y, Real* gradient_x,
+                                             Real* gradient_state, Real* gradient_parameters) const {
+        gradient_x[0] = gradient_state[0] + gradient_y;
+        gradient_parameters[0] += gradient_x[0] * trace.before;
+        gradient_state[0] = gradient_x[0] * leak;
     }
 
     __device__ __forceinline__ Real membrane(const Trace&) const { return Real(0); }

@@ -432,7 +432,7 @@ def test_a_setting_that_is_set_later_is_checked_as_in_the_constructor(name, libr
     ]
     for module, setting in [*settings, (neuron, "backend")]:
         before = getattr(module, setting)
-        for wrong in ("x", None, -1, NAN, 0.5j):
+        for wrong in ("x", None, NAN, 0.5j, *([-1] if setting != "channel_dim" else [])):
             with pytest.raises(ValueError, match=f"{setting} must"):
                 setattr(module, setting, wrong)
             assert getattr(module, setting) == before

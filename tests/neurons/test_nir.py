@@ -18,7 +18,7 @@ pytest.importorskip("nirtorch", reason="loading NIR back needs the nirtorch pack
 from neurons import nir as exchange  # noqa: E402
 
 STEPS, BATCH, CHANNELS = 40, 3, 5
-EXACT = ["integrator", "learnable-lif"]
+EXACT = ["integrator", "leaky-integrator", "learnable-lif"]
 
 
 def load(library, graph):

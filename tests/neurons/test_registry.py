@@ -16,6 +16,7 @@ from neurons import registry
 BUILT_IN = [
     "input-gated-lif",
     "integrator",
+    "leaky-integrator",
     "learnable-lif",
     "multibit-lif",
     "multibit-synaptic-lif",
@@ -54,7 +55,7 @@ class TraceNeuron(neurons.Neuron):
         return self.decay
 
 
-def test_the_six_neurons_are_registered():
+def test_the_seven_neurons_are_registered():
     assert EVERY == BUILT_IN
 
 
@@ -96,7 +97,7 @@ def test_a_typo_in_a_name_gets_a_suggestion(find, typed, meant):
 
 @pytest.mark.parametrize("typed", ["xyz", "", None, 3])
 def test_a_name_like_no_other_gets_the_list(typed):
-    with pytest.raises(ValueError, match="there are input-gated-lif, integrator, learnable-lif"):
+    with pytest.raises(ValueError, match="there are input-gated-lif, integrator, leaky-integrator, learnable-lif"):
         neurons.create(typed)
 
 

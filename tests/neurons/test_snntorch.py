@@ -26,10 +26,12 @@ from torch import Tensor, nn
 
 import neurons
 import neurons.snntorch as plug_in
+from neurons.foreign import own_options
 
 BUILT_IN = [
     "input-gated-lif",
     "integrator",
+    "leaky-integrator",
     "learnable-lif",
     "multibit-lif",
     "multibit-synaptic-lif",
@@ -37,7 +39,7 @@ BUILT_IN = [
 ]
 THIRD_PARTY = "third-party-adaptive-lif"
 ALL = [*BUILT_IN, THIRD_PARTY]
-MULTI_BIT = [name for name in BUILT_IN if name not in ("integrator", "learnable-lif")]
+MULTI_BIT = [name for name in BUILT_IN if issubclass(neurons.neuron_class(name), neurons.MultiBitNeuron)]
 
 
 class AdaptiveState(NamedTuple):
@@ -263,6 +265,7 @@ def test_the_library_s_backpropagation_through_time_reads_time_varying_data():
     [
         ("learnable-lif", snn.Leaky, ["mem"]),
         ("integrator", snn.Leaky, ["mem"]),
+        ("leaky-integrator", snn.Leaky, ["mem"]),
         ("multibit-lif", snn.Leaky, ["mem"]),
         ("multibit-synaptic-lif", snn.Synaptic, ["syn", "mem"]),
         ("input-gated-lif", snn.Synaptic, ["syn", "mem"]),
@@ -703,23 +706,24 @@ def test_a_third_party_s_class_is_made_once():
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        (lambda: plug_in.LearnableLIF()(torch.ones(3)), ValueError, r"\[B, C, ...\]; got \[3\]"),
         (lambda: plug_in.LearnableLIF()(torch.ones(3, 4).int()), TypeError, "floating-point"),
         (lambda: plug_in.LearnableLIF()([1.0]), TypeError, "takes a tensor"),
-        (lambda: plug_in.LearnableLIF().multi_step(torch.ones(3, 4)), ValueError, r"\[T, B, C, ...\]"),
+        (lambda: plug_in.LearnableLIF().multi_step(torch.tensor(1.0)), ValueError, r"\[T, B, C, ...\]; got \[\]"),
+        (lambda: plug_in.InputGatedLIF()(torch.ones(5)), ValueError, "multiple of 2; got 5"),
+        (lambda: plug_in.InputGatedLIF(channel_dim=2)(torch.ones(3, 4)), ValueError, r"no such dimension .* \[3, 4\]"),
         (lambda: plug_in.InputGatedLIF()(torch.ones(3, 5)), ValueError, "multiple of 2; got 5"),
         (lambda: plug_in.RecurrentGatedLIF(4)(torch.ones(3, 6)), ValueError, "takes 8 channels; got 6"),
         (
             lambda: plug_in.LearnableLIF()(torch.ones(3, 4), torch.ones(2, 4)),
             ValueError,
-            r"membrane has shape \[2, 4\]",
+            r"membrane has shape \[2, 4\].*anew, from what reset_mem\(\) returns",
         ),
         (lambda: plug_in.LearnableLIF()(torch.ones(3, 4), 0.5), TypeError, "membrane must be a tensor"),
         (lambda: plug_in.LearnableLIF()(torch.ones(3, 4), torch.ones(3, 4).double()), TypeError, "keeps its state in"),
         (
-            lambda: plug_in.InputGatedLIF()(torch.ones(3), torch.zeros(0), torch.ones(3, 4)),
+            lambda: plug_in.InputGatedLIF()(torch.ones(3, 7), torch.zeros(0), torch.ones(3, 4)),
             ValueError,
-            "takes input of",
+            "multiple of 2; got 7",
         ),
         (lambda: plug_in.LearnableLIF()(torch.ones(3, 4), None, None), TypeError, r"its state \(mem\)"),
         (lambda: plug_in.LearnableLIF()(torch.ones(3, 4), syn=None), TypeError, "syn by name"),
@@ -749,12 +753,28 @@ def test_a_batch_of_another_size_without_a_reset_is_an_error_that_names_the_rese
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize(
-    "option", ["beta", "alpha", "spike_grad", "surrogate_disable", "inhibition", "reset_mechanism", "state_quant"]
-)
+@pytest.mark.parametrize("option", [*plug_in.INSTEAD])
 def test_an_option_of_the_library_that_means_nothing_to_a_neuron_is_refused(name, option):
-    with pytest.raises(TypeError, match=f"has no {option}, which only snnTorch's own neurons have. It takes .*output"):
+    kind = plug_in.plugged(neurons.neuron_class(name))
+    own = own_options(kind)
+    if option in own or (option in plug_in.SAME and plug_in.SAME[option].option in own):
+        pytest.skip("the neuron has it")
+    if option in kind.does_anyway():
+        says = f"takes {option} only as .*; got 0.5: "
+    else:
+        says = f"has no {option}, which only snnTorch's own neurons have. It takes .*output"
+    with pytest.raises(TypeError, match=f"{kind.__name__} {says}"):
         build(name, **{option: 0.5})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_a_neuron_does_anyway_may_be_asked_for_in_the_library_s_words(name):
+    kind = plug_in.plugged(neurons.neuron_class(name))
+    assert kind.does_anyway().keys() >= {"inhibition", "state_quant", "graded_spikes_factor"}
+    asked, plain = build(name, **kind.does_anyway()), build(name)
+    asked.load_state_dict(plain.state_dict())
+    x_seq = input_for(plain, 6, 3)
+    assert torch.equal(asked.multi_step(x_seq)[0], plain.multi_step(x_seq)[0])
 
 
 def test_an_option_that_neuron_and_library_share_is_the_neuron_s():
@@ -768,7 +788,7 @@ def test_an_option_that_neuron_and_library_share_is_the_neuron_s():
 @pytest.mark.parametrize("name", ALL)
 def test_what_only_the_library_s_own_neurons_have_cannot_be_read_or_exported(name):
     lif = build(name)
-    for attribute in ("beta", "alpha", "all_to_all", "reset_mechanism", "graded_spikes_factor"):
+    for attribute in ("beta", "alpha", "all_to_all", "state_quant", "graded_spikes_factor"):
         assert not hasattr(lif, attribute)
         with pytest.raises(AttributeError, match=f"{type(lif).__name__} has no {attribute}.*NIR"):
             getattr(lif, attribute)
@@ -863,9 +883,13 @@ def test_whatever_a_neuron_of_the_library_holds_is_done_or_refused_when_it_is_se
 
 def test_what_is_refused_says_what_there_is_instead():
     lif = plug_in.LearnableLIF()
-    with pytest.raises(AttributeError, match=r"has no reset_mechanism.*its reset subtracts the spike"):
-        lif.reset_mechanism = "zero"
-    with pytest.raises(AttributeError, match=r"has no beta.*is leak"):
+    with pytest.raises(
+        ValueError, match=r'reset_mechanism must be "subtract", "zero" or "none"; got .zeros.*mean .zero'
+    ):
+        lif.reset_mechanism = "zeros"
+    with pytest.raises(AttributeError, match=r"has no reset_mechanism.*leaky-integrator; only learnable-lif"):
+        plug_in.MultiBitLIF().reset_mechanism = "zero"
+    with pytest.raises(AttributeError, match=r"has no beta.*leak=0.9.*lif.leak"):
         lif.beta = torch.full((8,), 0.9)
     for name in ("init_hidden", "output"):
         with pytest.raises(ValueError, match=f"{name} must be True or False; got 'yes'"):

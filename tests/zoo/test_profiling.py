@@ -448,6 +448,7 @@ def test_what_was_computed_from_spikes_is_spikes_no_more():
 UPDATES = {  # multiplications, additions and sigmoids per neuron and step, without the reset
     "learnable-lif": (1, 1, 0),
     "integrator": (0, 1, 0),
+    "leaky-integrator": (1, 1, 0),
     "multibit-lif": (1, 1, 0),
     "multibit-synaptic-lif": (1, 2, 0),
     "input-gated-lif": (2, 3, 1),
@@ -470,7 +471,7 @@ def test_updates_of_each_neuron_are_those_of_its_equations(neuron):
     y = neuron(x)[0]
     multiplications, additions, sigmoids = UPDATES[neuron.name]
     n = T * B * C
-    resets = 0 if neuron.name == "integrator" else int(y.count_nonzero())
+    resets = 0 if neuron.resets == "none" else int(y.count_nonzero())
     recurrent = int(y[:-1].count_nonzero()) * 2 * C if neuron.name == "recurrent-gated-lif" else 0
     assert counts_of(neuron, x) == Counts(
         dense_macs=n * 2 * C if recurrent else 0,
@@ -496,7 +497,7 @@ def test_rates_levels_and_state_of_each_neuron(neuron):
     y, state = neuron(x)
     (row,) = [row for row in zoo.profile(neuron, x).rows if row.kind == type(neuron).__name__]
     assert row.state_bytes == len(state) * C * 4
-    if neuron.name == "integrator":
+    if neuron.resets == "none":
         assert row.spike_rate is None
         return
     scale = neuron.spike().scale if isinstance(neuron, neurons.MultiBitNeuron) else 1

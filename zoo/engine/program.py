@@ -322,6 +322,8 @@ class Program:
     def _checked(self, neuron: nn.Module) -> neurons.Neuron:
         """``neuron``, if it is one that has an instruction."""
         plain(neuron, *_INSTRUCTIONS)
+        if isinstance(neuron, neurons.LearnableLIF) and neuron.reset_mechanism != "subtract":
+            raise NotInIntegers("of the resets, only reset_mechanism='subtract' has an instruction")
         if isinstance(neuron, MultiBitNeuron) and neuron.bits == FULL_PRECISION:
             raise NotInIntegers("a neuron in full precision fires no levels; give it bits from 1 to 8")
         return cast(neurons.Neuron, neuron)

@@ -109,8 +109,11 @@ def _by(constant: Tensor, y: Tensor) -> int:
 
 @register_counter(neurons.LearnableLIF)
 def _learnable_lif(call: Call) -> Counts:
-    """U = lambda U + x; U = U - theta where a spike fired."""
-    return _step(call, _by(call.inputs[2].leak, call.output[0]), 1)
+    """U = lambda U + x; U = U - theta where a spike fired. Other resets cost nothing."""
+    counts = _step(call, _by(call.inputs[2].leak, call.output[0]), 1)
+    if call.inputs[2].reset_mechanism != "subtract":
+        counts.additions -= int(call.output[0].count_nonzero())
+    return counts
 
 
 @register_counter(neurons.Integrator)
@@ -118,6 +121,14 @@ def _integrator(call: Call) -> Counts:
     """V = V + x."""
     call.state(*call.output[1])
     return Counts(additions=call.output[0].numel())
+
+
+@register_counter(neurons.LeakyIntegrator)
+def _leaky_integrator(call: Call) -> Counts:
+    """V = lambda V + x."""
+    y, state = call.output
+    call.state(*state)
+    return Counts(multiplications=_by(call.inputs[2].leak, y), additions=y.numel())
 
 
 @register_counter(neurons.MultiBitLIF)

@@ -8,7 +8,14 @@ from torch import Tensor
 import neurons
 from neurons.spike import FULL_PRECISION, MultiBitSpike, ObservedSpike, level_count
 
-POINTWISE = ("learnable-lif", "integrator", "multibit-lif", "multibit-synaptic-lif", "input-gated-lif")
+POINTWISE = (
+    "learnable-lif",
+    "integrator",
+    "leaky-integrator",
+    "multibit-lif",
+    "multibit-synaptic-lif",
+    "input-gated-lif",
+)
 MULTI_BIT = ("multibit-lif", "multibit-synaptic-lif", "input-gated-lif", "recurrent-gated-lif")
 INEXACT = ("input-gated-lif", "recurrent-gated-lif")
 """Neurons whose sigmoid or sums may differ by a rounding."""
@@ -56,10 +63,12 @@ def random_case(
     seed: int = 0,
     spike_range: float = 1.7,
     surrogate: str = "triangular",
+    reset_mechanism: str = "subtract",
 ) -> Case:
     """A case of ``[T, B, C, ...]`` outputs with input strong enough that the neurons fire and clip.
 
-    ``bits``, ``threshold_levels`` and ``spike_range`` belong to multi-bit neurons, ``surrogate`` to the learnable LIF.
+    ``bits``, ``threshold_levels`` and ``spike_range`` belong to multi-bit neurons, ``surrogate`` and
+    ``reset_mechanism`` to the learnable LIF.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -71,7 +80,9 @@ def random_case(
     numbers = torch.promote_types(dtype, torch.float32)
     x = (1.2 * normal(steps, batch, channels * kind.inputs_per_neuron, *inner)).to(dtype)
     state = [(0.5 * normal(batch, channels, *inner)).to(numbers) for _ in kind.State._fields]
-    parameters, settings = parameters_of(neuron, channels if per_channel else 1, generator, surrogate)
+    parameters, settings = parameters_of(neuron, channels if per_channel else 1, generator)
+    if neuron == "learnable-lif":
+        settings[1:] = surrogate, reset_mechanism
     if neuron == "recurrent-gated-lif":
         parameters = [normal(channels, 2 * channels) / channels**0.5]
     if neuron in MULTI_BIT:
@@ -80,15 +91,15 @@ def random_case(
     return Case(neuron, x, state, [parameter.to(numbers) for parameter in parameters], settings)
 
 
-def parameters_of(neuron: str, size: int, generator: torch.Generator, surrogate: str) -> tuple[list[Tensor], list]:
+def parameters_of(neuron: str, size: int, generator: torch.Generator) -> tuple[list[Tensor], list]:
     """Learned parameters of ``size`` elements, and settings, for a pointwise neuron."""
 
     def around(center: float) -> Tensor:
         return center + 0.1 * torch.rand(size, generator=generator, dtype=torch.float64)
 
     if neuron == "learnable-lif":
-        return [around(0.8), around(0.9)], [0.3, surrogate]
-    if neuron in ("multibit-lif", "multibit-synaptic-lif"):
+        return [around(0.8), around(0.9)], [0.3, "triangular", "subtract"]
+    if neuron in ("leaky-integrator", "multibit-lif", "multibit-synaptic-lif"):
         return [around(0.8)], []
     return [], []
 
@@ -118,6 +129,8 @@ def step_parameters(neuron: str, parameters: list[Tensor], settings: list) -> tu
         return neurons.LearnableLIFParameters(*parameters, *settings), None
     if neuron == "integrator":
         return neurons.IntegratorParameters(), None
+    if neuron == "leaky-integrator":
+        return neurons.LeakyIntegratorParameters(*parameters), None
     bits, threshold_levels = settings
     spike = RecordingSpike(MultiBitSpike(parameters[-1], bits, threshold_levels))
     kind = {

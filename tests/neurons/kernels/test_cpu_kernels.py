@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import neurons
 from neurons.kernels import cpu
-from neurons.surrogate import SURROGATES
+from neurons.surrogate import RESETS, SURROGATES
 from tests.neurons.kernels.comparison import MULTI_BIT, POINTWISE, compare, random_case, same
 
 RECURRENT = "recurrent-gated-lif"
@@ -56,8 +56,10 @@ def test_the_kernels_equal_the_reference_scan(neuron, per_channel, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("per_channel", [False, True], ids=["per-layer", "per-channel"])
 @pytest.mark.parametrize("surrogate", SURROGATES)
-def test_every_surrogate_gradient_equals_the_reference(surrogate, per_channel, dtype):
-    compare(cpu, random_case("learnable-lif", (9, 3, 7), dtype, per_channel=per_channel, surrogate=surrogate))
+@pytest.mark.parametrize("reset", RESETS)
+def test_every_surrogate_gradient_and_reset_equals_the_reference(surrogate, reset, per_channel, dtype):
+    names = {"surrogate": surrogate, "reset_mechanism": reset}
+    compare(cpu, random_case("learnable-lif", (9, 3, 7), dtype, per_channel=per_channel, **names))
 
 
 @pytest.mark.parametrize("neuron", POINTWISE)
@@ -113,11 +115,13 @@ def test_any_number_of_elements_equals_the_reference(neuron, per_channel, elemen
     per_channel=st.booleans(),
     seed=st.integers(0, 2**31),
     surrogate=st.sampled_from(list(SURROGATES)),
+    reset=st.sampled_from(RESETS),
 )
-def test_any_shape_and_values_equal_the_reference(neuron, shape, dtype, bits, per_channel, seed, surrogate):
+def test_any_shape_and_values_equal_the_reference(neuron, shape, dtype, bits, per_channel, seed, surrogate, reset):
     if neuron == RECURRENT:
         shape = (*shape[:2], min(shape[2], 8), 1)
-    compare(cpu, random_case(neuron, shape, dtype, bits, 0, per_channel, seed, surrogate=surrogate))
+    names = {"surrogate": surrogate, "reset_mechanism": reset}
+    compare(cpu, random_case(neuron, shape, dtype, bits, 0, per_channel, seed, **names))
 
 
 @settings(max_examples=100, deadline=None)
@@ -125,7 +129,7 @@ def test_any_shape_and_values_equal_the_reference(neuron, shape, dtype, bits, pe
     neuron=st.sampled_from(EVERY),
     dtype=st.sampled_from(DTYPES),
     bits=st.sampled_from([1, 4, 8, 32]),
-    surrogate=st.sampled_from(list(SURROGATES)),
+    names=st.tuples(st.sampled_from(list(SURROGATES)), st.sampled_from(RESETS)),
     values=st.lists(
         st.tuples(
             st.integers(0, 2**31),
@@ -136,8 +140,8 @@ def test_any_shape_and_values_equal_the_reference(neuron, shape, dtype, bits, pe
         max_size=4,
     ),
 )
-def test_nan_infinities_and_extreme_numbers_go_where_the_reference_sends_them(neuron, dtype, bits, surrogate, values):
-    case = random_case(neuron, (19, 2, 5, 1), dtype, bits, surrogate=surrogate)
+def test_nan_infinities_and_extreme_numbers_go_where_the_reference_sends_them(neuron, dtype, bits, names, values):
+    case = random_case(neuron, (19, 2, 5, 1), dtype, bits, surrogate=names[0], reset_mechanism=names[1])
     for place, value in values:
         case.x.view(-1)[place % case.x.numel()] = value
     compare(cpu, case)
@@ -369,7 +373,7 @@ def test_products_and_sums_are_rounded_apart_as_torch_rounds_them():
     leak, membrane = torch.tensor([1 / 3]), torch.full((1, 64, 1), 3.0)
     x = -leak * membrane[None]
     assert (leak.double() * membrane.double() + x.double()).all()
-    constants = [leak, torch.ones(1)], [0.3, "triangular"]
+    constants = [leak, torch.ones(1)], [0.3, "triangular", "subtract"]
     _, (final,), *_ = cpu.scan_forward("learnable-lif", x, [membrane], *constants, False, False)
     assert not final.any()
 

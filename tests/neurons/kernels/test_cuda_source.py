@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurons.kernels import cuda, cuda_recurrent
-from neurons.surrogate import SURROGATES
+from neurons.surrogate import RESETS, SURROGATES
 from tests.neurons.kernels import shim
 from tests.neurons.kernels.comparison import (
     MULTI_BIT,
@@ -39,8 +39,10 @@ def test_the_kernels_equal_the_reference_scan(shimmed, neuron, dtype, per_channe
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("surrogate", SURROGATES)
-def test_every_surrogate_gradient_equals_the_reference(shimmed, surrogate, dtype):
-    compare(shimmed, random_case("learnable-lif", dtype=dtype, per_channel=True, surrogate=surrogate))
+@pytest.mark.parametrize("reset", RESETS)
+def test_every_surrogate_gradient_and_reset_equals_the_reference(shimmed, surrogate, reset, dtype):
+    names = {"surrogate": surrogate, "reset_mechanism": reset}
+    compare(shimmed, random_case("learnable-lif", dtype=dtype, per_channel=True, **names))
 
 
 @pytest.mark.parametrize("bits, threshold_levels", [(1, 0), (2, 0), (3, 2), (4, 1), (5, 0), (6, 3), (7, 9), (8, 120)])
@@ -78,8 +80,9 @@ def test_any_number_of_dimensions_equals_the_reference(shimmed, neuron, shape, p
 
 @pytest.mark.parametrize("threshold", [-0.5, 0.0, float("inf"), float("nan"), 1e-40, 3e38])
 @pytest.mark.parametrize("surrogate", SURROGATES)
-def test_any_threshold_equals_the_reference(shimmed, surrogate, threshold):
-    case = random_case("learnable-lif", surrogate=surrogate)
+@pytest.mark.parametrize("reset", RESETS)
+def test_any_threshold_equals_the_reference(shimmed, reset, surrogate, threshold):
+    case = random_case("learnable-lif", surrogate=surrogate, reset_mechanism=reset)
     case.parameters[1].fill_(threshold)
     compare(shimmed, case)
 

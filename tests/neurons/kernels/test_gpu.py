@@ -204,7 +204,7 @@ def test_a_tensor_beyond_two_to_the_31_elements_is_right_at_its_ends():
     x = torch.empty((2, batch, channels, 1), dtype=torch.bfloat16, device="cuda").normal_()
     membrane = torch.empty((batch, channels, 1), device="cuda").uniform_(-1, 1)
     parameters = [torch.tensor([0.9], device="cuda"), torch.tensor([1.1], device="cuda")]
-    settings = [0.3, "triangular"]
+    settings = [0.3, "triangular", "subtract"]
     y, (final,), _, _ = cuda.scan_forward("learnable-lif", x, [membrane], parameters, settings, False, False)
     constants = neurons.LearnableLIFParameters(parameters[0][0], parameters[1][0], *settings)
     for part in (slice(0, 5), slice(2**20 - 2, 2**20 + 3), slice(batch - 5, batch)):
