@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import neurons
 from neurons.spike import FULL_PRECISION
 
-READOUTS = (neurons.Integrator, neurons.LeakyIntegrator)
+_READOUTS = (neurons.Integrator, neurons.LeakyIntegrator)
 """Neurons that fire no spikes."""
 
 
@@ -24,7 +24,7 @@ class SpikeMeter:
 
     def __enter__(self):
         modules = self.model.modules()
-        spiking = [m for m in modules if isinstance(m, neurons.Neuron) and not isinstance(m, READOUTS)]
+        spiking = [m for m in modules if isinstance(m, neurons.Neuron) and not isinstance(m, _READOUTS)]
         hooks = [(m.register_forward_pre_hook(self._begin), m.register_forward_hook(self._end)) for m in spiking]
         self.hooks = [hook for pair in hooks for hook in pair]
         return self
