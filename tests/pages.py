@@ -13,8 +13,10 @@ a notebook. ``--write`` writes what the blocks of a page print into it, to be re
 import contextlib
 import io
 import json
+import os
 import re
 import sys
+import tempfile
 import types
 from pathlib import Path
 from typing import NamedTuple
@@ -89,4 +91,7 @@ def main(page: Path, slow: bool, write: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(ROOT / sys.argv[1], "--slow" in sys.argv, "--write" in sys.argv)
+    with tempfile.TemporaryDirectory() as folder:  # what the blocks write is not left behind
+        os.chdir(folder)
+        main(ROOT / sys.argv[1], "--slow" in sys.argv, "--write" in sys.argv)
+        os.chdir(ROOT)

@@ -17,24 +17,24 @@ PAGES = {str(page.relative_to(ROOT)): page for page in pages()}
 SLOW = [name for name, page in PAGES.items() if any(block.slow for block in blocks_of(page))]
 
 
-def run(page, environment, folder, *options):
+def run(page, environment, *options):
     environment = environment | {"MPLBACKEND": "agg", "COLUMNS": "80"}
     command = [sys.executable, "-m", "tests.pages", page, *options]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     warned = [line for line in result.stderr.splitlines() if "Warning: " in line]
     assert all("UserWarning: new labels" in line for line in warned), result.stderr  # the text tells of this one
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_python_of_a_page_runs_and_prints_what_is_shown(page, tmp_path, environment_with_checkout):
-    run(page, environment_with_checkout, tmp_path)
+def test_the_python_of_a_page_runs_and_prints_what_is_shown(page, environment_with_checkout):
+    run(page, environment_with_checkout)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", SLOW)
-def test_the_slow_python_of_a_page_runs_too(page, tmp_path, environment_with_checkout):
-    run(page, environment_with_checkout, tmp_path, "--slow")
+def test_the_slow_python_of_a_page_runs_too(page, environment_with_checkout):
+    run(page, environment_with_checkout, "--slow")
 
 
 def test_a_block_that_prints_something_else_is_found(tmp_path, environment_with_checkout):
