@@ -14,11 +14,12 @@ from torch import nn
 
 import zoo
 from neurons.monitors import figure
-from recipes import calibration, processes
+from recipes import calibration, processes, sparsity
 from recipes.extras import need, png
 from recipes.recipe import Recipe, defaults
 from recipes.run_folder import BEST, read_json, read_run_config, write_json
 from recipes.spikes import SpikeMeter
+from recipes.training import PROFILED
 
 SCORES, COSTS, COSTS_PLOT, SPARSITY_PLOT = "scores.json", "costs.json", "costs.png", "sparsity.png"
 
@@ -29,16 +30,37 @@ OF_SPIKES = {"bits", "full_precision", "threshold_levels"}
 
 
 @torch.inference_mode()
-def spike_rate(model: nn.Module, inputs: Iterable[tuple]) -> float | None:
-    """Share of non-zero spikes of all neurons over calls of the model; None for a network without spikes."""
-    fired = total = 0
+def fired(model: nn.Module, inputs: Iterable[tuple]) -> dict[nn.Module, tuple[int, int]]:
+    """For each neuron with spikes, how many of its outputs over calls are not zero, and how many it has."""
+    counts: dict[nn.Module, tuple[int, int]] = {}
     with SpikeMeter(model) as meter:
         for arguments in inputs:
             model(*arguments)
-            fired += sum(int((y != 0).sum()) for _, _, y in meter.outputs)
-            total += sum(y.numel() for _, _, y in meter.outputs)
+            for module, _, y in meter.outputs:
+                spikes, outputs = counts.get(module, (0, 0))
+                counts[module] = spikes + int((y != 0).sum()), outputs + y.numel()
             meter.outputs.clear()
-    return fired / total if total else None
+    return counts
+
+
+def spike_rate(model: nn.Module, inputs: Iterable[tuple]) -> float | None:
+    """Share of non-zero spikes of all neurons over calls of the model; None for a network without spikes."""
+    spikes, outputs = (sum(column) for column in zip((0, 0), *fired(model, inputs).values()))
+    return spikes / outputs if outputs else None
+
+
+def operations(recipe: Recipe, model: nn.Module, examples: Any) -> float | None:
+    """The share of the possible synaptic operations that the spikes cause, each neuron weighed by what it costs in use.
+
+    None for a network whose spikes meet no weights. (:mod:`recipes.sparsity` trains towards fewer.)
+    """
+    try:
+        shares = sparsity.shares_of(model, recipe.inputs(model, examples)[:PROFILED])
+    except sparsity.NoOperationsError:
+        return None
+    modules, counts = dict(model.named_modules()), fired(model, recipe.calls(model, examples))
+    rates = {module: spikes / outputs for module, (spikes, outputs) in counts.items()}
+    return sum(share * rates[modules[name]] for name, share in shares.items())
 
 
 def digest(parts: Iterable[bytes]) -> str:
@@ -79,6 +101,7 @@ def measure(recipe: Recipe, run: Path, validation: Any, test: Any, **options: An
             **recipe.scores(model, validation, test, **options),
             "parameters": config["parameters"],
             "mean_spike_rate": spike_rate(model, recipe.calls(model, validation)),
+            "operations": operations(recipe, model, validation),
         }
 
     key = {
@@ -303,7 +326,7 @@ def score_band(recipe: Recipe, scores: dict[str, Any]) -> dict[str, Any]:
 def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name: str) -> bytes:
     """Add to a card the curve of score against spike rate of ``runs`` and its model; returns the picture."""
     score = f"{recipe.score}_val"
-    points = [table(recipe, {_sparser(run): [run]})[0] for run in runs]
+    points = [sparse_point(recipe, run) for run in runs]
     own = metrics["results"][0]
     curve = metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
     merit = recipe.task.score.merit
@@ -313,6 +336,12 @@ def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name
         )
     metrics["sparsity_plot"] = SPARSITY_PLOT
     return sparsity_plot(curve, score, metrics["scores"][score]["title"], name)
+
+
+def sparse_point(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """The row of a measured run in the curve of score against spike rate."""
+    (row,) = table(recipe, {_sparser(run): [run]})
+    return row | {"share_of_synaptic_operations": read_scores(run).get("operations")}
 
 
 def _sparser(run: Path) -> str:

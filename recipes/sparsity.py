@@ -33,6 +33,10 @@ LEAST, MOST = 0.02, 10.0
 """Bounds of the weight."""
 
 
+class NoOperationsError(ValueError):
+    """A network whose spikes meet no weights."""
+
+
 class _Fired(torch.autograd.Function):
     """The share of the levels that are not zero; backward, sign / size of each."""
 
@@ -50,14 +54,15 @@ class _Fired(torch.autograd.Function):
 def shares_of(network: nn.Module, inputs: list[Any]) -> dict[str, float]:
     """The share of each multi-bit neuron, by its name, in the synaptic operations of ``inputs`` if all outputs fired.
 
-    ``inputs`` are those of the network's task. Raises ValueError for a network whose spikes meet no weights.
+    ``inputs`` are those of the network's task. Raises NoOperationsError, a ValueError, for a network whose
+    spikes meet no weights.
     """
     with with_thresholds(network, 0.0), torch.no_grad():
         rows = zoo.profile(network, inputs).rows
     whole = {row.name: row.synaptic_operations / row.spike_rate for row in rows if row.spike_rate}
     whole = {name: operations for name, operations in whole.items() if operations}
     if not whole:
-        raise ValueError(
+        raise NoOperationsError(
             "no multi-bit spikes of this network meet weights: it has no synaptic operations to make fewer"
         )
     return {name: operations / sum(whole.values()) for name, operations in whole.items()}
