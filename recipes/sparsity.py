@@ -25,10 +25,13 @@ import zoo
 from recipes import processes
 from recipes.spikes import SpikeMeter, with_thresholds
 
-SMOOTHING = 0.98
+SMOOTHING = 0.95
 """Of the running mean of the operations, per batch."""
-GAIN = 0.4
-"""The change of the logarithm of the weight, per batch and operations above the goal."""
+AT_ONCE, PER_BATCH = 10.0, 0.03
+"""What operations above the goal add to the logarithm of the weight: while they are there, and for good per batch.
+
+A network follows the weight only after some hundred batches. Without the first, the weight would swing between its
+bounds."""
 LEAST, MOST = 0.02, 10.0
 """Bounds of the weight."""
 
@@ -74,7 +77,7 @@ class Controller:
     def __init__(self, network: nn.Module, inputs: list[Any], target: float):
         modules = dict(network.named_modules())
         self.shares = {modules[name]: share for name, share in shares_of(network, inputs).items()}
-        self.target, self.weight = target, 1.0
+        self.target, self.weight, self.lasting = target, 1.0, 0.0
         self.first: float | None = None
         """The operations of the first batch, from which the goal falls."""
         self.mean = 0.0
@@ -101,10 +104,12 @@ class Controller:
             self.first = self.mean = operations
         self.mean = SMOOTHING * self.mean + (1 - SMOOTHING) * operations
         goal = self.first + fall * (self.target - self.first)
-        self.weight = min(MOST, max(LEAST, self.weight * math.exp(GAIN * (self.mean - goal))))
+        excess = self.mean - goal
+        self.lasting = min(math.log(MOST), max(math.log(LEAST), self.lasting + PER_BATCH * excess))
+        self.weight = min(MOST, max(LEAST, math.exp(self.lasting + AT_ONCE * excess)))
 
     def state_dict(self) -> dict[str, float | None]:
-        return {"weight": self.weight, "first": self.first, "mean": self.mean}
+        return {"weight": self.weight, "lasting": self.lasting, "first": self.first, "mean": self.mean}
 
     def load_state_dict(self, state: dict[str, float | None]) -> None:
         vars(self).update(state)

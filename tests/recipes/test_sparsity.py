@@ -99,9 +99,17 @@ def controlled(operations: float, batches: int, controller=None, fall: float = 1
 
 
 def test_the_weight_rises_above_the_goal_and_falls_below_it_within_bounds():
-    above = controlled(0.6, 3)
-    assert 1 < above.weight < sparsity.MOST and controlled(0.6, 200, above).weight == sparsity.MOST
-    assert controlled(0.1, 2000, above).weight == sparsity.LEAST
+    above = controlled(0.3, 3)
+    risen = above.weight
+    assert 1 < risen < controlled(0.3, 50, above).weight < sparsity.MOST
+    assert controlled(0.6, 400, above).weight == sparsity.MOST
+    assert controlled(0.1, 4000, above).weight == sparsity.LEAST
+
+
+def test_the_weight_stays_where_it_is_at_the_goal():
+    settled = controlled(0.2, 300, controlled(0.3, 50))
+    before = settled.weight
+    assert before > 1 and controlled(0.2, 300, settled).weight == pytest.approx(before)
 
 
 def test_the_goal_falls_from_the_first_operations_to_the_target():
