@@ -19,7 +19,7 @@ from recipes.extras import need, png
 from recipes.recipe import Recipe, defaults
 from recipes.run_folder import BEST, read_json, read_run_config, write_json
 from recipes.spikes import SpikeMeter
-from recipes.training import PROFILED
+from recipes.training import PROFILED, RETUNED
 
 SCORES, COSTS, COSTS_PLOT, SPARSITY_PLOT = "scores.json", "costs.json", "costs.png", "sparsity.png"
 
@@ -229,7 +229,8 @@ def command_of(recipe: Recipe, run: Path) -> str:
     run_config = read_run_config(run)
     changed = {k: v for k, v in (run_config["model"] | run_config["training"]).items() if v != default[k]}
     if "initial" in run_config:
-        changed = {"initial": run_config["initial"]} | {k: v for k, v in changed.items() if k in run_config["training"]}
+        kept = {k: v for k, v in changed.items() if k in run_config["training"] or k in RETUNED}
+        changed = {"initial": run_config["initial"]} | kept
     options = "".join(
         f" --{'no-' if value is False else ''}{name.replace('_', '-')}{'' if isinstance(value, bool) else f' {value}'}"
         for name, value in changed.items()

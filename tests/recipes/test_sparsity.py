@@ -160,6 +160,9 @@ def test_thresholds_of_a_trained_model_can_be_changed_and_its_size_cannot(corpus
     for name, value in zoo.load(start).state_dict().items():
         assert torch.equal(run.network.state_dict()[name], value), name
     check_initial(start, changed, multi30k.RECIPE)
+    command = report.command_of(multi30k.RECIPE, tmp_path / "second")
+    assert f"--initial {start} " in command and "--threshold-levels 2 --gated-threshold-levels 1" in command
+    assert "--width" not in command and "--vocabulary" not in command
     with pytest.raises(ValueError, match=r"fine-tuned as it is; leave out --width$"):
         check_initial(start, replace(changed, width=32), multi30k.RECIPE)
 
