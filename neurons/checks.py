@@ -67,7 +67,7 @@ def leak_start(leak: float | Tensor) -> Tensor:
     says = "leak must lie in [0, 1]: it is the share of the membrane that is left after a time step"
     if 1 < largest < math.inf:
         as_leak = f"leak = 1 - 1/tau = {1 - 1 / largest:g}"
-        says += f". SpikingJelly's tau is no leak but a time constant in steps: {as_leak}, or tau={largest:g} by name"
+        says += f". SpikingJelly's tau is no leak but a time constant in steps: {as_leak}, or tau={largest:g} of a node"
     return within(start, 0.0, 1.0, says)
 
 

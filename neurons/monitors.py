@@ -78,7 +78,7 @@ def evaluation_view(net: Module) -> Iterator[Module]:
 
     ``net`` itself stays in its mode. Meanwhile it may be trained, and other threads may make views of it. A change of
     its mode does not reach the view. A change of its weights in place does: the parts that run after it use the new
-    weights.
+    weights. What ``net.compile()`` made of ``net`` itself is left out.
     """
     views: dict[nn.Module, Any] = {}
     yield _view(net, views)
@@ -92,6 +92,7 @@ def _view(module: Module, views: dict[nn.Module, Any]) -> Module:
         views[module] = view = object.__new__(type(module))
         vars(view).update(vars(module), training=False, _modules={})
         vars(view).pop("_ready", None)  # what an ``unchanging`` made for the module
+        vars(view).pop("_compiled_call_impl", None)  # module.compile() made it of the module itself, in its own mode
         for name, inner in module._modules.items():
             view._modules[name] = None if inner is None else _view(inner, views)
     return views[module]

@@ -162,7 +162,9 @@ class PluggedNeuron(Foreign):
     whether it is learned (as it is unless ``learn_beta=False``), ``alpha`` and ``learn_alpha`` for ``tau``,
     ``spike_grad`` for ``surrogate``, ``reset_mechanism`` for the reset of the learnable LIF; and
     ``reset_mechanism="subtract"`` where a neuron always resets so, ``"none"`` where it never does. The reset is that of
-    ``reset_delay=False``: it comes in the step of the spike, and not, as by default in the library, in the next.
+    ``reset_delay=False``: it comes in the step of the spike, and not, as by default in the library, in the next. They
+    differ where a membrane exceeds twice its threshold: the rest that the reset leaves can fire in the next step here,
+    while the library first subtracts the threshold once more.
 
     A step may lack the batch, ``[C]``, or even the channels, as in the library. ``channel_dim`` says where the channels
     are, if not in dimension 1 of a step: without it, a gated neuron splits whatever dimension 1 is into its two halves,

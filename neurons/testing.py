@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neurons.foreign import Foreign
 from neurons.kernels import OPERATORS, missing
 from neurons.neuron import Neuron, reference_scan, state_dtype
 
@@ -46,7 +47,9 @@ def check_neuron(neuron: type[Neuron], **options: Any) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         case = _Case(neuron, options)
         for check in _CHECKS:
-            check(case)
+            means = (check.__doc__ or "").rstrip(".")
+            with case.failing(f"this could not be checked: {means}", "leave forward, scan and single_step as they are"):
+                check(case)
 
 
 class _Case:
@@ -114,6 +117,10 @@ def _check_class(kind: Any) -> None:
 
     if not issubclass(kind, Neuron):
         fail("it is no subclass of neurons.Neuron. Write `class MyNeuron(neurons.Neuron):`")
+    if issubclass(kind, Foreign):
+        fail(
+            f"it is a neuron of {kind.peer}. Check the plain neuron that it is made from; that checks both plug-ins too"
+        )
     fields = getattr(getattr(kind, "State", None), "_fields", None)
     if not fields:
         fail(

@@ -5,7 +5,7 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,12 +105,29 @@ def of(function: Callable | None, given: dict[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in defaults(function)}
 
 
-def check_initial(initial: str, config: Any, recipe: Recipe) -> None:
-    """Raise ValueError if ``config`` changes what the weights of the model that is fine-tuned depend on."""
+def check_initial(initial: str, config: Any, recipe: Recipe, asked: Collection[str] = ()) -> None:
+    """Raise ValueError if ``config`` changes what the weights of the model that is fine-tuned depend on.
+
+    Raise it too for an option that was ``asked`` for with its usual value where the model has another: a usual value
+    means the model's own, so this would do nothing.
+    """
     changed = [name for name in training.changes(config, recipe.config) if name not in training.RETUNED]
     if changed:
         left_out = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
         raise ValueError(f"{initial} is fine-tuned as it is; leave out {left_out}")
+    own = zoo.info(initial).config["architecture_config"]
+    for name in training.RETUNED:
+        if name in asked and getattr(config, name) == getattr(recipe.config, name) != own.get(name):
+            raise ValueError(
+                f"{initial} has {name} {own.get(name)}, and --{name.replace('_', '-')} {getattr(config, name)}, the "
+                "value without that option, cannot be asked for; leave it out, or give another value"
+            )
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    """Whether the option stands on the command line."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def command_line(recipe: Recipe) -> typer.Typer:
@@ -129,6 +146,7 @@ def add_training(app: typer.Typer, recipe: Recipe) -> None:
     @options(*recipe.fixed, config=recipe.config, options=recipe.training)
     @taking(recipe.trainer)
     def train_command(
+        context: typer.Context,
         data: Data,
         run: Annotated[Path, typer.Option(help="folder of the run; an interrupted run is continued")],
         config: Any,
@@ -137,7 +155,8 @@ def add_training(app: typer.Typer, recipe: Recipe) -> None:
     ):
         """Train a model; the best on val, or with a spike penalty the last epoch, is in RUN/best."""
         if given.get("initial"):
-            check_initial(given["initial"], config, recipe)
+            asked = [name for name in training.RETUNED if _is_given(context, name)]
+            check_initial(given["initial"], config, recipe, asked)
         recipe.trainer(data, run, config, options, **given).train()
 
     @app.command("resume")

@@ -119,6 +119,10 @@ class Training(training.Training):
         whole_number("tokens", self.tokens, 1)
         for name in ("token_dropout", "distillation"):
             number(name, getattr(self, name), 0, 1)
+        if not isinstance(self.teachers, str):
+            raise TypeError(f"teachers is one text, names with commas between them; got {self.teachers!r}")
+        if self.teachers and not all(map(str.strip, self.teachers.split(","))):
+            raise ValueError(f"teachers has a comma without a name on both of its sides; got {self.teachers!r}")
         if bool(self.teachers) != (self.distillation > 0):
             raise ValueError("teachers go with a distillation above 0, the share of their part in the loss")
 
@@ -318,8 +322,12 @@ class Trainer(training.Trainer[Translator]):
         self.pairs, self.validation = read_split(data, "train"), read_split(data, "val")
         config = training.begun(initial, config, CONFIG)
         super().__init__(run, config, lambda: self.new_network(config), options, initial, backend)
-        self.examples = encode(self.network.tokenizer, self.pairs)
-        self.soft = self.soft_targets() if options.teachers else None
+        try:
+            self.examples = encode(self.network.tokenizer, self.pairs)
+            self.soft = self.soft_targets() if options.teachers else None
+        except BaseException:
+            self.folder.let_go()
+            raise
 
     def new_network(self, config: TranslatorConfig) -> Translator:
         """A network with its tokenizer, whose vocabulary may be smaller than the config's if there is little text."""

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import neurons
 import zoo
+from neurons.checks import flag
 from neurons.kernels import cpu_memory
 from neurons.monitors import figure
 from recipes import processes
@@ -76,19 +78,20 @@ class Training:
     """Values of a recipe's own options that remove all randomness."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # settings.json cannot hold NumPy's numbers
+                object.__setattr__(self, name, value.item())
         whole = {name: whole_number(name, getattr(self, name), low) for name, low in (("epochs", 1), ("seed", 0))}
         shares = ("warmup", "weight_decay", "label_smoothing", "average")
-        numbers = {name: number(name, getattr(self, name), 0, 1) for name in ("learning_rate", *shares)}
+        of_spikes = ("full_precision", "threshold_rise", "operations")
+        numbers = {name: number(name, getattr(self, name), 0, 1) for name in ("learning_rate", *shares, *of_spikes)}
         numbers |= {name: number(name, getattr(self, name), 0) for name in ("spike_penalty", "gradient_norm")}
+        if not numbers["operations"]:
+            raise ValueError(f"operations is a share of the possible ones, above 0; got {self.operations!r}")
         for name, value in (whole | numbers).items():
-            object.__setattr__(self, name, value)  # settings.json cannot hold NumPy's numbers
-        if not 0 < self.operations <= 1:
-            raise ValueError(
-                f"operations is a share of the possible ones, above 0 and up to 1; got {self.operations!r}"
-            )
-        for name in ("full_precision", "threshold_rise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share of the epochs, from 0 to 1; got {getattr(self, name)!r}")
+            object.__setattr__(self, name, value)
+        for name in ("bfloat16", "muon"):
+            flag(getattr(self, name), name)
 
     def for_scoring(self: "Options") -> "Options":
         """These options for a loss that is compared: exact, without randomness and without penalty."""

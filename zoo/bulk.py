@@ -15,7 +15,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +61,16 @@ def answer_all(
     call after an interruption takes the finished parts from there. They are found by the rows, the SHA-256 of the
     model's files, the options and the release of this package: no answer of another model is taken for one of this.
 
-    Raises ValueError for a column that is missing, one that would be replaced, an unusable device and a wrong option;
-    ``zoo.errors.UnknownNameError`` for an unknown model; ImportError without ``datasets``.
+    Raises TypeError for rows that are no ``datasets.Dataset``; ValueError for a column that is missing, one that would
+    be replaced, an unusable device and a wrong option; ``zoo.errors.UnknownNameError`` for an unknown model;
+    ImportError without ``datasets``.
     """
     datasets = _datasets()
+    if not isinstance(rows, datasets.Dataset):
+        raise TypeError(
+            f"rows must be a datasets.Dataset, such as one split of a DatasetDict; got {type(rows).__name__}. A list "
+            "becomes one by datasets.Dataset.from_dict({...}), a stream by loading it without streaming=True"
+        )
     whole_number("workers", workers, 1)
     whole_number("part", part, 1)
     if isinstance(devices, str) or not devices:
@@ -75,6 +81,10 @@ def answer_all(
         raise ValueError(f"the rows have no column {column!r}; they have {', '.join(rows.column_names)}")
     if taken := [new for new in COLUMNS if new in rows.column_names]:
         raise ValueError(f"the rows have a column {taken[0]!r} already; rename it")
+    _digest(name, revision)  # an error in the name is one even if there are no rows
+    for option, value in options.items():
+        if not isinstance(value, Hashable):
+            raise ValueError(f"{option} must be one value, the same for all rows; got {value!r}")
     features = datasets.Features(rows.features | {new: datasets.Value(kind) for new, kind in COLUMNS.items()})
     if not len(rows):
         return datasets.Dataset.from_dict({name: [] for name in features}, features=features)

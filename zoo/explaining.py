@@ -12,6 +12,7 @@
 A network says what is to be seen in it (``explained(input)``), with the parts below; drawing is the same for all.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from zoo import errors, tasks
 
 MOST_TOKENS = 60
 """With more steps than these, their names would not be readable."""
+MOST_MARKS = 150
+"""With more texts than these above a picture, none could be read, and drawing them would take minutes."""
 MOST_CURVES = 12
 MOST_NEURONS = 320
 """With more rows than these, a raster would show some of them only."""
@@ -81,13 +84,17 @@ class Explanation:
         """Draw the input, the spikes of ``layers`` (all unless given) and the answer, one below another.
 
         A layer's spikes are a raster, one row per neuron, with the share of outputs that are not zero in its title; how
-        often each level was fired stands beside it. Raises ValueError for a layer that there is not, ImportError
-        without matplotlib.
+        often each level was fired stands beside it. Raises TypeError for a name in place of a list of names, ValueError
+        for a layer that there is not and where nothing is left to draw, ImportError without matplotlib.
         """
+        if isinstance(layers, str):
+            raise TypeError(f"layers is a list of names; got {layers!r}: write [{layers!r}]")
         for name in layers or ():
             if name not in self.spikes:
                 raise errors.unknown("layer", name, self.spikes)
         strips = [s for s in self.strips if s.kind != "spikes" or layers is None or s.title in layers]
+        if not strips:
+            raise ValueError(f"there is nothing to draw but layers, so name one: {', '.join(self.spikes)}")
         heights = [2.0 if len(strip.rows) > MOST_CURVES else 1.0 for strip in strips]
         drawn, _ = figure(1, 1, (11, 0.5 + 1.8 * sum(heights)))
         drawn.clear()
@@ -106,17 +113,22 @@ def explain(model: nn.Module, input: Any, **options: Any) -> Explanation:
 
     ``options`` are those of the model's method that change its answer: ``rate`` for an array of samples, ``beam_size``
     and ``length_penalty`` for a translation. Runs in evaluation mode and in floats, from a fresh state; the model stays
-    as it is. Raises TypeError for a model
-    that cannot be explained, ValueError for one without spikes, and what the model's own method raises for its input.
+    as it is. Raises TypeError for a model that cannot be explained and for any other option, ValueError for a model
+    without spikes, and what the model's own method raises for its input.
     """
-    if not hasattr(model, "explained"):
-        raise TypeError(
-            f"zoo.explain takes a model from zoo.load; got {type(model).__name__}, which has no explained()"
-        )
+    if not isinstance(model, nn.Module) or not hasattr(model, "explained"):
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"zoo.explain takes a model from zoo.load; got {got}, which has no explained()")
     task = tasks.named(model.task)
     if isinstance(input, list | tuple) and not task.files:
         raise TypeError(f"zoo.explain takes one {task.input}, not a list")
     explained: Any = model.explained
+    signature = inspect.signature(explained)
+    try:
+        signature.bind(input, **options)
+    except TypeError as error:
+        known = ", ".join(list(signature.parameters)[1:]) or "none"
+        raise TypeError(f"{error}: the options of zoo.explain for a {type(model).__name__} are {known}") from None
     found: Explanation = explained(input, **options)
     if not found.spikes:
         raise ValueError(f"this {type(model).__name__} has no spikes that could be shown: its neurons are not spiking")
@@ -206,10 +218,12 @@ def _draw_picture(axis: Any, strip: Strip) -> None:
     axis.imshow(
         strip.values.T.numpy(), aspect="auto", origin="lower", extent=(*_extent(strip), -0.5, rows - 0.5), **colours
     )
-    axis.set_title(strip.title, fontsize=9, loc="left", pad=18 if strip.marks else None)
-    axis.set_yticks(range(len(strip.rows)), strip.rows, fontsize=7 if len(strip.rows) <= 12 else 5)
-    for place, (step, text) in enumerate(strip.marks):  # at two heights, because neighbours are close
-        axis.text(step, rows * (1.0 if place % 2 else 1.09), text, fontsize=6, ha="center")
+    marks = strip.marks if len(strip.marks) <= MOST_MARKS else ()
+    left_out = "" if len(marks) == len(strip.marks) else f" ({len(strip.marks):,}, too many to be named)"
+    axis.set_title(strip.title + left_out, fontsize=9, loc="left", pad=18 if marks else None)
+    axis.set_yticks(range(len(strip.rows)), [*map(_plain, strip.rows)], fontsize=7 if len(strip.rows) <= 12 else 5)
+    for place, (step, text) in enumerate(marks):  # at two heights, because neighbours are close
+        axis.text(step, rows * (1.0 if place % 2 else 1.09), _plain(text), fontsize=6, ha="center")
 
 
 def _draw_curves(axis: Any, strip: Strip) -> None:
@@ -224,10 +238,18 @@ def _draw_curves(axis: Any, strip: Strip) -> None:
 
 
 def _draw_names(axis: Any, strip: Strip) -> None:
-    for place, row in enumerate(_shown_curves(strip)):
-        axis.plot([], [], color=f"C{place}", label=strip.rows[row])
+    shown = _shown_curves(strip)
+    for place, _ in enumerate(shown):
+        axis.plot([], [], color=f"C{place}", label=place)
     axis.set_axis_off()
-    axis.legend(fontsize=7, loc="center left", frameon=False)
+    legend = axis.legend(fontsize=7, loc="center left", frameon=False)
+    for text, row in zip(legend.get_texts(), shown):
+        text.set_text(_plain(strip.rows[row]))  # as a label, a name that begins with "_" would be left out
+
+
+def _plain(text: str) -> str:
+    """``text`` so that matplotlib takes no part of it for a formula between two dollars."""
+    return text.replace("$", r"\$")
 
 
 def _shown_curves(strip: Strip) -> list[int]:
@@ -245,6 +267,7 @@ def _name_steps(axis: Any, strip: Strip) -> None:
     if strip.axis.seconds:
         axis.set_xlabel("seconds", fontsize=8)
     elif len(strip.axis.names) <= MOST_TOKENS:
-        axis.set_xticks(range(len(strip.axis.names)), strip.axis.names, fontsize=7, rotation=45, ha="right")
+        names = [*map(_plain, strip.axis.names)]
+        axis.set_xticks(range(len(names)), names, fontsize=7, rotation=45, ha="right")
     else:
         axis.set_xlabel("token", fontsize=8)

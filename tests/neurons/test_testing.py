@@ -332,3 +332,20 @@ def test_a_kernel_that_is_not_its_step_fails(monkeypatch):
 def test_only_a_class_is_taken():
     with pytest.raises(TypeError, match="takes a class, and the options of its constructor by name"):
         check_neuron(Sum())
+
+
+@pytest.mark.parametrize("library", ["snntorch", "spikingjelly"])
+def test_a_neuron_of_a_plug_in_is_refused_with_what_to_check(library):
+    module = pytest.importorskip(f"neurons.{library}")
+    with pytest.raises(NeuronError, match="Check the plain neuron that it is made from"):
+        check_neuron(module.plugged(neurons.InputGatedLIF))
+
+
+class OnlyTheOutput(Sum):
+    def forward(self, x, state=None):
+        return super().forward(x, state)[0]
+
+
+def test_any_error_in_a_check_says_what_was_checked():
+    with pytest.raises(NeuronError, match=r"OnlyTheOutput: this could not be checked: .* Leave forward"):
+        check_neuron(OnlyTheOutput)

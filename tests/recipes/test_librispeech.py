@@ -269,7 +269,7 @@ def test_spikes_are_exact_at_first_and_their_thresholds_rise_afterwards():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"threshold_rise": 2.0}, "threshold_rise is a share of the epochs, from 0 to 1; got 2.0"),
+        ({"threshold_rise": 2.0}, "threshold_rise must be a finite number from 0 to 1; got 2.0"),
         ({"steps": 0}, "steps must be a whole number of at least 1; got 0"),
         ({"speed": 0.9}, "speed must be a finite number from 0 to 0.5; got 0.9"),
         ({"curriculum": -1.0}, "curriculum must be a finite number from 0 to 1; got -1.0"),

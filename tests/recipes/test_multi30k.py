@@ -133,7 +133,7 @@ def test_neurons_have_their_own_bits_again_when_a_step_fails(corpus, tmp_path):
 
 @pytest.mark.parametrize("share", [-0.1, 15, float("nan")])
 def test_a_share_in_full_precision_that_is_none_is_refused(share):
-    with pytest.raises(ValueError, match="full_precision is a share of the epochs, from 0 to 1; got"):
+    with pytest.raises(ValueError, match="full_precision must be a finite number from 0 to 1; got"):
         Training(full_precision=share)
 
 

@@ -1,16 +1,18 @@
 """Training towards few synaptic operations, with teachers: counts, gradients, the controller, and whole trainings."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_translator import PAIRS, translator
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 import zoo
 from recipes import multi30k, report, sparsity
-from recipes.command import check_initial
+from recipes.command import check_initial, command_line
 from recipes.distillation import SoftTargets
 from recipes.multi30k import Trainer, Training
 from recipes.spikes import SpikeMeter
@@ -145,10 +147,31 @@ def test_an_interrupted_run_ends_as_one_that_was_not(corpus, tmp_path):
     ends_as_if_never_interrupted(lambda run: trainer(corpus, run, config, **options), tmp_path)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.5, -0.1])
+@pytest.mark.parametrize("share", [0.0, 1.5, -0.1, float("nan"), "0.5", True, None])
 def test_a_share_of_operations_that_is_none_is_refused(share):
-    with pytest.raises(ValueError, match="operations is a share"):
+    with pytest.raises(ValueError, match=r"operations (is a share|must be a finite number)"):
         Training(operations=share)
+
+
+def test_options_are_checked_and_become_numbers_that_json_can_hold():
+    given = {"operations": np.float32(0.5), "token_dropout": np.float32(0.25), "tokens": np.int64(70)}
+    found = Training(**given, threshold_rise=np.float16(0.5), bfloat16=np.bool_(False))
+    assert json.loads(json.dumps(asdict(found))) == asdict(found)
+    assert (found.operations, found.token_dropout, found.tokens, found.bfloat16) == (0.5, 0.25, 70, False)
+    for wrong in ({"muon": "no"}, {"bfloat16": 1}, {"full_precision": None}, {"threshold_rise": "0.5"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Training(**wrong)
+    with pytest.raises(TypeError, match="teachers is one text, names with commas between them"):
+        Training(teachers=["a"], distillation=0.5)
+    with pytest.raises(ValueError, match="a comma without a name"):
+        Training(teachers="a,", distillation=0.5)
+
+
+def test_a_training_that_cannot_begin_with_its_teacher_lets_go_of_its_folder(corpus, tmp_path):
+    with pytest.raises(ValueError, match="has other tokens than the network") as kept:
+        trainer(corpus, tmp_path / "run", teachers="lite-snn-imdb", distillation=0.5)
+    assert kept.tb is not None  # which holds the trainer, as a notebook does
+    trainer(corpus, tmp_path / "run").folder.let_go()
 
 
 def test_thresholds_of_a_trained_model_can_be_changed_and_its_size_cannot(corpus, tmp_path):
@@ -165,6 +188,15 @@ def test_thresholds_of_a_trained_model_can_be_changed_and_its_size_cannot(corpus
     assert "--width" not in command and "--vocabulary" not in command
     with pytest.raises(ValueError, match=r"fine-tuned as it is; leave out --width$"):
         check_initial(start, replace(changed, width=32), multi30k.RECIPE)
+
+
+def test_a_usual_value_that_the_model_does_not_have_is_refused_and_not_ignored(corpus, tmp_path):
+    trainer(corpus, tmp_path / "first", replace(TINY, threshold_levels=2), epochs=1).train()
+    options = ["--data", str(corpus), "--run", str(tmp_path / "run"), "--initial", str(tmp_path / "first" / "best")]
+    found = CliRunner().invoke(command_line(multi30k.RECIPE), ["train", *options, "--threshold-levels", "0"])
+    assert found.exit_code == 1
+    assert "has threshold_levels 2, and --threshold-levels 0, the value without that option, cannot" in found.output
+    assert not (tmp_path / "run").exists()
 
 
 # Teachers

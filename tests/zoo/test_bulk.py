@@ -128,6 +128,10 @@ def test_the_options_of_the_method_are_used(rows):
         ({"workers": 0}, "workers must be a whole number of at least 1; got 0"),
         ({"part": 2.5}, "part must be a whole number of at least 1; got 2.5"),
         ({"name": "lite-snn-imbd"}, "lite-snn-imdb"),
+        (
+            {"name": "lite-snn-imdb", "sizes": [1, 2]},
+            r"sizes must be one value, the same for all rows; got \[1, 2\]",
+        ),
     ],
 )
 def test_a_wrong_call_is_one_error_before_anything_is_answered(changed, message, critic):
@@ -141,3 +145,15 @@ def test_a_wrong_call_is_one_error_before_anything_is_answered(changed, message,
 def test_no_rows_have_the_new_columns_too(critic):
     found = answer_all(datasets.Dataset.from_dict({"text": []}), critic, "text")
     assert len(found) == 0 and found.column_names == ["text", "answer", "score", "error"]
+
+
+def test_an_unknown_model_is_an_error_without_rows_too():
+    with pytest.raises(zoo.errors.UnknownNameError, match="did you mean 'lite-snn-imdb'"):
+        answer_all(datasets.Dataset.from_dict({"text": []}), "lite-snn-imbd", "text")
+
+
+def test_rows_that_are_no_data_set_are_refused():
+    rows = datasets.Dataset.from_dict({"text": ["A film."]})
+    for wrong in (["A film."], None, datasets.DatasetDict(train=rows), rows.to_iterable_dataset()):
+        with pytest.raises(TypeError, match=rf"rows must be a datasets\.Dataset.*got {type(wrong).__name__}"):
+            answer_all(wrong, "lite-snn-imdb", "text")

@@ -182,6 +182,16 @@ class Resampler:
         self.rate = rate
 
 
+def streamed(source: Any, rate: int | None = None) -> np.ndarray:
+    """All samples of ``source`` at :data:`RATE` that a stream of it gives, bit for bit, without the last 70 ms."""
+    found, parts = blocks(source, rate)
+    resampler, samples = Resampler(found), [np.empty(0, np.float32)]
+    for part in parts:
+        with resampler.push(part) as resampled:
+            samples.append(resampled)
+    return np.concatenate(samples)
+
+
 def read_audio(source: Any, rate: int | None = None, speed: float = 1.0) -> np.ndarray:
     """All samples of ``source`` at :data:`RATE`, to its end; played ``speed`` times as fast, at a higher pitch."""
     found, parts = blocks(source, rate)

@@ -302,8 +302,9 @@ class SpeechRecogniser(Precise["SpeechProgram"]):
     def explained(self, recording: Any, rate: int | None = None) -> Explanation:
         """What :func:`zoo.explain` shows of one recording: its log energies with the phones over them, all spikes, and
         the probabilities of the phones at each step."""
-        samples = audio.read_audio(recording, rate)
-        answer = self.transcribe(samples, rate=audio.RATE)
+        samples = audio.streamed(recording, rate)
+        with audio.naming(recording):
+            answer = self.transcribe(samples, rate=audio.RATE)
         x = torch.from_numpy(self.features().push(samples)).unsqueeze(1).to(self.output.weight.device)
         with evaluation_view(self) as network, watched(network.spiking_layers()) as levels:
             chances = network.scan(x)[0][:, 0].float().softmax(-1).cpu()
