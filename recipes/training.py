@@ -88,6 +88,11 @@ class Training:
         numbers |= {name: number(name, getattr(self, name), 0) for name in ("spike_penalty", "gradient_norm")}
         if not numbers["operations"]:
             raise ValueError(f"operations is a share of the possible ones, above 0; got {self.operations!r}")
+        if numbers["threshold_rise"] and numbers["full_precision"] + numbers["threshold_rise"] > 1:
+            raise ValueError(
+                f"thresholds that rise over {self.threshold_rise} of the epochs after {self.full_precision} in full "
+                "precision would not reach their levels: full_precision and threshold_rise add up to at most 1"
+            )
         for name, value in (whole | numbers).items():
             object.__setattr__(self, name, value)
         for name in ("bfloat16", "muon"):

@@ -174,6 +174,12 @@ def test_a_training_that_cannot_begin_with_its_teacher_lets_go_of_its_folder(cor
     trainer(corpus, tmp_path / "run").folder.let_go()
 
 
+def test_thresholds_that_would_not_reach_their_levels_are_refused():
+    with pytest.raises(ValueError, match="add up to at most 1"):
+        Training(full_precision=0.8, threshold_rise=0.3)
+    assert Training(full_precision=1.0).threshold_rise == 0
+
+
 def test_thresholds_of_a_trained_model_can_be_changed_and_its_size_cannot(corpus, tmp_path):
     trainer(corpus, tmp_path / "first", epochs=1).train()
     start = str(tmp_path / "first" / "best")
