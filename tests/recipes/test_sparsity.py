@@ -155,7 +155,7 @@ def test_a_share_of_operations_that_is_none_is_refused(share):
 
 def test_options_are_checked_and_become_numbers_that_json_can_hold():
     given = {"operations": np.float32(0.5), "token_dropout": np.float32(0.25), "tokens": np.int64(70)}
-    found = Training(**given, threshold_rise=np.float16(0.5), bfloat16=np.bool_(False))
+    found = Training(**given, full_precision=0.0, threshold_rise=np.float16(0.5), bfloat16=np.bool_(False))
     assert json.loads(json.dumps(asdict(found))) == asdict(found)
     assert (found.operations, found.token_dropout, found.tokens, found.bfloat16) == (0.5, 0.25, 70, False)
     for wrong in ({"muon": "no"}, {"bfloat16": 1}, {"full_precision": None}, {"threshold_rise": "0.5"}):
