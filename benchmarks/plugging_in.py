@@ -31,7 +31,7 @@ class Program(NamedTuple):
     chance: float = 0.1
 
     @property
-    def library(self) -> str:
+    def peer(self) -> str:
         return self.name.split("_")[0]
 
     def text(self, ours: bool) -> str:
@@ -80,7 +80,7 @@ PROGRAMS = (
 class Row(NamedTuple):
     """The figures of one program: scores and seconds of theirs and of ours, one per seed."""
 
-    library: str
+    peer: str
     after: str
     lines_changed: int
     chance: float
@@ -97,7 +97,7 @@ def measure(program: Program, seeds: int) -> Row:
             start = time.process_time()
             scores[ours].append(program.run(ours, seed))
             seconds[ours].append(time.process_time() - start)
-    return Row(program.library, program.after, program.lines_changed(), program.chance, scores, seconds)
+    return Row(program.peer, program.after, program.lines_changed(), program.chance, scores, seconds)
 
 
 def described(rows: list[Row], where: dict) -> str:
@@ -108,7 +108,7 @@ def described(rows: list[Row], where: dict) -> str:
         theirs, ours = ([f"{score:.3f}" for score in found] for found in row.scores)
         ratio = statistics.median(ours / theirs for theirs, ours in zip(*row.seconds))
         cells = [str(row.lines_changed), ", ".join(theirs), ", ".join(ours), f"{row.chance:.2f}", report.short(ratio)]
-        table.append([f"{row.library}: {row.after}", *cells])
+        table.append([f"{row.peer}: {row.after}", *cells])
     return "\n\n".join(
         [
             "# Plugging our neurons into the libraries' own programs",

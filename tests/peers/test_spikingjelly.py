@@ -6,7 +6,7 @@ import torch
 from benchmarks.plugging_in import PROGRAMS
 
 
-@pytest.mark.parametrize("program", [p for p in PROGRAMS if p.library == "spikingjelly"], ids=lambda p: p.name)
+@pytest.mark.parametrize("program", [p for p in PROGRAMS if p.peer == "spikingjelly"], ids=lambda p: p.name)
 @pytest.mark.parametrize("ours", [False, True], ids=["theirs", "ours"])
 def test_a_program_learns_with_either_neuron_by_one_changed_line(program, ours):
     pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
