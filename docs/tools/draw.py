@@ -6,6 +6,7 @@ All are drawn from the neurons and the bundled models themselves; a seed fixes w
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,14 @@ from zoo.inputs.event_pictures import pictures
 PICTURES = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).resolve().parent.parent / "pictures"
 STEPS = 60
 INPUT, STATE, OUTPUT = "tab:gray", "tab:blue", "tab:red"
+
+
+def label(axis: Any, x: str, y: str) -> None:
+    """The names of both axes and of the curves, and a grid."""
+    axis.set_xlabel(x, fontsize=8)
+    axis.set_ylabel(y, fontsize=8)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
 
 
 def inputs() -> dict[str, Tensor]:
@@ -133,10 +142,7 @@ def gates() -> None:
         seen = monitors.traces(neuron, torch.cat([f, pulse / (1 - gate)], dim=2)).layers["InputGatedLIF"]
         constant = -1 / torch.tensor(gate).log()
         axis.plot(seen["synaptic_current"].flatten(), label=f"gate {gate}: time constant {constant:.1f} steps")
-    axis.set_xlabel("time step", fontsize=8)
-    axis.set_ylabel("synaptic current", fontsize=8)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    label(axis, "time step", "synaptic current")
     save(drawn, "gates.png")
 
 
@@ -148,10 +154,7 @@ def surrogates() -> None:
     for name, derivative in SURROGATES.items():
         axis.plot(membrane, 0.3 * derivative(membrane - 1), label=name)
     axis.axvline(1, color="black", linewidth=0.6, linestyle=":")
-    axis.set_xlabel("membrane, in thresholds", fontsize=8)
-    axis.set_ylabel("surrogate gradient", fontsize=8)
-    axis.legend(fontsize=8)
-    axis.grid(alpha=0.3)
+    label(axis, "membrane, in thresholds", "surrogate gradient")
     save(drawn, "surrogates.png")
 
 
@@ -164,10 +167,7 @@ def gradients() -> None:
         values = found["input"]
         axis.plot(torch.where(values > 0, values, torch.nan), label=name, linewidth=1.2)
     axis.set_yscale("log")
-    axis.set_xlabel("time step (the loss is at the last)", fontsize=8)
-    axis.set_ylabel("gradient of the input", fontsize=8)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    label(axis, "time step (the loss is at the last)", "gradient of the input")
     save(drawn, "gradients.png")
 
 

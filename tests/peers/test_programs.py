@@ -1,4 +1,4 @@
-"""Programs after SpikingJelly's examples learn with our neuron as with the library's, by one changed line."""
+"""Programs after the libraries' tutorials and examples learn with our neuron as with theirs, by one changed line."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from benchmarks.plugging_in import PROGRAMS
 
 
-@pytest.mark.parametrize("program", [p for p in PROGRAMS if p.peer == "spikingjelly"], ids=lambda p: p.name)
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.name)
 @pytest.mark.parametrize("ours", [False, True], ids=["theirs", "ours"])
 def test_a_program_learns_with_either_neuron_by_one_changed_line(program, ours):
     pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
