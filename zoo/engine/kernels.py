@@ -215,6 +215,29 @@ def _add_scaled(values, by, out):
 
 
 @_kernel
+def _add_weighted(rows, row, column, weights, by, out):
+    """Add ``by * weights[k]`` times row ``row + k``, from ``column`` on, to ``out``, one k after another.
+
+    Four are added at once, so that ``out`` is read and written less often.
+    """
+    whole, stop = len(weights) // 4 * 4, column + len(out)
+    for k in range(0, whole, 4):
+        a, b, c, d = by * weights[k], by * weights[k + 1], by * weights[k + 2], by * weights[k + 3]
+        first, second = rows[row + k][column:stop], rows[row + k + 1][column:stop]
+        third, fourth = rows[row + k + 2][column:stop], rows[row + k + 3][column:stop]
+        for i in range(len(out)):
+            out[i] = out[i] + a * first[i] + b * second[i] + c * third[i] + d * fourth[i]
+    for k in range(whole, len(weights)):
+        _add_scaled(rows[row + k][column:stop], by * weights[k], out)
+
+
+@_kernel
+def _divide(x, by):
+    for i in range(len(x)):
+        x[i] /= by
+
+
+@_kernel
 def attend(query, keys, values, count, heads, out, scores, lanes):
     """Context ``out [N]`` of ``query [N]``: softmax(query . key / sqrt(N / heads)) times the values, head by head.
 
@@ -222,17 +245,16 @@ def attend(query, keys, values, count, heads, out, scores, lanes):
     """
     part = len(query) // heads
     by = _ONE / np.sqrt(np.float32(part))
-    products, row = scores[: keys.shape[1]], scores[:count]
+    whole = min(-(-count // LANES) * LANES, keys.shape[1])  # whole vectors take less time than parts of them
+    products, row = scores[:whole], scores[:count]
     for head in range(heads):
         a, b = head * part, (head + 1) * part
         products[:] = 0
-        for i in range(a, b):
-            _add_scaled(keys[i], query[i] * by, products)
+        _add_weighted(keys, a, 0, query[a:b], by, products)
         _exponentials(row, _largest(row, lanes), row)
-        total = _lane_sum(row, lanes)
+        _divide(row, _lane_sum(row, lanes))
         out[a:b] = 0
-        for s in range(count):
-            _add_scaled(values[s, a:b], row[s] / total, out[a:b])
+        _add_weighted(values, 0, a, row, _ONE, out[a:b])
 
 
 @_kernel
@@ -390,7 +412,7 @@ def _row(values, start, row, size):
     return values[start + row * size : start + (row + 1) * size]
 
 
-@_kernel
+@_inline
 def _product(a, m, room, row):
     x, k, weights, n, sums, most, places = a[0], a[1], a[2], a[3], a[4], a[5], a[7]
     matrix = m.weights[weights : weights + k * n].reshape(k, n)
@@ -399,7 +421,7 @@ def _product(a, m, room, row):
         spike_product(levels, matrix, out, room.indices, room.short, most)
 
 
-@_kernel
+@_inline
 def _rescaled(a, m, row):
     start, n, parts, scale, bias, residual, places = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
     for place in range(row * places, (row + 1) * places):
@@ -414,7 +436,7 @@ def _rescaled(a, m, row):
             _add(_row(m.numbers, residual, place, n), out)
 
 
-@_kernel
+@_inline
 def _normalised(a, m, room, t, b, row):
     x, start, n, parts, weight, bias, masked = a[0], a[1], a[2], a[3], a[4], a[5], a[6]
     width = n // parts
@@ -428,7 +450,7 @@ def _normalised(a, m, room, t, b, row):
         out[:] = 0
 
 
-@_kernel
+@_inline
 def _embedded(a, m, t, b, row):
     start, n, weights, scale, tokens = a[0], a[1], a[2], a[3], a[4]
     token = m.tokens[t, b]
@@ -437,7 +459,7 @@ def _embedded(a, m, t, b, row):
         out[i] = np.float32(m.weights[weights + i * tokens + token]) * m.constants[scale + token]
 
 
-@_kernel
+@_inline
 def _windows(a, m, t, b, row):
     x, start, n, kernel, left, column = a[0], a[1], a[2], a[3], a[4], a[5]
     out = _row(m.levels, start, row, kernel * n)
@@ -511,7 +533,7 @@ def _patches(a, m, row):
                     tapped[:] = 0
 
 
-@_kernel
+@_inline
 def _integrated(a, m, b):
     """All steps of an integrator of one element of the batch. True if a membrane is NaN."""
     x, start, n, column = a[0], a[1], a[2], a[3]
@@ -527,7 +549,7 @@ def _integrated(a, m, b):
     return strange
 
 
-@_kernel
+@_inline
 def _attended(a, m, room, b, row):
     query, start, n, heads, layer = a[0], a[1], a[2], a[3], a[4]
     source = m.sources[b]
@@ -545,7 +567,7 @@ def _attended(a, m, room, b, row):
     )
 
 
-@_kernel
+@_inline
 def _best(a, m, room, row):
     sums, n, unit, scale, bias = a[0], a[1], a[2], a[3], a[4]
     logits, exponentials = room.floats[:n], room.floats[n : 2 * n]
@@ -554,7 +576,7 @@ def _best(a, m, room, row):
     best(logits, exponentials, m.values[row], m.places[row], room.lanes)
 
 
-@_kernel
+@_inline
 def _recurrent_gated_lif(a, constants, weights, room, currents, state, before, out, settings):
     """One step; ``before`` are the levels of the last one, none at the first step from rest."""
     n, unit, scale, first, most = a[2], a[3] + 4, a[9], a[10], a[11]
@@ -570,7 +592,7 @@ def _recurrent_gated_lif(a, constants, weights, room, currents, state, before, o
     return input_gated_lif(sums[:n], sums[n:], state[:n], state[n:], out, settings)
 
 
-@_kernel
+@_inline
 def _input_gated_lif(a, currents, state, out, settings):
     """One step, place by place of a picture; each place has its gate currents, then its candidates."""
     size, n = a[2], a[9]
@@ -581,7 +603,7 @@ def _input_gated_lif(a, currents, state, out, settings):
     return strange
 
 
-@_kernel
+@_inline
 def _fire(op, a, constants, weights, room, currents, state, before, out, settings):
     """One step of the neurons of one element of the batch. True where a membrane is NaN."""
     size = a[2]
@@ -597,7 +619,7 @@ def _fire(op, a, constants, weights, room, currents, state, before, out, setting
     return multibit_synaptic_lif(currents, state[:size], state[size:], first, out, settings)
 
 
-@_kernel
+@_inline
 def _neurons(op, a, m, room, b):
     """All steps of the neurons of one element of the batch. True if a membrane is NaN."""
     x, start, size, spike, column = a[0], a[1], a[2], a[3], a[4]

@@ -82,11 +82,8 @@ def beam_search(
         each = likely.tokens.shape[-1]
         total = (scores[:, :, None] + likely.log_probabilities.reshape(-1, k, each)).reshape(-1, k * each)
         index = (-total).argsort(1, kind="stable")[:, : 2 * k]
-        top, token = (
-            np.take_along_axis(total, index, 1),
-            np.take_along_axis(likely.tokens.reshape(total.shape), index, 1),
-        )
-        parent = index // each
+        row = np.arange(len(total))[:, None]  # (NumPy's take_along_axis takes several times as long)
+        top, token, parent = total[row, index], likely.tokens.reshape(total.shape)[row, index], index // each
 
         is_end = token == end
         ends_here = is_end[:, :k] & (top[:, :k] > -np.inf)
@@ -94,19 +91,19 @@ def beam_search(
         if ends_here.any():
             final = np.where(ends_here, top[:, :k], -np.inf) / np.float32(length**length_penalty)
             places = final.argmax(1)
-            for row in np.flatnonzero(final.max(1) > best_score).tolist():
-                place = places[row]
-                found = tokens[row, parent[row, place], 1:].tolist()
-                best[sentence[row]] = Hypothesis(found, top[row, place].item() / length)
-                best_score[row] = final[row, place]
+            for b in np.flatnonzero(final.max(1) > best_score).tolist():
+                place = places[b]
+                found = tokens[b, parent[b, place], 1:].tolist()
+                best[sentence[b]] = Hypothesis(found, top[b, place].item() / length)
+                best_score[b] = final[b, place]
             ended = ended + ends_here.sum(1)
 
         # Of the 2k candidates at most k end, so k others are always left to go on with.
         keep = np.where(is_end, np.inf, -top).argsort(1, kind="stable")[:, :k]
-        scores, parent, token = (np.take_along_axis(values, keep, 1) for values in (top, parent, token))
-        tokens = np.concatenate([np.take_along_axis(tokens, parent[:, :, None], 1), token[:, :, None]], 2)
-        for row in np.flatnonzero(at_limit & np.isinf(best_score)).tolist():
-            best[sentence[row]] = Hypothesis(tokens[row, 0, 1:].tolist(), scores[row, 0].item() / length)
+        scores, parent, token = top[row, keep], parent[row, keep], token[row, keep]
+        tokens = np.concatenate([tokens[row, parent], token[:, :, None]], 2)
+        for b in np.flatnonzero(at_limit & np.isinf(best_score)).tolist():
+            best[sentence[b]] = Hypothesis(tokens[b, 0, 1:].tolist(), scores[b, 0].item() / length)
 
         alive = np.flatnonzero((ended < k) & ~at_limit)
         if k > 1 or len(alive) < len(sentence):

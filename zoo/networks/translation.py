@@ -47,6 +47,8 @@ MIXERS = ("input-gated-lif", "learnable-lif", "relu", *RECURRENT)
 LARGEST_PENALTY = 10.0
 KEYS = 16
 """In integers, room for keys comes in multiples of so many: as vector instructions take them."""
+READ_AT_ONCE = 16
+"""In integers, so many sentences are read at once: their numbers stay in the processor's cache."""
 HYPOTHESES = 16_384
 """The most hypotheses that are extended at once: the memory of a search grows with their number."""
 
@@ -411,24 +413,30 @@ class TranslatorPrograms(NamedTuple):
 
     def reading(self, source: Tensor) -> tuple[NextTokens, np.ndarray]:
         """The arguments of a search for ``source [S, B]``: its ``next_tokens`` and ``memory``, one row per sentence."""
-        lengths = (source != PAD).sum(0).numpy()
-        steps, batch = source.shape
-        result = self.encoder.run(source.contiguous().numpy(), lengths)
-        found = [part(buffer, result, steps, batch) for buffer in self.memories]
-        places = -(-steps // KEYS) * KEYS
-        memory = np.zeros((len(found), batch, 2, found[0].shape[-1] // 2 * places), np.float32)
-        for layer, keys_values in enumerate(found):
-            keys, values = np.split(keys_values, 2, axis=-1)
-            memory[layer, :, 0].reshape(batch, -1, places)[..., :steps] = keys.transpose(1, 2, 0)
-            memory[layer, :, 1].reshape(batch, places, -1)[:, :steps] = values.transpose(1, 0, 2)
+        tokens, lengths = source.numpy(), (source != PAD).sum(0).numpy()
+        steps, batch = tokens.shape
+        keys = -(-steps // KEYS) * KEYS
+        memory = np.zeros((len(self.memories), batch, 2, self.memories[0].width // 2 * keys), np.float32)
+        for first in range(0, batch, READ_AT_ONCE):
+            few = slice(first, first + READ_AT_ONCE)
+            self._read(tokens[: lengths[few].max(), few], lengths[few], memory[:, few], keys)
 
         def next_tokens(tokens: np.ndarray, state: Any, sources: np.ndarray, count: int) -> tuple[Likely, Any]:
             rows = sources.repeat(len(tokens) // len(sources))
-            context = EngineContext(memory, places, rows, lengths)
+            context = EngineContext(memory, keys, rows, lengths)
             after = self.decoder.run(tokens[None], lengths, state, context, count)
             return Likely(after.values, after.places), after.state
 
         return next_tokens, np.arange(batch)
+
+    def _read(self, tokens: np.ndarray, lengths: np.ndarray, memory: np.ndarray, keys: int) -> None:
+        """Fill ``memory [layers, B, 2, N * keys]`` with the keys and values of ``tokens [S, B]``."""
+        steps, batch = tokens.shape
+        result = self.encoder.run(tokens, lengths)
+        for layer, buffer in enumerate(self.memories):
+            found = np.split(part(buffer, result, steps, batch), 2, axis=-1)
+            memory[layer, :, 0].reshape(batch, -1, keys)[..., :steps] = found[0].transpose(1, 2, 0)
+            memory[layer, :, 1].reshape(batch, keys, -1)[:, :steps] = found[1].transpose(1, 0, 2)
 
 
 def pad(sequences: list[list[int]]) -> Tensor:
