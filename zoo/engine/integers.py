@@ -92,9 +92,12 @@ def by_events(levels: np.ndarray) -> bool:
 
     The result is the same either way.
     """
-    rows, rate = len(levels), np.count_nonzero(levels) / max(1, levels.size)
-    whole = INTEGERS if has_integer_units() else FLOATS
-    return bool(rows * (EVENTS[0] + EVENTS[1] * rate) < whole[0] + whole[1] * rows)
+    rows, whole = len(levels), INTEGERS if has_integer_units() else FLOATS
+    as_matrices = whole[0] + whole[1] * rows
+    if rows * EVENTS[0] >= as_matrices:  # for many rows, not even silence would be faster
+        return False
+    rate = np.count_nonzero(levels) / max(1, levels.size)
+    return bool(rows * (EVENTS[0] + EVENTS[1] * rate) < as_matrices)
 
 
 def held_for_products(weights: np.ndarray, largest: int) -> Tensor:
