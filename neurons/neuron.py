@@ -91,6 +91,8 @@ class Neuron(nn.Module):
     """What its reset does to the membrane: "subtract" the spike, or "none". None if unsaid."""
     detaches_reset: ClassVar[bool | None] = None
     """Whether the reset keeps the gradient from passing through the spike. None without a reset, or if unsaid."""
+    constants: ClassVar[tuple[str, ...]] = ("step_parameters",)
+    """The methods whose values depend on parameters alone. A profile does not count what they compute."""
     name: ClassVar[str] = ""
     """The registered name, set by :func:`neurons.register`."""
     last_backend: str | None = None

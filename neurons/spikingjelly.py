@@ -163,6 +163,7 @@ class Node(Foreign):
 
     peer, foreign, same = "SpikingJelly", INSTEAD, SAME
     added = ("step_mode", "store_v_seq", "backend", "channel_dim")
+    constants = ("step_parameters", "input_share")
     _decay_input: bool | None = None
     """None without a leak."""
 
@@ -206,9 +207,13 @@ class Node(Foreign):
 
     def _decayed(self, x: Tensor, sequence: bool) -> Tensor:
         """The input times 1 - leak, along the dimension of the channels."""
-        share = (1 - clip(self.leak, 0.0, 1.0)).to(x.dtype)
+        share = self.input_share().to(x.dtype)
         steps = x.dim() - sequence
         return x * (share.view(-1, *[1] * (steps - 1 - self.channel_dim % steps)) if share.dim() else share)
+
+    def input_share(self) -> Tensor:
+        """What the input is multiplied by with ``decay_input``: 1 - leak, one value or one per channel."""
+        return 1 - clip(self.leak, 0.0, 1.0)
 
     @property
     def supported_backends(self) -> tuple[str, ...]:

@@ -529,6 +529,26 @@ def test_both_plug_ins_cost_what_the_plain_neuron_does(name):
     assert found[0].levels == found[1].levels == found[2].levels
 
 
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+@pytest.mark.parametrize("name", [name for name in EVERY if hasattr(build(name, C), "leak")])
+def test_an_input_that_spikingjelly_s_decay_input_scales_costs_a_multiplication_more(name, step_mode):
+    pytest.importorskip("spikingjelly")
+    x = 1e-3 * real(T, B, C)  # too weak for a spike, so that no reset differs
+    for tau in (4.0, torch.linspace(1.5, 4, C)):
+        plain, scaled = (
+            Of(
+                lambda net, x: net.node(x) if step_mode == "m" else [net.node(step) for step in x],
+                node=neurons.create(name, library="spikingjelly", tau=tau, decay_input=decays, step_mode=step_mode),
+            )
+            for decays in (False, True)
+        )
+        wanted = row_of(plain, "node", x).counts
+        wanted += Counts(multiplications=x.numel())
+        assert row_of(scaled, "node", x).counts == wanted
+    spikes = binary(T, B, C)
+    assert counts_of(scaled, spikes).multiplications == counts_of(plain, spikes).multiplications  # a choice of 1 - leak
+
+
 def test_neurons_of_snntorch_and_spikingjelly_fire_binary_spikes():
     snntorch, node = pytest.importorskip("snntorch"), pytest.importorskip("spikingjelly.activation_based.neuron")
     x = 3 * real(B, C)

@@ -114,12 +114,13 @@ class Meter(TorchDispatchMode):
             module.register_forward_pre_hook(enter, with_kwargs=True),
             module.register_forward_hook(leave, with_kwargs=True),
         )
-        if isinstance(module, neurons.Neuron):
-            vars(module)["step_parameters"] = functools.partial(self._uncounted, module.step_parameters)
+        constants = module.constants if isinstance(module, neurons.Neuron) else ()
+        vars(module).update({each: functools.partial(self._uncounted, getattr(module, each)) for each in constants})
         try:
             yield
         finally:
-            vars(module).pop("step_parameters", None)
+            for each in constants:
+                vars(module).pop(each)
             for hook in hooks:
                 hook.remove()
 
