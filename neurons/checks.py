@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -69,6 +69,16 @@ def leak_start(leak: float | Tensor) -> Tensor:
         as_leak = f"leak = 1 - 1/tau = {1 - 1 / largest:g}"
         says += f". SpikingJelly's tau is no leak but a time constant in steps: {as_leak}, or tau={largest:g} of a node"
     return within(start, 0.0, 1.0, says)
+
+
+def check_values(net: nn.Module) -> None:
+    """Raise ValueError if ``net`` is on the meta device, where tensors have a shape and no values."""
+    first = next(net.parameters(), None)  # one says it: streams check this at every frame
+    if first is not None and first.is_meta:
+        raise ValueError(
+            f"{type(net).__name__} is on the meta device, which holds shapes and no values, so it can neither answer nor "
+            "be saved; load it again, or fill it with to_empty(device=...) and load_state_dict"
+        )
 
 
 class Setting(Generic[T]):

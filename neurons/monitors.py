@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from neurons.checks import check_values
 from neurons.input_gated_lif import InputGatedLIF
 from neurons.learnable_lif import LearnableLIF
 from neurons.neuron import Neuron, Step
@@ -78,8 +79,9 @@ def evaluation_view(net: Module) -> Iterator[Module]:
 
     ``net`` itself stays in its mode. Meanwhile it may be trained, and other threads may make views of it. A change of
     its mode does not reach the view. A change of its weights in place does: the parts that run after it use the new
-    weights. What ``net.compile()`` made of ``net`` itself is left out.
+    weights. What ``net.compile()`` made of ``net`` itself is left out. Raises ValueError on the meta device.
     """
+    check_values(net)
     views: dict[nn.Module, Any] = {}
     yield _view(net, views)
     for module, view in views.items():

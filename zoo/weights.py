@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from neurons.checks import check_values
 from neurons.spike import earlier_names
 from zoo import errors, strict_json
 from zoo.engine.integers import exact_integers, over_outputs
@@ -66,8 +67,10 @@ class Stored(NamedTuple):
 def pack(network: nn.Module) -> bytes:
     """The weights of ``network`` as the bytes of a safetensors file.
 
-    Raises ValueError for numbers that are not finite, and for entries of the state dict that are not tensors.
+    Raises ValueError for numbers that are not finite, for entries of the state dict that are not tensors, and on the
+    meta device.
     """
+    check_values(network)
     state = network.state_dict(keep_vars=True)
     tensors: dict[str, Tensor] = {}
     for name in dict.fromkeys(_stored_names(state).values()):

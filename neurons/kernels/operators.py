@@ -225,7 +225,9 @@ def _empty_checkpoints(operator: Operator, x: Tensor, state: list[Tensor]) -> Te
 def full_precision(x: Tensor):
     """Context without autocast: the state keeps its own type, and so do the products that lead to it."""
     device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
+    if x.is_meta or not torch.is_autocast_enabled(device):  # autocast does not know the meta device
+        return _NOTHING
+    return torch.autocast(device, enabled=False)
 
 
 def _forward(

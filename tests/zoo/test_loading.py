@@ -184,6 +184,24 @@ def test_a_device_that_cannot_be_used_is_named(saved, device):
         zoo.load(saved, device=device)
 
 
+ASKED = {
+    "lite-snn-multi30k": lambda model: model.translate(["Hund"]),
+    "lite-snn-imdb": lambda model: model.classify(["A good film."]),
+    "lite-snn-dvs-gesture": lambda model: model.stream().push({"t": [0, 60_000], "x": [1, 2], "y": [1, 2], "p": [0, 1]}),
+    "improved-snn-librispeech": lambda model: model.transcribe(torch.rand(16_000), 16_000),
+    "improved-snn-timit": lambda model: model.stream(),
+}
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_a_model_on_the_meta_device_says_that_it_can_neither_answer_nor_be_saved(name, tmp_path):
+    model = zoo.load(name).to("meta")
+    for use in (ASKED[name], lambda model: zoo.save(model, tmp_path / "model")):
+        with pytest.raises(ValueError, match="is on the meta device, which holds shapes and no values"):
+            use(model)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_model_is_moved_to_the_device(saved):

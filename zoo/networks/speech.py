@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 import neurons
+from neurons.checks import check_values
 from neurons.monitors import evaluation_view
 from zoo.engine.precision import Precise
 from zoo.engine.program import Buffer, NotInIntegers, Program, Spikes, State, part
@@ -228,6 +229,7 @@ class SpeechRecogniser(Precise["SpeechProgram"]):
 
     def features(self) -> audio.FeatureStream:
         """The features of a recording that is yet to come."""
+        check_values(self)
         mean, deviation = (part.float().cpu().numpy() for part in (self.usual_mean, self.usual_deviation))
         return audio.FeatureStream(self.bank, mean, deviation)
 

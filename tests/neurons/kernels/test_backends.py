@@ -147,6 +147,15 @@ def test_on_a_device_without_kernels_the_torch_loop_runs_with_a_warning(without)
     assert (y.shape, neuron.last_backend) == ((2, 1, 3), "torch")
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_every_neuron_gives_shapes_on_the_meta_device(name):
+    neuron = build(name, 3).to("meta")
+    x = currents(neuron, 4, 2, 3, seed=0).to("meta")
+    y, state = neuron(x)
+    assert (y.shape, {part.shape for part in state}) == ((4, 2, 3), {(2, 3)})
+    assert neuron.single_step(x[0], state)[0].shape == (2, 3)
+
+
 def test_importing_the_neurons_imports_neither_numba_nor_cupy(environment_with_checkout):
     code = "import sys, neurons; sys.exit(bool({'numba', 'cupy', 'snntorch', 'spikingjelly'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], env=environment_with_checkout, check=False).returncode == 0
