@@ -2,10 +2,12 @@
 
 ::
 
-    python -m benchmarks.plugging_in
+    python -m benchmarks.plugging_in --n-mnist N_MNIST
 
 Each program of :mod:`benchmarks.peers` runs as it is, and again with one line replaced: the import of its neuron. Both
-run in turn, once per seed, in one process. The time is the processor's, of the whole program, training and test.
+run in turn, once per seed, in one process. The time is the processor's, of the whole program, training and test. The
+data of most comes with a library or is made; the program on event recordings needs the folder of a sample of N-MNIST,
+as :mod:`recipes.n_mnist` reads it, and is left out without one.
 """
 
 import difflib
@@ -29,6 +31,8 @@ class Program(NamedTuple):
     theirs: str
     ours: str
     chance: float = 0.1
+    needs: str | None = None
+    """The option that names the folder of its data, if that does not come with a library."""
 
     @property
     def peer(self) -> str:
@@ -47,11 +51,11 @@ class Program(NamedTuple):
         changes = difflib.ndiff(self.text(False).splitlines(), self.text(True).splitlines())
         return sum(line.startswith("+ ") for line in changes)
 
-    def run(self, ours: bool, seed: int) -> float:
-        """The score after training with this seed."""
+    def run(self, ours: bool, seed: int, *folder: Path) -> float:
+        """The score after training with this seed, on the data in ``folder`` if it ``needs`` one."""
         names: dict = {"__name__": self.name}
         exec(compile(self.text(ours), f"{self.name}.py", "exec"), names)
-        return names["main"](seed)
+        return names["main"](seed, *folder)
 
 
 def _snntorch(name: str, after: str, **options) -> Program:
@@ -70,6 +74,7 @@ PROGRAMS = (
     _snntorch("convolution", "tutorial 6"),
     _snntorch("regression", "first regression (explained variance)", chance=0.0),
     _snntorch("membrane_targets", "second regression"),
+    _snntorch("events", "tutorial 7 (N-MNIST)", needs="n_mnist"),
     _spikingjelly("fully_connected", "lif_fc_mnist", "LIFNode"),
     _spikingjelly("convolution", "conv_fashion_mnist", "IFNode"),
     _spikingjelly("sequential", "rsnn_sequential_fmnist", "IFNode"),
@@ -86,43 +91,54 @@ class Row(NamedTuple):
     chance: float
     scores: tuple[list[float], list[float]]
     seconds: tuple[list[float], list[float]]
+    skipped: str | None = None
+    """Why it did not run."""
 
 
-def measure(program: Program, seeds: int) -> Row:
-    """Run both, in turn and in changing order, for each seed."""
-    scores: tuple[list[float], list[float]] = ([], [])
-    seconds: tuple[list[float], list[float]] = ([], [])
+def measure(program: Program, seeds: int, folders: dict[str, Path | None]) -> Row:
+    """Run both, in turn and in changing order, for each seed, if the folder is given that the program needs."""
+    row = Row(program.peer, program.after, program.lines_changed(), program.chance, ([], []), ([], []))
+    folder = [folders[program.needs]] if program.needs else []
+    if None in folder:
+        return row._replace(skipped=f"no folder was given by --{program.needs.replace('_', '-')}")
     for seed in range(seeds):
         for ours in (False, True) if seed % 2 else (True, False):
             start = time.process_time()
-            scores[ours].append(program.run(ours, seed))
-            seconds[ours].append(time.process_time() - start)
-    return Row(program.peer, program.after, program.lines_changed(), program.chance, scores, seconds)
+            row.scores[ours].append(program.run(ours, seed, *folder))
+            row.seconds[ours].append(time.process_time() - start)
+    return row
 
 
 def described(rows: list[Row], where: dict) -> str:
     """The results as Markdown."""
     head = ["after", "lines changed", "score, theirs", "score, ours", "chance", "time, ours / theirs"]
-    table = []
-    for row in rows:
-        theirs, ours = ([f"{score:.3f}" for score in found] for found in row.scores)
-        ratio = statistics.median(ours / theirs for theirs, ours in zip(*row.seconds))
-        cells = [str(row.lines_changed), ", ".join(theirs), ", ".join(ours), f"{row.chance:.2f}", report.short(ratio)]
-        table.append([f"{row.peer}: {row.after}", *cells])
-    return "\n\n".join(
-        [
-            "# Plugging our neurons into the libraries' own programs",
-            "`python -m benchmarks.plugging_in`. The scores are accuracies on test data, one per seed; that of "
-            "the regression is the explained variance. The time is the median ratio of processor time.",
-            report.described(where),
-            report.table(head, table) + "\n",
-        ]
-    )
+    parts = [
+        "# Plugging our neurons into the libraries' own programs",
+        "`python -m benchmarks.plugging_in --n-mnist N_MNIST`. The scores are accuracies on test data, one per seed; "
+        "that of the regression is the explained variance. The time is the median ratio of processor time.",
+        report.described(where),
+        report.table(head, [_cells(row) for row in rows]),
+        *(f"Not run: {row.peer}: {row.after}, because {row.skipped}." for row in rows if row.skipped),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cells(row: Row) -> list[str]:
+    """A line of the table."""
+    if row.skipped:
+        scores, ratio = ["not run", "not run"], "-"
+    else:
+        scores = [", ".join(f"{score:.3f}" for score in found) for found in row.scores]
+        ratio = report.short(statistics.median(ours / theirs for theirs, ours in zip(*row.seconds)))
+    return [f"{row.peer}: {row.after}", str(row.lines_changed), *scores, f"{row.chance:.2f}", ratio]
 
 
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="trainings of each")] = 3,
     threads: Annotated[int | None, typer.Option(help="threads; one per core if not given")] = None,
+    n_mnist: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="folder of N-MNIST's train.npz and test.npz")
+    ] = None,
     output: Annotated[Path, typer.Option(help="folder for the results")] = report.RESULTS,
 ) -> None:
     """Run each program with the library's neuron and with ours, and write the table."""
@@ -130,8 +146,8 @@ def main(
     PROGRAMS[0].run(True, 0)  # whatever is compiled or imported once
     rows = []
     for program in PROGRAMS:
-        rows.append(measure(program, seeds))
-        print(program.name, rows[-1].scores, flush=True)
+        rows.append(measure(program, seeds, {"n_mnist": n_mnist}))
+        print(program.name, rows[-1].skipped or rows[-1].scores, flush=True)
     report.save(output, "plugging-in", described(rows, where), {**where, "rows": [row._asdict() for row in rows]})
 
 

@@ -76,8 +76,8 @@ def check_values(net: nn.Module) -> None:
     first = next(net.parameters(), None)  # one says it: streams check this at every frame
     if first is not None and first.is_meta:
         raise ValueError(
-            f"{type(net).__name__} is on the meta device, which holds shapes and no values, so it can neither answer nor "
-            "be saved; load it again, or fill it with to_empty(device=...) and load_state_dict"
+            f"{type(net).__name__} is on the meta device, which holds shapes and no values, so it can neither answer "
+            "nor be saved; load it again, or fill it with to_empty(device=...) and load_state_dict"
         )
 
 

@@ -1,10 +1,15 @@
-"""The data of the programs: scikit-learn's handwritten digits, and tones that rise, fall or stay."""
+"""The data of the programs: scikit-learn's handwritten digits, tones that rise, fall or stay, and N-MNIST's events."""
 
+import functools
 import math
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from recipes import n_mnist
 
 
 class Split(NamedTuple):
@@ -41,6 +46,23 @@ def tones(seed: int, examples: int = 480, steps: int = 20, bands: int = 16) -> S
     x = (x + 0.3 * torch.randn(x.shape, generator=draw))[:, None]
     held_out = examples // 4
     return Split(x[held_out:], y[held_out:], x[:held_out], y[:held_out])
+
+
+FRAMES, AT_ONCE = 28, 4
+"""The frames of 10 ms that every recording of N-MNIST has, and how many are added up to one time step."""
+
+
+@functools.cache
+def events(folder: Path) -> Split:
+    """Recordings ``[T, 2, 34, 34]`` of digits before an event camera, as numbers of events in each step of 40 ms.
+
+    Raises FileNotFoundError and ValueError as :func:`recipes.n_mnist.read_samples`.
+    """
+    parts = [n_mnist.read_samples(folder, split) for split in ("train", "val", "test")]
+    x = [torch.from_numpy(np.stack([frames[:FRAMES] for frames in part.frames])).float() for part in parts]
+    x = [one.unflatten(1, (-1, AT_ONCE)).sum(2) for one in x]
+    y = [torch.tensor(part.labels) for part in parts]
+    return Split(torch.cat(x[:2]), torch.cat(y[:2]), x[2], y[2])
 
 
 def batches(split: Split, size: int, updates: int, seed: int):

@@ -187,7 +187,7 @@ def test_a_device_that_cannot_be_used_is_named(saved, device):
 ASKED = {
     "lite-snn-multi30k": lambda model: model.translate(["Hund"]),
     "lite-snn-imdb": lambda model: model.classify(["A good film."]),
-    "lite-snn-dvs-gesture": lambda model: model.stream().push({"t": [0, 60_000], "x": [1, 2], "y": [1, 2], "p": [0, 1]}),
+    "lite-snn-dvs-gesture": lambda model: model.stream().push({"t": [0, 90000], "x": [1, 2], "y": [1, 2], "p": [0, 1]}),
     "improved-snn-librispeech": lambda model: model.transcribe(torch.rand(16_000), 16_000),
     "improved-snn-timit": lambda model: model.stream(),
 }
