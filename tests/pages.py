@@ -1,5 +1,7 @@
 """Run the Python blocks of one page of the documentation, and compare what they print with what the page says.
 
+The figures in its sentences are compared with the results that they are from, too.
+
     python -m tests.pages README.md
     python -m tests.pages docs/notebooks/fine-tune.ipynb --slow
     python -m tests.pages docs/models.md --write
@@ -7,7 +9,9 @@
 The blocks of a page run in order and share their names, as in a notebook; those of the README each begin afresh. What a
 block prints is shown after it, in a block ``text``, or in comments that begin with ``# ->``. The comment
 ``<!-- slow -->`` before a block leaves it out of the quick tests, and so does a comment ``# slow`` on its first line in
-a notebook. ``--write`` writes what the blocks of a page print into it, to be read before it is committed.
+a notebook. A figure in a sentence stands behind the expression that it is the value of, in :mod:`tests.figures`:
+``<!--=scan("torch loop, unbind")-->5.9<!--/-->``. ``--write`` writes what the blocks of a page print, and its figures,
+into it, to be read before it is committed.
 """
 
 import contextlib
@@ -21,8 +25,11 @@ import types
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import figures
+
 ROOT = Path(__file__).resolve().parents[1]
 FENCED = re.compile(r"(<!-- slow -->\s*)?^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+FIGURE = re.compile(r"<!--=(.*?)-->(.*?)<!--/-->", re.DOTALL)
 PROMISED = re.compile(r"# -> (.*)$", re.MULTILINE)
 
 
@@ -73,6 +80,18 @@ def check(block: Block, lines: list[str], where: str) -> None:
     assert all(line in lines for line in PROMISED.findall(block.code)), printed
 
 
+def with_figures(text: str) -> str:
+    """The text of a page with the figures as they are now."""
+    return FIGURE.sub(lambda found: f"<!--={found[1]}-->{eval(found[1], vars(figures))}<!--/-->", text)
+
+
+def check_figures(text: str, where: str) -> None:
+    """AssertionError unless every figure is as it is now, and in the text: a comment at the start of a line is not."""
+    assert "\n<!--=" not in text, f"{where} has a figure at the start of a line; put the word before it there"
+    for line, (shown, now) in enumerate(zip(text.splitlines(), with_figures(text).splitlines()), 1):
+        assert shown == now, f"{where}, line {line}: its figures are now\n{now}"
+
+
 def main(page: Path, slow: bool, write: bool) -> None:
     """Run the blocks of a page, the slow ones only if ``slow``; check what they print, or write it into the page."""
     names = session()
@@ -86,8 +105,10 @@ def main(page: Path, slow: bool, write: bool) -> None:
             elif block.printed is not None:
                 before, shown, text = text.partition(f"```python\n{block.code}```\n\n```text\n{block.printed}")
                 done += [before, shown.removesuffix(block.printed), *(f"{line}\n" for line in lines)]
+    if not write:
+        check_figures(page.read_text(encoding="utf-8"), str(page))
     if write:
-        page.write_text("".join([*done, text]), encoding="utf-8")
+        page.write_text(with_figures("".join([*done, text])), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The documentation: its Python runs as it is printed, so do its commands, and the site builds without dead links."""
 
+import functools
 import gzip
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests import figures
 from tests.pages import ROOT, blocks_of, pages
 
 PAGES = {str(page.relative_to(ROOT)): page for page in pages()}
@@ -44,6 +46,20 @@ def test_a_block_that_prints_something_else_is_found(tmp_path, environment_with_
         command = [sys.executable, "-m", "tests.pages", str(tmp_path / "page.md")]
         result = subprocess.run(command, env=environment_with_checkout, capture_output=True, text=True)
         assert result.returncode == 1 and "page.md" in result.stderr
+
+
+def test_a_figure_that_is_not_that_of_the_results_is_found_and_written_anew(tmp_path, environment_with_checkout):
+    page = tmp_path / "page.md"
+    right = f"It is <!--=scan_milliseconds()-->{figures.scan_milliseconds()}<!--/--> ms.\n"
+    command = [sys.executable, "-m", "tests.pages", str(page)]
+    run = functools.partial(subprocess.run, env=environment_with_checkout, capture_output=True, text=True)
+    page.write_text(right.replace(figures.scan_milliseconds(), "0.1"))
+    result = run(command)
+    assert result.returncode == 1 and "page.md, line 1: its figures are now" in result.stderr
+    assert run([*command, "--write"]).returncode == 0 and page.read_text() == right
+    page.write_text(right.replace("It is ", "It is\n"))
+    result = run(command)
+    assert result.returncode == 1 and "has a figure at the start of a line" in result.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are for a shell of Unix")

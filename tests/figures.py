@@ -1,0 +1,132 @@
+"""The figures in the sentences of the documentation, from ``benchmarks/results`` and the cards of the models.
+
+A page has an expression beside each: ``<!--=scan("torch loop, unbind")-->5.9<!--/-->`` (:mod:`tests.pages`).
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import zoo
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+TRAINING = "forward with backward"
+THREE_LEVELS = "recurrent-gated LIF, 6-bit spikes (dropout 0.2, full precision 0.5, threshold levels 3)"
+COPY = "bytes alone (copy)"
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """The rows of a benchmark's results."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+
+
+def one(found: list) -> Any:
+    """The only element; ValueError if there are more, or none."""
+    (only,) = found
+    return only
+
+
+def span(values: list[float], digits: int = 1) -> str:
+    """The least and the greatest."""
+    ends = [f"{end:.{digits}f}" for end in (min(values), max(values))]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def _scan(contender: str, column: str) -> float:
+    return one(
+        [
+            row[column]
+            for row in rows("scan-cpu")
+            if (row["neuron"], row["contender"], row["mode"], row["shape"])
+            == ("learnable-lif", contender, TRAINING, [100, 64, 1024])
+        ]
+    )
+
+
+def scan(contender: str) -> str:
+    """How many times as long as our learnable LIF it takes for ``[100, 64, 1024]``, forward and backward."""
+    return f"{_scan(contender, 'ratio'):.1f}"
+
+
+def scan_milliseconds() -> str:
+    """The time of our learnable LIF."""
+    return f"{_scan('ours, cpu', 'median') * 1e3:.0f}"
+
+
+def _ratios(chosen: Callable[[dict], bool]) -> list[float]:
+    return [row["ratio"] for row in rows("scan-cpu") if not row["skipped"] and chosen(row)]
+
+
+def scans(contender: str) -> str:
+    """The same over all shapes, forward alone and with backward."""
+    return span(_ratios(lambda row: row["neuron"] == "learnable-lif" and row["contender"] == contender))
+
+
+def least_of_others() -> str:
+    """The least ratio of any other library or loop to a neuron that is not the learnable LIF."""
+    ours = ("ours, cpu", "ours, torch", COPY)
+    return f"{min(_ratios(lambda row: row['neuron'] != 'learnable-lif' and row['contender'] not in ours)):.1f}"
+
+
+def integrator_at_4_steps() -> str:
+    """How many times as long as additions in torch our integrator takes at 4 steps."""
+    additions = _ratios(lambda r: (r["neuron"], r["contender"], r["shape"][0]) == ("integrator", "ours, torch", 4))
+    return span([1 / ratio for ratio in additions])
+
+
+def translation(job: str, network: str) -> str:
+    """How many times as long as our translator with fused kernels it takes."""
+    found = [row for row in rows("translation-cpu") if row["job"].startswith(job) and row["network"] == network]
+    return f"{one(found)['ratio']:.2f}"
+
+
+def reading_events() -> str:
+    """How many times as long as ours SpikingJelly's reader of AEDAT 3.1 takes."""
+    return f"{one([row['ratio'] for row in rows('events-cpu') if row['reader'].startswith('SpikingJelly')]):.0f}"
+
+
+def plugged(whole_sequences: bool) -> str:
+    """The time of the libraries' programs with our neuron in multiples of theirs, of those that run in one way."""
+    whole = ("conv_fashion_mnist", "Speech Commands")
+    found = [row for row in rows("plugging-in") if row["seconds"][0] and (row["after"] in whole) == whole_sequences]
+    return span([statistics.median(ours / theirs for theirs, ours in zip(*row["seconds"])) for row in found], 2)
+
+
+def programs() -> str:
+    """How many of the libraries' programs ran."""
+    return str(len([row for row in rows("plugging-in") if row["seconds"][0]]))
+
+
+def differences() -> list[float]:
+    """Of each program: the mean score with our neuron less that with theirs, in points, rounded to a tenth."""
+    found = [row["scores"] for row in rows("plugging-in") if row["seconds"][0]]
+    return [round(100 * (statistics.mean(ours) - statistics.mean(theirs)), 1) for theirs, ours in found]
+
+
+def calibration_error() -> str:
+    """That of the classifier of reviews on the test reviews."""
+    found = zoo.info("lite-snn-imdb").metrics["calibration"]["rows"]
+    return f"{one([row['calibration_error'] for row in found if row['name'] == 'the test reviews']):.3f}"
+
+
+def score(model: str, column: str, row: str | None = None) -> str:
+    """A score in a model's card, of the model itself or of another row."""
+    return str(one([found[column] for found in zoo.info(model).metrics["results"] if found["name"] == (row or model)]))
+
+
+def percent(model: str, column: str, row: str | None = None) -> str:
+    """A share in a model's card, in percent."""
+    return f"{100 * float(score(model, column, row)):.0f}"
+
+
+def fewer(model: str, twin: str) -> str:
+    """How many times as many multiplications the twin in a card needs."""
+    counted = {row["name"]: multiplications(row) for row in zoo.info(model).metrics["costs"]["rows"]}
+    return f"{one([count for name, count in counted.items() if name.startswith(twin)]) / counted[model]:.1f}"
+
+
+def multiplications(row: dict[str, Any]) -> int:
+    """All of them, in a row of a card's costs."""
+    return row["multiplications of two real numbers"] + row["multiplications by small integers"]
