@@ -87,7 +87,10 @@ _LEAK = (
     "learn_beta or learn_leak, and is then lif.leak"
 )
 _CURRENT = "of the neurons, only multibit-synaptic-lif has a constant decay of the synaptic current"
-_RECURRENCE = "only the recurrent-gated LIF is recurrent, through its recurrent_weight"
+_RECURRENCE = (
+    "only the recurrent-gated LIF is recurrent, through its recurrent_weight; for any other, add what the last spikes "
+    "bring to its input, with a layer of your own: spk, mem = lif(cur + recurrent(spk), mem)"
+)
 _RESET = (
     "a neuron that fires subtracts what it fired, in the same step; for a membrane that is never reset, as a readout "
     "for regression, take leaky-integrator; only learnable-lif can reset to zero or not at all"
