@@ -130,3 +130,9 @@ def fewer(model: str, twin: str) -> str:
 def multiplications(row: dict[str, Any]) -> int:
     """All of them, in a row of a card's costs."""
     return row["multiplications of two real numbers"] + row["multiplications by small integers"]
+
+
+def learned(surrogate: str) -> str:
+    """From how many seeds a small network learned with a surrogate gradient, and of how many."""
+    row = one([row for row in rows("surrogates") if row["surrogate"] == surrogate])
+    return f"{row['learned']} of {len(row['accuracies'])}"

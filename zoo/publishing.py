@@ -107,7 +107,11 @@ def contents_to_publish(folder: Path, repo: str) -> dict[str, bytes]:
     needed = {name: files.read_checked(folder, name, record) for name, record in config["files"].items()}
     check_metrics(config["name"], metrics)
     if "data" not in metrics or "licence" not in metrics:
-        raise errors.not_to_publish(folder, "its card says nothing of its data and licence; give both in its metrics")
+        raise errors.not_to_publish(
+            folder,
+            "its card says nothing of its data and licence; save it with both: "
+            'zoo.save(model, folder, metrics={"licence": ..., "data": {...}}), as docs/publishing.md shows',
+        )
     measured, own = metrics.get("weights_sha256", "unknown"), config["files"][files.WEIGHTS]["sha256"]
     if metrics.get("results") and measured != own:
         raise errors.not_to_publish(
