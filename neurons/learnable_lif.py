@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from neurons.checks import Setting, flag, leak_start, one_or_per_channel, positive, within
 from neurons.kernels import Kernel
+from neurons.kernels.operators import nothing_watches
+from neurons.lif_eager import lif_step
 from neurons.neuron import MembraneState, Neuron, clip, over_channels
 from neurons.registry import register
 from neurons.surrogate import Surrogate, binary_spike, check_reset, checked_surrogate
@@ -56,6 +58,11 @@ def learnable_lif_step(
     if reset == "zero":
         return spike, MembraneState(membrane.masked_fill(spike.detach() > 0, 0.0))
     return spike, MembraneState(membrane if reset == "none" else membrane - threshold * spike.detach())
+
+
+def _definition(x: Tensor, before: Tensor, *parameters: Any) -> tuple[Tensor, Tensor]:
+    spike, state = learnable_lif_step(x, MembraneState(before), LearnableLIFParameters(*parameters))
+    return spike, state.membrane
 
 
 @register("learnable-lif")
@@ -128,6 +135,15 @@ class LearnableLIF(Neuron):
         threshold = clip(self.threshold, SMALLEST_THRESHOLD, math.inf)
         settings = self.gamma, self.surrogate, self.reset_mechanism
         return LearnableLIFParameters(clip(self.leak, 0.0, 1.0), threshold, *settings)
+
+    def advance(self, x: Tensor, state: MembraneState) -> tuple[Tensor, MembraneState]:
+        parameters = self.step_parameters()
+        if self.step is not learnable_lif_step or callable(parameters.surrogate) or not nothing_watches():
+            return self.step(x, state, parameters)
+        leak = over_channels(parameters.leak, state.membrane)
+        threshold = over_channels(parameters.threshold, state.membrane)
+        spike, membrane = lif_step(x, state.membrane, leak, threshold, *parameters[2:], _definition)
+        return spike, MembraneState(membrane)
 
     def extra_repr(self) -> str:
         reset = "" if self.reset_mechanism == "subtract" else f", reset_mechanism={self.reset_mechanism!r}"

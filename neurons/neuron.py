@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from neurons import kernels
 from neurons.checks import Setting, is_whole
+from neurons.kernels.operators import nothing_watches
 from neurons.kernels.ready import ReadyScan
 from neurons.spike import (
     FULL_PRECISION,
@@ -21,6 +22,7 @@ from neurons.spike import (
     Statistics,
     StepTrackedSpike,
     TrackedRange,
+    apply,
     check_bits,
 )
 
@@ -164,7 +166,11 @@ class Neuron(nn.Module):
         self.check(x, sequence=False)
         state = self.initial_state(x, sequence=False) if state is None else self.checked_state(state, x, False)
         self._ran("torch")
-        return _apart(*self.step(x, state, self.step_parameters()), x.dtype)
+        return _apart(*self.advance(x, state), x.dtype)
+
+    def advance(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The ``step`` with this module's parameters, on checked input. A neuron may compute it in fewer operations."""
+        return self.step(x, state, self.step_parameters())
 
     def shown_membrane(self, y: Tensor, state: Any) -> Tensor:
         """The membrane of ``state`` for a caller who may compute a loss of it; ``y`` is the output of the same step."""
@@ -392,7 +398,7 @@ class MultiBitNeuron(Neuron):
 
         V - Q(V) itself has no gradient where Q passes it straight through, so a loss of it would train nothing.
         """
-        return _ShownMembrane.apply(state.membrane, y)
+        return apply(_ShownMembrane, state.membrane, y)
 
     def finish_sequence(self) -> None:
         self.spike_range.finish_sequence()
@@ -447,8 +453,18 @@ def clip(value: Tensor, low: float, high: float) -> Tensor:
     Outside, the gradient passes if descent on it moves the value towards the interval, and is zero otherwise. With
     ``clamp``, a parameter that one training step took outside would stay there forever.
     """
-    needs_gradient = torch.is_grad_enabled() and value.requires_grad
-    return _Clip.apply(value, low, high) if needs_gradient else value.clamp(low, high)
+    if not (torch.is_grad_enabled() and value.requires_grad):
+        return value.clamp(low, high)
+    return value if _lies_within(value, low, high) else apply(_Clip, value, low, high)
+
+
+def _lies_within(value: Tensor, low: float, high: float) -> bool:
+    """Whether nothing is to be clipped, where asking for it takes less time than clipping."""
+    if value.device.type != "cpu" or not nothing_watches():
+        return False
+    if value.dim():
+        return torch.equal(value.detach().clamp(low, high), value)
+    return low <= value.item() <= high
 
 
 def check_channels(channels: int) -> int:

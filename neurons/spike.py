@@ -88,6 +88,16 @@ class _StraightThroughInForwardMode(_StraightThrough):
         return tangent * (membrane.abs() <= spike_range)
 
 
+def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """``function.apply(*arguments)``, without what torch does in every call for a default argument.
+
+    Torch reads the signature of ``forward`` each time, which takes several times as long as the function.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*arguments)
+    return super(torch.autograd.Function, function).apply(*arguments)
+
+
 def in_forward_mode() -> bool:
     """Whether forward-mode derivatives are being computed (``torch.func.jvp``)."""
     return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
@@ -126,7 +136,7 @@ class MultiBitSpike(NamedTuple):
         with torch.no_grad():
             spike = same_type.levels(membrane) / same_type.scale
         function = _StraightThroughInForwardMode if in_forward_mode() else _StraightThrough
-        return function.apply(membrane, spike, r)
+        return apply(function, membrane, spike, r)
 
 
 class Statistics(NamedTuple):

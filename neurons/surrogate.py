@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurons.spike import in_forward_mode
+from neurons.spike import apply, in_forward_mode
 
 
 def _triangle(u: Tensor) -> Tensor:
@@ -124,4 +124,4 @@ def binary_spike(membrane: Tensor, threshold: Tensor, gamma: float, surrogate: S
     if callable(surrogate):
         return surrogate(membrane - threshold)
     function = _BinarySpikeInForwardMode if in_forward_mode() else _BinarySpike
-    return function.apply(membrane / threshold - 1, gamma, check_surrogate(surrogate))
+    return apply(function, membrane / threshold - 1, gamma, check_surrogate(surrogate))
