@@ -16,6 +16,7 @@ Source: Rathi and Roy, "LITE-SNN: Leveraging Inherent Dynamics to Train Energy-E
 Networks for Sequential Learning", IEEE TCDS 2024, 10.1109/TCDS.2024.3396431 (RR24).
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -24,10 +25,10 @@ from torch import Tensor, nn
 from neurons.checks import Setting, flag, leak_start, one_or_per_channel, positive, within
 from neurons.kernels import Kernel
 from neurons.kernels.operators import nothing_watches
-from neurons.lif_eager import lif_step
+from neurons.lif_eager import Library, Ours, Rule, lif_step
 from neurons.neuron import MembraneState, Neuron, clip, over_channels
 from neurons.registry import register
-from neurons.surrogate import Surrogate, binary_spike, check_reset, checked_surrogate
+from neurons.surrogate import Known, Surrogate, binary_spike, check_reset, checked_surrogate, known
 
 SMALLEST_THRESHOLD = 1e-3
 """The smallest threshold, in training too. At zero u is not defined, and below zero its sign would be reversed."""
@@ -60,8 +61,11 @@ def learnable_lif_step(
     return spike, MembraneState(membrane if reset == "none" else membrane - threshold * spike.detach())
 
 
-def _definition(x: Tensor, before: Tensor, *parameters: Any) -> tuple[Tensor, Tensor]:
-    spike, state = learnable_lif_step(x, MembraneState(before), LearnableLIFParameters(*parameters))
+def _definition(
+    x: Tensor, before: Tensor, leak: Tensor, threshold: Tensor, parameters: LearnableLIFParameters
+) -> tuple[Tensor, Tensor]:
+    learned = parameters._replace(leak=leak, threshold=threshold)
+    spike, state = learnable_lif_step(x, MembraneState(before), learned)
     return spike, state.membrane
 
 
@@ -75,7 +79,8 @@ class LearnableLIF(Neuron):
     height of the surrogate gradient, and ``surrogate`` its shape: "triangular" is that of RR24; "arctan" has a tail,
     with which neurons that have fallen silent learn to fire again (:mod:`neurons.surrogate`). A surrogate of snnTorch
     or SpikingJelly can be given instead: a function from ``U - theta`` to spikes, with its own gradient, to which
-    ``gamma`` does not apply. The scan then runs step by step in torch. ``reset_mechanism`` is "subtract", "zero" for a
+    ``gamma`` does not apply. The kernel of the CPU knows most of them; with another function the scan runs step by step
+    in torch. ``reset_mechanism`` is "subtract", "zero" for a
     membrane that loses all its charge at a spike, or "none".
     """
 
@@ -127,9 +132,18 @@ class LearnableLIF(Neuron):
             super().__setattr__(name, value)
 
     def reference_only(self) -> str | None:
-        if callable(self.surrogate):
+        if callable(self.surrogate) and (self.leak.device.type != "cpu" or self._known() is None):
             return f"{type(self).__name__} has a function for its surrogate, which no kernel can call"
         return super().reference_only()
+
+    def _known(self) -> Known | None:
+        """What is known of a surrogate that is a library's function, unless a tool has to see it called."""
+        return known(self.surrogate) if nothing_watches() else None
+
+    def kernel_parameters(self) -> LearnableLIFParameters:
+        parameters = self.step_parameters()
+        found = self._known() if callable(parameters.surrogate) else None
+        return parameters if found is None else parameters._replace(gamma=found.height, surrogate=found.name)
 
     def step_parameters(self) -> LearnableLIFParameters:
         threshold = clip(self.threshold, SMALLEST_THRESHOLD, math.inf)
@@ -138,12 +152,22 @@ class LearnableLIF(Neuron):
 
     def advance(self, x: Tensor, state: MembraneState) -> tuple[Tensor, MembraneState]:
         parameters = self.step_parameters()
-        if self.step is not learnable_lif_step or callable(parameters.surrogate) or not nothing_watches():
+        if self.step is not learnable_lif_step or (rule := self._eager_rule(parameters)) is None:
             return self.step(x, state, parameters)
         leak = over_channels(parameters.leak, state.membrane)
         threshold = over_channels(parameters.threshold, state.membrane)
-        spike, membrane = lif_step(x, state.membrane, leak, threshold, *parameters[2:], _definition)
+        spike, membrane = lif_step(x, state.membrane, leak, threshold, rule)
         return spike, MembraneState(membrane)
+
+    def _eager_rule(self, parameters: LearnableLIFParameters) -> Rule | None:
+        """How it fires, if a step may be one node of autograd's graph."""
+        if not nothing_watches():
+            return None
+        surrogate, definition = parameters.surrogate, functools.partial(_definition, parameters=parameters)
+        if isinstance(surrogate, str):
+            return Rule(Ours(surrogate, parameters.gamma), parameters.reset_mechanism, definition)
+        found = known(surrogate)
+        return None if found is None else Rule(Library(found), parameters.reset_mechanism, definition)
 
     def extra_repr(self) -> str:
         reset = "" if self.reset_mechanism == "subtract" else f", reset_mechanism={self.reset_mechanism!r}"

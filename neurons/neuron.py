@@ -116,6 +116,10 @@ class Neuron(nn.Module):
         """The parameters of ``step`` as it takes them, from this module's parameters and buffers."""
         raise NotImplementedError
 
+    def kernel_parameters(self) -> Any:
+        """The parameters of ``step`` as a kernel takes them, which knows no functions."""
+        return self.step_parameters()
+
     @property
     def backend(self) -> str:
         """What runs a scan: "auto", "torch", "cpu" or "cupy" (:mod:`neurons.kernels`). A single step runs in torch.
@@ -158,7 +162,7 @@ class Neuron(nn.Module):
         self._ran(kernels.choose(self, x_seq))
         if self.last_backend == "torch":
             return reference_scan(self.step, x_seq, state, self.step_parameters())
-        y_seq, state, _ = kernels.scan(self.name, x_seq, state, self.step_parameters())
+        y_seq, state, _ = kernels.scan(self.name, x_seq, state, self.kernel_parameters())
         return y_seq, self.State(*state)
 
     def single_step(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:

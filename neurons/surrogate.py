@@ -10,17 +10,23 @@ and if a whole layer is silent in this way, training does not recover. The arcta
 nowhere zero.
 
 A function from ``U - theta`` to spikes is taken too, with the gradient that it has: the surrogates of snnTorch
-(``surrogate.atan()``) and of SpikingJelly (``surrogate.ATan()``) are such functions. The kernels know only the names,
-so with a function the scan runs step by step in torch.
+(``surrogate.atan()``) and of SpikingJelly (``surrogate.ATan()``) are such functions. The kernel of the CPU computes
+those whose gradient is ``height * S(slope * (U - theta))`` with an S of :data:`SHAPES` (:func:`known`): ``atan``,
+``fast_sigmoid`` and ``sigmoid`` of snnTorch; ``ATan``, ``Sigmoid``, ``PiecewiseQuadratic``, ``SoftSign`` and
+``SuperSpike`` of SpikingJelly. With any other function the scan runs step by step in torch.
 """
 
 import difflib
+import functools
+import math
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from neurons.checks import is_real
 from neurons.spike import apply, in_forward_mode
 
 
@@ -32,8 +38,21 @@ def _arctan(u: Tensor) -> Tensor:
     return 1 / (1 + u * u)
 
 
+def _fast_sigmoid(u: Tensor) -> Tensor:
+    return (1 + u.abs()) ** -2
+
+
+def _sigmoid(u: Tensor) -> Tensor:
+    value = torch.sigmoid(u)
+    return value * (1 - value)
+
+
 SURROGATES = {"triangular": _triangle, "arctan": _arctan}
 """The derivative at u, of height 1, by name."""
+
+SHAPES = {**SURROGATES, "fast_sigmoid": _fast_sigmoid, "sigmoid": _sigmoid}
+"""The derivatives that the libraries' surrogates have, S of :class:`Known`: also ``1 / (1 + |z|)^2`` and
+``sigmoid(z) (1 - sigmoid(z))``."""
 
 
 Surrogate = str | Callable[[Tensor], Tensor]
@@ -68,6 +87,86 @@ def checked_surrogate(surrogate: Any) -> Surrogate:
             f"surrogate.atan() of snnTorch or surrogate.ATan() of SpikingJelly; got {surrogate!r}"
         )
     return surrogate
+
+
+class Known(NamedTuple):
+    """A library's surrogate: the gradient ``height * S(slope * (U - theta))``, with S a name of :data:`SHAPES`."""
+
+    shape: str
+    height: float
+    slope: float
+    fires_at_threshold: bool
+    """Whether it fires where U equals theta."""
+
+    @property
+    def name(self) -> str:
+        """All but the height, as the operators take it: a string."""
+        return f"{self.shape} {self.slope!r} {'>=' if self.fires_at_threshold else '>'}"
+
+    @classmethod
+    def from_name(cls, height: float, name: str) -> "Known":
+        shape, slope, fires = name.split()
+        return cls(shape, height, float(slope), fires == ">=")
+
+
+_SNNTORCH, _SPIKINGJELLY = "snntorch.surrogate", "spikingjelly.activation_based.surrogate"
+_LIBRARIES: dict[str, dict[str, tuple[str, Callable[[float], tuple[float, float]]]]] = {
+    _SNNTORCH: {
+        "atan": ("arctan", lambda alpha: (alpha / 2, math.pi / 2 * alpha)),
+        "fast_sigmoid": ("fast_sigmoid", lambda slope: (1.0, slope)),
+        "sigmoid": ("sigmoid", lambda slope: (slope, slope)),
+    },
+    _SPIKINGJELLY: {
+        "ATan": ("arctan", lambda alpha: (alpha / 2, math.pi / 2 * alpha)),
+        "Sigmoid": ("sigmoid", lambda alpha: (alpha, alpha)),
+        "PiecewiseQuadratic": ("triangular", lambda alpha: (alpha, alpha)),
+        "SoftSign": ("fast_sigmoid", lambda alpha: (alpha / 2, alpha)),
+        "SuperSpike": ("fast_sigmoid", lambda alpha: (alpha, 1.0)),
+    },
+}
+"""By module and name: the shape, and its height and slope from the one parameter that the library's has."""
+_AT = (-3.0, -1.1, -0.6, -0.1, 0.0, 0.1, 0.7, 1.2, 4.0)
+"""Where a library's surrogate is compared with what is known of it."""
+
+
+def known(surrogate: Any) -> Known | None:
+    """What is known of a surrogate that is a function; None if it is none of :data:`_LIBRARIES`, or was changed."""
+    module, name, parameter = _origin(surrogate)
+    if name not in _LIBRARIES.get(module, {}) or not is_real(parameter) or not 0 < parameter < math.inf:
+        return None
+    return _compared(module, name, float(parameter))
+
+
+def _origin(surrogate: Any) -> tuple[str, str, Any]:
+    """The library's module that made it, its name there, and its parameter; an empty module if a part was replaced."""
+    kind = type(surrogate)
+    if kind.__module__ == _SPIKINGJELLY:
+        values = vars(surrogate)
+        plain = values["spiking"] is True and not (values["_forward_hooks"] or values["_forward_pre_hooks"])
+        return (_SPIKINGJELLY if plain and "forward" not in values else ""), kind.__name__, values.get("alpha")
+    code = getattr(surrogate, "__code__", None)
+    if getattr(surrogate, "__module__", None) != _SNNTORCH or code is None or len(code.co_freevars) != 1:
+        return "", "", None
+    name = surrogate.__qualname__.split(".")[0]
+    maker = getattr(sys.modules[_SNNTORCH], name, None)
+    same = code in getattr(getattr(maker, "__code__", None), "co_consts", ())
+    return (_SNNTORCH if same else ""), name, surrogate.__closure__[0].cell_contents
+
+
+@functools.lru_cache
+def _compared(module: str, name: str, parameter: float) -> Known | None:
+    """What is known of a library's surrogate with this parameter, if the installed release computes that."""
+    shape, of_parameter = _LIBRARIES[module][name]
+    height, slope = of_parameter(parameter)
+    function, at = getattr(sys.modules[module], name)(parameter), torch.tensor(_AT, dtype=torch.float64)
+    with torch.inference_mode(False), torch.enable_grad():
+        over = (at / slope).requires_grad_()
+        spikes = function(over)
+        (gradient,) = torch.autograd.grad(spikes.sum(), over)
+    fires = bool(spikes[_AT.index(0.0)])
+    wanted = at >= 0 if fires else at > 0
+    same = torch.equal(spikes.bool(), wanted) and torch.allclose(gradient, height * SHAPES[shape](at), rtol=1e-5)
+    return Known(shape, height, slope, fires) if same else None
 
 
 RESETS = ("subtract", "zero", "none")

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from neurons.kernels import cpu_kernels
-from neurons.kernels.cpu_kernels import STEPS, WIDTH, Firing, Spike
+from neurons.kernels.cpu_kernels import STEPS, WIDTH, Firing, LibraryFiring, Spike
 from neurons.kernels.cpu_memory import empty
 from neurons.kernels.operators import OPERATORS
 from neurons.spike import FULL_PRECISION, MultiBitSpike
-from neurons.surrogate import flags
+from neurons.surrogate import SHAPES, SURROGATES, Known, check_reset, flags
 
 GRAIN = 1 << 18
 """Elements times steps that are worth a thread of their own; waking a thread takes a tenth of a millisecond."""
@@ -237,10 +237,26 @@ def _no_checkpoints(dtype: torch.dtype) -> np.ndarray:
 
 
 @functools.lru_cache
-def _firing(gamma: float, surrogate: str, reset_mechanism: str, dtype: torch.dtype) -> Firing:
+def _firing(gamma: float, surrogate: str, reset_mechanism: str, dtype: torch.dtype) -> Firing | LibraryFiring:
+    if surrogate.partition(" ")[0] in SHAPES and surrogate not in SURROGATES:
+        return _library_firing(Known.from_name(gamma, surrogate), reset_mechanism, dtype)
     number, names = _NUMBERS[dtype], flags(surrogate, reset_mechanism)
     tail, to_zero, no_reset = bool(names & 1), bool(names & 2), bool(names & 4)
     return Firing(number(gamma), number(0), number(1), tail, to_zero, no_reset)
+
+
+_SHAPES: dict[str, type[LibraryFiring]] = {
+    "triangular": cpu_kernels.TriangularFiring,
+    "arctan": cpu_kernels.ArctanFiring,
+    "fast_sigmoid": cpu_kernels.FastSigmoidFiring,
+    "sigmoid": cpu_kernels.SigmoidFiring,
+}
+
+
+def _library_firing(surrogate: Known, reset_mechanism: str, dtype: torch.dtype) -> LibraryFiring:
+    number, reset = _NUMBERS[dtype], check_reset(reset_mechanism)
+    numbers = number(surrogate.height), number(surrogate.slope), number(0), number(1)
+    return _SHAPES[surrogate.shape](*numbers, surrogate.fires_at_threshold, reset == "zero", reset == "none")
 
 
 @functools.lru_cache
@@ -257,7 +273,7 @@ def _spike(r: float, dtype: torch.dtype, bits: int, threshold_levels: int) -> Sp
     )
 
 
-def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence) -> Spike | Firing | None:
+def _settings(neuron: str, parameters: Sequence[Tensor], settings: Sequence) -> Spike | Firing | LibraryFiring | None:
     if OPERATORS[neuron].multi_bit:
         return _spike(parameters[-1].item(), parameters[-1].dtype, *settings)
     return _firing(*settings, parameters[0].dtype) if settings else None

@@ -193,6 +193,34 @@ class Firing(NamedTuple):
     """Whether a spike leaves the membrane as it is. If neither, it subtracts the threshold."""
 
 
+class LibraryFiring(NamedTuple):
+    """A library's surrogate gradient (:class:`neurons.surrogate.Known`), and the reset; by shape, a type of its own."""
+
+    height: np.floating
+    slope: np.floating
+    zero: np.floating
+    one: np.floating
+    fires_at_threshold: bool
+    to_zero: bool
+    no_reset: bool
+
+
+class TriangularFiring(LibraryFiring):
+    """With a triangle."""
+
+
+class ArctanFiring(LibraryFiring):
+    """With the derivative of the arctan."""
+
+
+class FastSigmoidFiring(LibraryFiring):
+    """With the derivative of z / (1 + |z|)."""
+
+
+class SigmoidFiring(LibraryFiring):
+    """With the derivative of the sigmoid."""
+
+
 @_inline
 def _clip(membrane, spike):
     clipped = spike.lowest if membrane < spike.lowest else membrane
@@ -357,19 +385,126 @@ def input_gated_lif_backward(x, checkpoints, grad_y, grad_x, grad_currents, grad
 # ---- Learnable LIF. From here on all elements form one row ----
 
 
+# What is compared with the threshold is u = U / theta - 1, or U - theta with a library's surrogate. The backward keeps
+# U / theta or U - theta. A compiled kernel is for one type of settings.
+
+
+def _lif_kept(membrane, threshold, settings):
+    """What the backward keeps of the membrane before the reset."""
+    raise NotImplementedError("compiled code only")
+
+
+def _lif_over(kept, settings):
+    """By how much the membrane exceeds the threshold, from what is kept."""
+    raise NotImplementedError("compiled code only")
+
+
+def _lif_spike(over, settings):
+    """1 above zero."""
+    raise NotImplementedError("compiled code only")
+
+
+def _lif_charge(grad_y, over, inverse, settings):
+    """The gradient with respect to the membrane through the spike."""
+    raise NotImplementedError("compiled code only")
+
+
+def _lif_share(charge, kept, settings):
+    """What the charge takes from the gradient of the threshold."""
+    raise NotImplementedError("compiled code only")
+
+
+def _is_ours(settings):
+    return settings.instance_class is Firing
+
+
+@overload(_lif_kept)
+def _kept(membrane, threshold, settings):
+    if _is_ours(settings):
+        return lambda membrane, threshold, settings: membrane / threshold
+    return lambda membrane, threshold, settings: membrane - threshold
+
+
+@overload(_lif_over)
+def _over(kept, settings):
+    if _is_ours(settings):
+        return lambda kept, settings: kept - settings.one
+    return lambda kept, settings: kept
+
+
 @_inline
-def _lif_spike(ratio, settings):
+def _spike_or_nan(ratio, settings):
     """1 above zero; NaN stays NaN."""
     spike = settings.one if ratio > settings.zero else settings.zero
     return ratio if ratio != ratio else spike
 
 
 @_inline
+def _library_spike(over, settings):
+    """1 above zero, or also at zero; NaN gives 0."""
+    fires = over >= settings.zero if settings.fires_at_threshold else over > settings.zero
+    return settings.one if fires else settings.zero
+
+
+@overload(_lif_spike)
+def _spike(over, settings):
+    if _is_ours(settings):
+        return lambda over, settings: _spike_or_nan(over, settings)
+    return lambda over, settings: _library_spike(over, settings)
+
+
+@_inline
+def _triangle(z, settings):
+    triangle = settings.one - abs(z)
+    return settings.zero if triangle < settings.zero else triangle
+
+
+@_inline
+def _arctan(z, settings):
+    return settings.one / (settings.one + z * z)
+
+
+@_inline
+def _fast_sigmoid(z, settings):
+    root = settings.one / (settings.one + abs(z))
+    return root * root
+
+
+@_inline
+def _sigmoid_slope(z, settings):
+    value = sigmoid(z)
+    return value * (settings.one - value)
+
+
+@_inline
 def _lif_surrogate(over, settings):
-    """The surrogate gradient of height 1."""
-    triangle = settings.one - abs(over)
-    triangle = settings.zero if triangle < settings.zero else triangle
-    return settings.one / (settings.one + over * over) if settings.tail else triangle
+    """Our surrogate gradient of height 1."""
+    return _arctan(over, settings) if settings.tail else _triangle(over, settings)
+
+
+_SHAPES = {
+    TriangularFiring: _triangle,
+    ArctanFiring: _arctan,
+    FastSigmoidFiring: _fast_sigmoid,
+    SigmoidFiring: _sigmoid_slope,
+}
+
+
+@overload(_lif_charge)
+def _charge(grad_y, over, inverse, settings):
+    if _is_ours(settings):
+        return lambda grad_y, over, inverse, settings: (
+            grad_y * settings.gamma * _lif_surrogate(over, settings) * inverse
+        )
+    shape = _SHAPES[settings.instance_class]
+    return lambda grad_y, over, inverse, settings: grad_y * settings.height * shape(settings.slope * over, settings)
+
+
+@overload(_lif_share)
+def _share(charge, kept, settings):
+    if _is_ours(settings):
+        return lambda charge, kept, settings: charge * kept
+    return lambda charge, kept, settings: charge
 
 
 @_inline
@@ -386,7 +521,7 @@ def _lif_reset(membrane, threshold, spike, settings):
 def _lif_step(x, membrane, leak, threshold, y, settings):
     for i in range(len(membrane)):
         new = leak[i] * membrane[i] + widen(x[i])
-        spike = _lif_spike(new / threshold[i] - settings.one, settings)
+        spike = _lif_spike(_lif_over(_lif_kept(new, threshold[i], settings), settings), settings)
         y[i] = narrow(spike, y)
         membrane[i] = _lif_reset(new, threshold[i], spike, settings)
 
@@ -404,23 +539,23 @@ def learnable_lif_forward(x, membranes, leaks, thresholds, y, final, checkpoints
 
 
 @_kernel
-def _lif_again(x, membrane, leak, threshold, before, ratios, settings):
+def _lif_again(x, membrane, leak, threshold, before, kept, settings):
     for i in range(len(membrane)):
         new = leak[i] * membrane[i] + widen(x[i])
-        before[i], ratios[i] = membrane[i], new / threshold[i]
-        membrane[i] = _lif_reset(new, threshold[i], _lif_spike(ratios[i] - settings.one, settings), settings)
+        before[i], kept[i] = membrane[i], _lif_kept(new, threshold[i], settings)
+        membrane[i] = _lif_reset(new, threshold[i], _lif_spike(_lif_over(kept[i], settings), settings), settings)
 
 
 @_kernel
-def _lif_step_backward(before, ratios, leak, inverse, grad_y, grad_x, grad, to_leak, to_threshold, settings):
+def _lif_step_backward(before, kept, leak, inverse, grad_y, grad_x, grad, to_leak, to_threshold, settings):
     """Back through one step; ``inverse`` is 1 / threshold, because a product takes less time than a division."""
     for i in range(len(grad)):
-        over = ratios[i] - settings.one
-        charge = widen(grad_y[i]) * settings.gamma * _lif_surrogate(over, settings) * inverse[i]
+        over = _lif_over(kept[i], settings)
+        charge = _lif_charge(widen(grad_y[i]), over, inverse[i], settings)
         spike = _lif_spike(over, settings)
         past_reset = settings.zero if settings.to_zero and spike > settings.zero else grad[i]
         by_reset = settings.zero if settings.to_zero or settings.no_reset else grad[i] * spike
-        to_threshold[i] -= by_reset + charge * ratios[i]
+        to_threshold[i] -= by_reset + _lif_share(charge, kept[i], settings)
         to_membrane = past_reset + charge
         to_leak[i] += to_membrane * before[i]
         grad_x[i] = narrow(to_membrane, grad_x)
@@ -443,12 +578,12 @@ def learnable_lif_backward(
             membrane[:] = checkpoints[part, 0, row, a:b]
             first, last = part * STEPS, min(part * STEPS + STEPS, len(x))
             for t in range(first, last):
-                before, ratios = saved[0, t - first], saved[1, t - first]
-                _lif_again(x[t, row, a:b], membrane, leak, threshold, before, ratios, settings)
+                before, kept = saved[0, t - first], saved[1, t - first]
+                _lif_again(x[t, row, a:b], membrane, leak, threshold, before, kept, settings)
             for t in range(last - 1, first - 1, -1):
-                before, ratios = saved[0, t - first], saved[1, t - first]
+                before, kept = saved[0, t - first], saved[1, t - first]
                 g_y, g_x = grad_y[t, row, a:b], grad_x[t, row, a:b]
-                _lif_step_backward(before, ratios, leak, inverse, g_y, g_x, grad, to_leak, to_threshold, settings)
+                _lif_step_backward(before, kept, leak, inverse, g_y, g_x, grad, to_leak, to_threshold, settings)
         _give(to_leak, to_leaks, row, a, block)
         _give(to_threshold, to_thresholds, row, a, block)
 

@@ -65,7 +65,7 @@ class ReadyScan:
 
         dtype = state[0].dtype
         if dtype not in self.parameters:
-            self.parameters[dtype] = parameters_and_settings(neuron.step_parameters(), dtype)
+            self.parameters[dtype] = parameters_and_settings(neuron.kernel_parameters(), dtype)
         self.ready = _Ready(Scan(neuron.name, state, *self.parameters[dtype]), kinds[0], kinds[1:])
 
     def _may_run(self) -> bool:
