@@ -19,6 +19,7 @@ Sequential Learning", AAAI 2022, arXiv 2109.01905 (PR22).
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
 from neurons.checks import Setting, is_real, is_whole
+from neurons.kernels.operators import nothing_watches
 from neurons.repeats import Notes, start_in_graph, start_of
 
 FULL_PRECISION = 32
@@ -88,6 +90,21 @@ class _StraightThroughInForwardMode(_StraightThrough):
         return tangent * (membrane.abs() <= spike_range)
 
 
+class _Quantise(torch.autograd.Function):
+    """The spike and its straight-through gradient, in fewer operations, for when nothing needs to see them."""
+
+    @staticmethod
+    def forward(ctx, membrane: Tensor, spike: "MultiBitSpike") -> Tensor:
+        ctx.save_for_backward(membrane, spike.spike_range)
+        return spike.value(membrane)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        membrane, spike_range = ctx.saved_tensors
+        size = membrane.detach().abs()
+        return gradient * torch.le(size, spike_range, out=torch.empty_like(size)), None
+
+
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """``function.apply(*arguments)``, without what torch does in every call for a default argument.
 
@@ -120,12 +137,20 @@ class MultiBitSpike(NamedTuple):
 
     def levels(self, membrane: Tensor) -> Tensor:
         """The integer spikes q, as floating-point numbers. NaN stays NaN."""
+        return self._levels(membrane, self.scale)
+
+    def value(self, membrane: Tensor) -> Tensor:
+        """The spikes y, without a gradient of their own. The range has the type of the membrane."""
+        scale = self.scale
+        return self._levels(membrane, scale) / scale
+
+    def _levels(self, membrane: Tensor, scale: Tensor) -> Tensor:
         r = self.spike_range
         # trunc, written as a division because the export to ONNX supports that
-        q = torch.div(self.scale * torch.clamp(membrane, -r, r), 1, rounding_mode="trunc")
+        q = torch.div(scale * torch.clamp(membrane, -r, r), 1, rounding_mode="trunc")
         if self.bits == 1:
             q = q.clamp(min=0)
-        return torch.where(q.abs() <= self.threshold_levels, torch.zeros_like(q), q)
+        return nn.functional.hardshrink(q, self.threshold_levels)
 
     def __call__(self, membrane: Tensor) -> Tensor:
         # In the type of the state, as in a kernel.
@@ -133,10 +158,12 @@ class MultiBitSpike(NamedTuple):
         if self.bits == FULL_PRECISION:
             return torch.clamp(membrane, -r, r)
         same_type = self._replace(spike_range=r)
+        if nothing_watches():
+            return _Quantise.apply(membrane, same_type)
         with torch.no_grad():
-            spike = same_type.levels(membrane) / same_type.scale
+            spike = same_type.value(membrane)
         function = _StraightThroughInForwardMode if in_forward_mode() else _StraightThrough
-        return apply(function, membrane, spike, r)
+        return function.apply(membrane, spike, r)
 
 
 class Statistics(NamedTuple):
@@ -153,13 +180,27 @@ class Statistics(NamedTuple):
     def moved(self, minimum: Tensor, maximum: Tensor, momentum: float) -> "Statistics":
         """The statistics after one more sequence (or step) with these extremes; unchanged if one is not finite."""
         updates = self.updates + 1
-        rate = torch.where(updates > 1, momentum / (1 - (1 - momentum) ** updates), 1.0)
+        can_be_read = type(updates) is Tensor and updates.device.type == "cpu" and nothing_watches()
+        rate = _known_rate(updates.item(), momentum) if can_be_read else _rate(updates, momentum)
         lowest = torch.lerp(self.minimum, minimum.to(self.minimum.dtype), rate)
         highest = torch.lerp(self.maximum, maximum.to(self.maximum.dtype), rate)
         largest = torch.maximum(lowest.abs(), highest.abs())  # NaN if either is NaN
         after = largest.clamp(min=SMALLEST_RANGE), lowest, highest, updates
+        if can_be_read and math.isfinite(largest.item()):  # no need to choose
+            return Statistics(*after)
         finite = torch.isfinite(largest)
         return Statistics(*[torch.where(finite, new, old) for new, old in zip(after, self)])
+
+
+def _rate(updates: Tensor, momentum: float) -> Tensor:
+    """How far the n-th of the updates moves the averages."""
+    return torch.where(updates > 1, momentum / (1 - (1 - momentum) ** updates), 1.0)
+
+
+@functools.lru_cache
+def _known_rate(updates: float, momentum: float) -> Tensor:
+    with torch.inference_mode(False):
+        return _rate(torch.tensor(updates, dtype=torch.float32), momentum)
 
 
 def joined(start: Statistics, parts: Statistics) -> Statistics:
@@ -400,14 +441,24 @@ class ObservedSpike:
 
     def __init__(self, spike: MultiBitSpike):
         self.spike = spike
-        self.minimum = torch.full_like(spike.spike_range, float("inf"))
-        self.maximum = torch.full_like(spike.spike_range, float("-inf"))
+        self.extremes: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def minimum(self) -> Tensor:
+        """The smallest membrane; infinite before the first."""
+        return _no_extremes(self.spike.spike_range)[0] if self.extremes is None else self.extremes[0]
+
+    @property
+    def maximum(self) -> Tensor:
+        return _no_extremes(self.spike.spike_range)[1] if self.extremes is None else self.extremes[1]
 
     def __call__(self, membrane: Tensor) -> Tensor:
         if membrane.numel():  # an empty batch has no extremes
-            extremes = torch.aminmax(membrane.detach())
-            self.minimum = torch.minimum(self.minimum, extremes.min)
-            self.maximum = torch.maximum(self.maximum, extremes.max)
+            low, high = torch.aminmax(membrane.detach())
+            before = self.extremes
+            if before is not None:
+                low, high = torch.minimum(before[0], low), torch.maximum(before[1], high)
+            self.extremes = low, high
         return self.spike(membrane)
 
 

@@ -280,8 +280,8 @@ def test_code_that_looks_for_the_library_s_base_node_finds_ours():
 # Surrogates that are functions
 
 
-def test_a_surrogate_that_is_a_function_runs_in_torch_and_a_kernel_that_is_asked_for_says_so():
-    lif = neurons.LearnableLIF(surrogate=surrogate.ATan())
+def test_a_surrogate_that_no_kernel_knows_runs_in_torch_and_a_kernel_that_is_asked_for_says_so():
+    lif = neurons.LearnableLIF(surrogate=surrogate.Erf())
     lif(torch.rand(3, 2, 4))
     assert lif.last_backend == "torch"
     lif.backend = "cpu"
