@@ -44,6 +44,7 @@ def _can_keep() -> bool:
 _OPTIONS: dict[str, Any] = {"cache": _can_keep(), "nogil": True, "error_model": "numpy"}
 _kernel = njit(**_OPTIONS, pipeline_class=_Disjoint)
 # Inlined: a call in a loop over elements would prevent vector instructions.
+_INLINED = {"error_model": "numpy", "forceinline": True}
 _inline = njit(**_OPTIONS, forceinline=True)
 
 
@@ -418,14 +419,14 @@ def _is_ours(settings):
     return settings.instance_class is Firing
 
 
-@overload(_lif_kept)
+@overload(_lif_kept, jit_options=_INLINED)
 def _kept(membrane, threshold, settings):
     if _is_ours(settings):
         return lambda membrane, threshold, settings: membrane / threshold
     return lambda membrane, threshold, settings: membrane - threshold
 
 
-@overload(_lif_over)
+@overload(_lif_over, jit_options=_INLINED)
 def _over(kept, settings):
     if _is_ours(settings):
         return lambda kept, settings: kept - settings.one
@@ -446,7 +447,7 @@ def _library_spike(over, settings):
     return settings.one if fires else settings.zero
 
 
-@overload(_lif_spike)
+@overload(_lif_spike, jit_options=_INLINED)
 def _spike(over, settings):
     if _is_ours(settings):
         return lambda over, settings: _spike_or_nan(over, settings)
@@ -490,7 +491,7 @@ _SHAPES = {
 }
 
 
-@overload(_lif_charge)
+@overload(_lif_charge, jit_options=_INLINED)
 def _charge(grad_y, over, inverse, settings):
     if _is_ours(settings):
         return lambda grad_y, over, inverse, settings: (
@@ -500,7 +501,7 @@ def _charge(grad_y, over, inverse, settings):
     return lambda grad_y, over, inverse, settings: grad_y * settings.height * shape(settings.slope * over, settings)
 
 
-@overload(_lif_share)
+@overload(_lif_share, jit_options=_INLINED)
 def _share(charge, kept, settings):
     if _is_ours(settings):
         return lambda charge, kept, settings: charge * kept
