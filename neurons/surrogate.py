@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from neurons.checks import is_real
 from neurons.spike import apply, in_forward_mode
@@ -125,6 +126,7 @@ _LIBRARIES: dict[str, dict[str, tuple[str, Callable[[float], tuple[float, float]
     },
 }
 """By module and name: the shape, and its height and slope from the one parameter that the library's has."""
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _AT = (-3.0, -1.1, -0.6, -0.1, 0.0, 0.1, 0.7, 1.2, 4.0)
 """Where a library's surrogate is compared with what is known of it."""
 
@@ -142,13 +144,13 @@ def _origin(surrogate: Any) -> tuple[str, str, Any]:
     kind = type(surrogate)
     if kind.__module__ == _SPIKINGJELLY:
         values = vars(surrogate)
-        plain = values["spiking"] is True and not (values["_forward_hooks"] or values["_forward_pre_hooks"])
-        return (_SPIKINGJELLY if plain and "forward" not in values else ""), kind.__name__, values.get("alpha")
+        plain = values.get("spiking") is True and "forward" not in values and not any(map(values.get, _HOOKS))
+        return (_SPIKINGJELLY if plain else ""), kind.__name__, values.get("alpha")
     code = getattr(surrogate, "__code__", None)
     if getattr(surrogate, "__module__", None) != _SNNTORCH or code is None or len(code.co_freevars) != 1:
         return "", "", None
     name = surrogate.__qualname__.split(".")[0]
-    maker = getattr(sys.modules[_SNNTORCH], name, None)
+    maker = getattr(sys.modules.get(_SNNTORCH), name, None)
     same = code in getattr(getattr(maker, "__code__", None), "co_consts", ())
     return (_SNNTORCH if same else ""), name, surrogate.__closure__[0].cell_contents
 
@@ -159,7 +161,8 @@ def _compared(module: str, name: str, parameter: float) -> Known | None:
     shape, of_parameter = _LIBRARIES[module][name]
     height, slope = of_parameter(parameter)
     function, at = getattr(sys.modules[module], name)(parameter), torch.tensor(_AT, dtype=torch.float64)
-    with torch.inference_mode(False), torch.enable_grad():
+    # Hooks of its own: those of an activation checkpoint would count what is saved here.
+    with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(lambda x: x, lambda x: x):
         over = (at / slope).requires_grad_()
         spikes = function(over)
         (gradient,) = torch.autograd.grad(spikes.sum(), over)

@@ -44,7 +44,7 @@ def _can_keep() -> bool:
 _OPTIONS: dict[str, Any] = {"cache": _can_keep(), "nogil": True, "error_model": "numpy"}
 _kernel = njit(**_OPTIONS, pipeline_class=_Disjoint)
 # Inlined: a call in a loop over elements would prevent vector instructions.
-_INLINED = {"error_model": "numpy", "forceinline": True}
+_INLINED: Any = {"error_model": "numpy", "forceinline": True}
 _inline = njit(**_OPTIONS, forceinline=True)
 
 

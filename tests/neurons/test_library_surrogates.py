@@ -8,6 +8,7 @@ import snntorch.surrogate as snn_surrogate
 import torch
 from spikingjelly.activation_based import surrogate
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import neurons
 from neurons.surrogate import RESETS, SHAPES, SURROGATES, known
@@ -153,6 +154,18 @@ def test_copies_of_a_surrogate_are_known_too():
     for function in SPIKINGJELLY:
         assert known(copy.deepcopy(function)) == known(pickle.loads(pickle.dumps(function))) == known(function)
     assert {known(function).shape for function in KNOWN} == {*SHAPES}
+
+
+@pytest.mark.parametrize("step", [False, True])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_surrogate_that_is_first_used_in_a_checkpoint_has_the_same_gradients(reentrant, step):
+    lif = lif_of(surrogate.ATan(alpha=2.5 + 0.25 * reentrant + 0.125 * step))
+    x = (currents()[1] if step else currents()).detach().requires_grad_()
+    run = lif.single_step if step else lif
+    checkpoint(lambda x: run(x)[0], x, use_reentrant=reentrant).sum().backward()
+    (wanted,) = torch.autograd.grad(run(x)[0].sum(), x)
+    assert wanted.any()
+    torch.testing.assert_close(x.grad, wanted)
 
 
 class Widened(surrogate.ATan):
