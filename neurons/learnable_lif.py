@@ -80,8 +80,7 @@ class LearnableLIF(Neuron):
     with which neurons that have fallen silent learn to fire again (:mod:`neurons.surrogate`). A surrogate of snnTorch
     or SpikingJelly can be given instead: a function from ``U - theta`` to spikes, with its own gradient, to which
     ``gamma`` does not apply. The kernel of the CPU knows most of them; with another function the scan runs step by step
-    in torch. ``reset_mechanism`` is "subtract", "zero" for a
-    membrane that loses all its charge at a spike, or "none".
+    in torch. ``reset_mechanism`` is "subtract", "zero" for a membrane that loses all its charge at a spike, or "none".
     """
 
     State = MembraneState
@@ -152,7 +151,8 @@ class LearnableLIF(Neuron):
 
     def advance(self, x: Tensor, state: MembraneState) -> tuple[Tensor, MembraneState]:
         parameters = self.step_parameters()
-        if self.step is not learnable_lif_step or (rule := self._eager_rule(parameters)) is None:
+        plain = type(x) is Tensor and self.step is learnable_lif_step  # a subclass of Tensor may lack operations
+        if not plain or (rule := self._eager_rule(parameters)) is None:
             return self.step(x, state, parameters)
         leak = over_channels(parameters.leak, state.membrane)
         threshold = over_channels(parameters.threshold, state.membrane)

@@ -464,7 +464,7 @@ def clip(value: Tensor, low: float, high: float) -> Tensor:
 
 def _lies_within(value: Tensor, low: float, high: float) -> bool:
     """Whether nothing is to be clipped, where asking for it takes less time than clipping."""
-    if value.device.type != "cpu" or not nothing_watches():
+    if type(value) not in (Tensor, nn.Parameter) or value.device.type != "cpu" or not nothing_watches():
         return False
     if value.dim():
         return torch.equal(value.detach().clamp(low, high), value)

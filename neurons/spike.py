@@ -158,7 +158,7 @@ class MultiBitSpike(NamedTuple):
         if self.bits == FULL_PRECISION:
             return torch.clamp(membrane, -r, r)
         same_type = self._replace(spike_range=r)
-        if nothing_watches():
+        if type(membrane) is Tensor and nothing_watches():
             return _Quantise.apply(membrane, same_type)
         with torch.no_grad():
             spike = same_type.value(membrane)
