@@ -7,12 +7,13 @@ With ``b`` bits, a range ``r`` and a threshold of ``k`` levels (PR22)::
     q = 0 where |q| <= k
     y = q / s
 
-Backward, the gradient passes straight through: dy/dV = 1 inside ``[-r, r]``, 0 outside. The range itself gets no
-gradient; it is tracked (:class:`TrackedRange`).
+Backward, the gradient passes straight through: dy/dV = 1 inside ``[-r, r]``, 0 outside. That is the mean slope of the
+spike there. The range itself gets no gradient; it is tracked (:class:`TrackedRange`).
 
 Two settings are not in the published formula. *One bit* is a binary spike: y is ``r/2`` where V exceeds ``r/2`` (both
-to within 0.01 %, because of the margin in s) and zero elsewhere. (The published formula never fires at one bit.) *Full
-precision*, ``bits=32``, is ``y = clip(V, -r, r)``.
+to within 0.01 %, because of the margin in s) and zero elsewhere. (The published formula never fires at one bit.) Its
+only step has a mean slope of 1 over ``[r/4, 3r/4]``, so there the gradient passes. *Full precision*, ``bits=32``, is
+``y = clip(V, -r, r)``.
 
 Source: Ponghiran and Roy, "Spiking Neural Networks with Improved Inherent Recurrence Dynamics for
 Sequential Learning", AAAI 2022, arXiv 2109.01905 (PR22).
@@ -60,25 +61,32 @@ def level_count(bits: int) -> int:
     return 2 ** (max(bits, 2) - 1)
 
 
+def _passes(membrane: Tensor, spike_range: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """The distance of the membrane from where the gradient passes best, and the largest at which it passes."""
+    if bits == 1:
+        return (membrane - spike_range / 2).abs(), spike_range / 4
+    return membrane.abs(), spike_range
+
+
 class _StraightThrough(torch.autograd.Function):
-    """Forward, ``spike``; backward, the gradient passes where ``|membrane| <= range``."""
+    """Forward, ``spike``; backward, the gradient passes near the middle of the range or, of one bit, the threshold."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(membrane: Tensor, spike: Tensor, spike_range: Tensor) -> Tensor:
+    def forward(membrane: Tensor, spike: Tensor, spike_range: Tensor, bits: int) -> Tensor:
         return spike.clone()
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        membrane, _, spike_range = inputs
+        membrane, _, spike_range, ctx.bits = inputs
         ctx.save_for_backward(membrane, spike_range)
         ctx.save_for_forward(membrane, spike_range)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        membrane, spike_range = ctx.saved_tensors
-        return gradient * (membrane.abs() <= spike_range), None, None
+        distance, largest = _passes(*ctx.saved_tensors, ctx.bits)
+        return gradient * (distance <= largest), None, None, None
 
 
 class _StraightThroughInForwardMode(_StraightThrough):
@@ -86,8 +94,8 @@ class _StraightThroughInForwardMode(_StraightThrough):
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, *others) -> Tensor:
-        membrane, spike_range = ctx.saved_tensors
-        return tangent * (membrane.abs() <= spike_range)
+        distance, largest = _passes(*ctx.saved_tensors, ctx.bits)
+        return tangent * (distance <= largest)
 
 
 class _Quantise(torch.autograd.Function):
@@ -96,13 +104,14 @@ class _Quantise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, membrane: Tensor, spike: "MultiBitSpike") -> Tensor:
         ctx.save_for_backward(membrane, spike.spike_range)
+        ctx.bits = spike.bits
         return spike.value(membrane)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         membrane, spike_range = ctx.saved_tensors
-        size = membrane.detach().abs()
-        return gradient * torch.le(size, spike_range, out=torch.empty_like(size)), None
+        distance, largest = _passes(membrane.detach(), spike_range, ctx.bits)
+        return gradient * torch.le(distance, largest, out=torch.empty_like(distance)), None
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -163,7 +172,7 @@ class MultiBitSpike(NamedTuple):
         with torch.no_grad():
             spike = same_type.value(membrane)
         function = _StraightThroughInForwardMode if in_forward_mode() else _StraightThrough
-        return function.apply(membrane, spike, r)
+        return function.apply(membrane, spike, r, self.bits)
 
 
 class Statistics(NamedTuple):

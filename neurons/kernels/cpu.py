@@ -270,6 +270,8 @@ def _spike(r: float, dtype: torch.dtype, bits: int, threshold_levels: int) -> Sp
         zero=number(0),
         one=number(1),
         full_precision=bits == FULL_PRECISION,
+        centre=number(r / 2 if bits == 1 else 0),
+        reach=number(r / 4 if bits == 1 else r),
     )
 
 

@@ -178,6 +178,9 @@ class Spike(NamedTuple):
     zero: np.floating
     one: np.floating
     full_precision: bool
+    centre: np.floating
+    """The gradient passes where the membrane is no further than ``reach`` from here."""
+    reach: np.floating
 
 
 class Firing(NamedTuple):
@@ -244,7 +247,7 @@ def _quantise(membrane, spike):
 def _through(gradient, membrane, spike):
     """The gradient with respect to the membrane, from the one with respect to the spike."""
     outside = spike.zero if spike.full_precision else gradient * spike.zero
-    return gradient if abs(membrane) <= spike.range else outside
+    return gradient if abs(membrane - spike.centre) <= spike.reach else outside
 
 
 @_inline

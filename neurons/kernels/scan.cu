@@ -140,7 +140,7 @@ __device__ __forceinline__ Real infinity() {
 
 template <class Real>
 struct MultiBitSpike {
-    Real range, lowest, scale, inverse, first_level;
+    Real range, lowest, scale, inverse, first_level, centre, reach;
     bool full_precision, ordinary;
 
     __device__ __forceinline__ MultiBitSpike(const Real* range_pointer, Index bits, Index threshold_levels) {
@@ -151,6 +151,8 @@ struct MultiBitSpike {
         scale = Real(1) / range * levels;  // two roundings, as in the reference
         inverse = Real(1) / scale;
         first_level = threshold_levels + 1;
+        centre = bits == 1 ? range / 2 : Real(0);
+        reach = bits == 1 ? range / 4 : range;
         ordinary = sizeof(Real) == 4 && !full_precision && scale > Real(1e-30) && scale < Real(1e30);
     }
 
@@ -173,10 +175,10 @@ struct MultiBitSpike {
         return divided(levels(membrane));
     }
 
-    // The gradient with respect to the membrane: straight through inside the range. Outside, a gradient that is not
+    // The gradient with respect to the membrane: straight through near the centre. Elsewhere, a gradient that is not
     // finite gives NaN, as multiplying by a mask does.
     __device__ __forceinline__ Real backward(Real membrane, Real gradient) const {
-        if (magnitude(membrane) <= range) return gradient;
+        if (magnitude(membrane - centre) <= reach) return gradient;
         return !ordinary && full_precision ? Real(0) : gradient * Real(0);
     }
 };

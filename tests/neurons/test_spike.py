@@ -93,13 +93,33 @@ def test_the_largest_membrane_stays_under_two_to_the_bits_minus_one(bits, spike_
     assert (top == level_count(bits) - 1).all()
 
 
-@pytest.mark.parametrize(("bits", "threshold_levels"), [(1, 0), (2, 0), (4, 0), (6, 3), (32, 0)])
+@pytest.mark.parametrize(("bits", "threshold_levels"), [(2, 0), (4, 0), (6, 3), (32, 0)])
 def test_the_gradient_passes_straight_through_inside_the_range_and_is_zero_outside(bits, threshold_levels):
     membrane = torch.tensor([-9.0, -2.01, -2.0, -1.9, -0.1, 0.0, 0.1, 1.9, 2.0, 2.01, 9.0], requires_grad=True)
     upstream = torch.arange(1.0, 12.0)
     spike_function(bits, threshold_levels, spike_range=2.0)(membrane).backward(upstream)
     inside = torch.tensor([0.0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0])
     assert torch.equal(membrane.grad, upstream * inside)
+
+
+def test_of_one_bit_the_gradient_passes_one_level_wide_around_the_threshold():
+    membrane = torch.tensor([-9.0, -1.0, 0.0, 0.49, 0.5, 0.9, 1.0, 1.1, 1.5, 1.51, 2.0, 9.0], requires_grad=True)
+    upstream = torch.arange(1.0, 13.0)
+    spikes = spike_function(1, spike_range=2.0)(membrane)
+    spikes.backward(upstream)
+    assert torch.equal(spikes > 0, torch.tensor([False] * 7 + [True] * 5))
+    assert torch.equal(membrane.grad, upstream * torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0]))
+
+
+@pytest.mark.parametrize(("bits", "spike_range"), [(1, 0.7), (1, 3.0), (3, 0.7), (6, 3.0)])
+def test_the_gradient_is_the_mean_slope_of_the_spike(bits, spike_range):
+    spike = spike_function(bits, spike_range=spike_range, dtype=torch.float64)
+    membrane = torch.linspace(-1.5 * spike_range, 1.5 * spike_range, 30_001, dtype=torch.float64, requires_grad=True)
+    y = spike(membrane)
+    (gradient,) = torch.autograd.grad(y.sum(), membrane)
+    rise, width = (y[-1] - y[0]).item(), (gradient.sum() * 3 * spike_range / 30_000).item()
+    # All but the level at the very end of the range, on either side, which is cut off by the margin.
+    assert width == pytest.approx(rise + (bits > 1) * 2 / spike.scale.item(), rel=2e-3)
 
 
 @pytest.mark.parametrize("bits", [1, 4, 32])

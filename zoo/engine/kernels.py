@@ -625,7 +625,7 @@ def _neurons(op, a, m, room, b):
     x, start, size, spike, column = a[0], a[1], a[2], a[3], a[4]
     backwards, masked, inputs, first = a[5], a[6], a[7], a[8]
     c = m.constants
-    settings = Spike(c[spike], c[spike + 1], c[spike + 2], c[spike + 3], _ZERO, _ONE, False)
+    settings = Spike(c[spike], c[spike + 1], c[spike + 2], c[spike + 3], _ZERO, _ONE, False, _ZERO, c[spike])
     width = 2 * size if op in (INPUT_GATED_LIF, RECURRENT_GATED_LIF) else size
     parts = size if op in (LEARNABLE_LIF, MULTIBIT_LIF) else 2 * size
     before, keeps_spikes = m.levels[:0], op == RECURRENT_GATED_LIF and column != NONE
