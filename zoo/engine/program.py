@@ -6,7 +6,7 @@ follows from it. Anything that a program cannot express raises :class:`NotInInte
 
 import math
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class Context(NamedTuple):
     ``lengths[sources[b]]`` keys of the sequence ``sources[b]``.
     """
 
-    memory: np.ndarray
+    memory: np.ndarray | Tensor
     steps: int
     sources: np.ndarray
     lengths: np.ndarray
@@ -82,10 +82,13 @@ NO_CONTEXT = Context(np.zeros((0, 0, 2, 0), np.float32), 0, np.zeros(0, np.int64
 
 
 class State(NamedTuple):
-    """What a program remembers: ``numbers [B, ...]`` (float32) of its neurons, and ``levels [B, ...]`` (int8)."""
+    """What a program remembers: ``numbers [B, ...]`` (float32) of its neurons, and ``levels [B, ...]`` (int8).
 
-    numbers: np.ndarray
-    levels: np.ndarray
+    They are where the program ran: arrays of NumPy, or tensors on a device.
+    """
+
+    numbers: np.ndarray | Tensor
+    levels: np.ndarray | Tensor
 
 
 class Result(NamedTuple):
@@ -97,6 +100,25 @@ class Result(NamedTuple):
     state: State
     values: np.ndarray
     places: np.ndarray
+
+
+class Executor(Protocol):
+    """What runs the instructions of a program: :class:`Program` itself, or :class:`zoo.engine.on_device.OnDevice`."""
+
+    def run(
+        self,
+        inputs: np.ndarray,
+        lengths: np.ndarray,
+        state: State | None = None,
+        context: Context | None = None,
+        count: int = 0,
+    ) -> Result:
+        """See :meth:`Program.run`."""
+        ...
+
+    def moved(self, values: np.ndarray) -> np.ndarray | Tensor:
+        """``values`` where its instructions read them."""
+        ...
 
 
 class _Memory(threading.local):
@@ -169,7 +191,7 @@ class Program:
     def constant(self, values: Tensor | np.ndarray) -> int:
         """Add constants; returns their place."""
         if isinstance(values, Tensor):
-            values = values.detach().numpy()
+            values = values.detach().cpu().numpy()
         return _append(self._floats, np.asarray(values, np.float32).reshape(-1))
 
     def weight(self, weight: Tensor, arranged: Tensor | None = None) -> Weight:
@@ -229,7 +251,7 @@ class Program:
         if norm is not None:
             if bias is not None:
                 raise NotInIntegers(f"{layer} has a bias before its norm")
-            scale, bias = self.constant(whole.scales * norm[0].numpy()), norm[1]
+            scale, bias = self.constant(whole.scales * norm[0].cpu().numpy()), norm[1]
         bias_place = instructions.NONE if bias is None else self.constant(bias)
         added = instructions.NONE if residual is None else residual
         self.write(instructions.RESCALE, out, whole.outputs, len(spikes), scale, bias_place, added, 1, *sums)
@@ -255,7 +277,7 @@ class Program:
         patches = self.buffer("levels", places * arranged.shape[1])
         self.write(instructions.PATCHES, x.levels, patches, *where, stride)
         sums, whole = self.product((x._replace(levels=patches, places=places),), layer.weight, arranged)
-        out, scales = self.buffer("numbers", places * outputs), self.constant(whole.scales * scale.numpy())
+        out, scales = self.buffer("numbers", places * outputs), self.constant(whole.scales * scale.cpu().numpy())
         rest = 1, scales, self.constant(bias), instructions.NONE, places
         self.write(instructions.RESCALE, out, outputs, *rest, *sums)
         return out
@@ -423,7 +445,7 @@ class Program:
         self,
         inputs: np.ndarray,
         lengths: np.ndarray,
-        state: tuple[np.ndarray, np.ndarray] | None = None,
+        state: State | tuple[np.ndarray, np.ndarray] | None = None,
         context: Context | None = None,
         count: int = 0,
     ) -> Result:
@@ -444,12 +466,13 @@ class Program:
             arrays["numbers"][: inputs.size].reshape(inputs.shape)[:] = inputs
         if state is None:
             state = np.zeros((batch, self.state_width), np.float32), np.zeros((batch, self.past_width), np.int8)
-        after = np.empty_like(state[0]), np.empty_like(state[1])
+        before = self.moved(state[0]), self.moved(state[1])
+        after = np.empty_like(before[0]), np.empty_like(before[1])
         values, places = np.empty((rows, count), np.float32), np.empty((rows, count), np.int64)
         attended = context or NO_CONTEXT
         memory = kernels.Memory(
             steps, batch, self._constants, self._joined, arrays["numbers"], arrays["levels"], arrays["sums"],
-            tokens, lengths, state[0], after[0], state[1], after[1], attended.memory.reshape(-1),
+            tokens, lengths, before[0], after[0], before[1], after[1], self.moved(attended.memory).reshape(-1),
             attended.memory.shape[1], attended.steps, attended.sources, attended.lengths, values, places,
         )  # fmt: skip
         code = self._fixed + self._per_row * rows
@@ -463,6 +486,10 @@ class Program:
         if last < len(code):
             self._find_best(code, memory)
         return Result(arrays, self._results, State(*after), values, places)
+
+    def moved(self, values: np.ndarray | Tensor) -> np.ndarray:
+        """``values`` in the CPU's memory, also those of a run on a device."""
+        return values.cpu().numpy() if isinstance(values, Tensor) else values
 
     def _find_best(self, code: np.ndarray, memory: "Memory") -> None:
         """The best outputs: a group of rows at a time, whose sums stay in the processor's cache."""

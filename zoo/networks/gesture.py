@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import neurons
 from neurons.monitors import evaluation_view
 from zoo.engine.precision import Precise
-from zoo.engine.program import Buffer, Program, State, part, plain
+from zoo.engine.program import Buffer, Executor, Program, State, part, plain
 from zoo.explaining import Axis, Explanation, Layers, Strip, spike_strips, watched
 from zoo.inputs import events
 from zoo.networks.layers import SequenceDropout, at_least_one
@@ -265,7 +265,7 @@ def _some_frames(frames: np.ndarray, steps: Axis) -> Strip:
 class GestureProgram(NamedTuple):
     """A classifier in integers: one frame, and the buffer of the readout's membrane."""
 
-    program: Program
+    program: Executor
     membrane: Buffer
 
     def step(self, frame: np.ndarray, state: Any) -> tuple[Tensor, State]:

@@ -36,7 +36,7 @@ import neurons
 from neurons.checks import check_values
 from neurons.monitors import evaluation_view
 from zoo.engine.precision import Precise
-from zoo.engine.program import Buffer, NotInIntegers, Program, Spikes, State, part
+from zoo.engine.program import Buffer, Executor, NotInIntegers, Program, Spikes, State, part
 from zoo.explaining import Axis, Explanation, Layers, Strip, spike_strips, watched
 from zoo.inputs import audio
 from zoo.networks.layers import Linear, SequenceDropout, at_least_one
@@ -331,13 +331,13 @@ class SpeechRecogniser(Precise["SpeechProgram"]):
 class SpeechProgram(NamedTuple):
     """A recogniser in integers, and the buffer of its logits."""
 
-    program: Program
+    program: Executor
     logits: Buffer
 
     def steps(self, x: Tensor, state: Any) -> tuple[Tensor, State]:
         check_same_precision(state, in_integers=True)
         steps, batch = x.shape[:2]
-        result = self.program.run(x.numpy(), np.full(batch, steps), state)
+        result = self.program.run(x.cpu().numpy(), np.full(batch, steps), state)
         return torch.from_numpy(part(self.logits, result, steps, batch).copy()), result.state
 
 

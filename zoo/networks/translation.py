@@ -28,7 +28,7 @@ from torch.nn import functional as F
 import neurons
 from neurons.monitors import evaluation_view
 from zoo.engine.precision import Precise
-from zoo.engine.program import Buffer, Program, Spikes, part
+from zoo.engine.program import Buffer, Executor, Program, Spikes, part
 from zoo.engine.program import Context as EngineContext
 from zoo.explaining import Axis, Explanation, Layers, Strip, spike_strips, watched
 from zoo.inputs.text import SHOWN, TextReader, normal
@@ -407,23 +407,25 @@ class Translator(RowGroups, Precise["TranslatorPrograms"]):
 class TranslatorPrograms(NamedTuple):
     """A translator in integers: its encoder, the keys and values per decoder layer, and one step of its decoder."""
 
-    encoder: Program
+    encoder: Executor
     memories: list[Buffer]
-    decoder: Program
+    decoder: Executor
 
     def reading(self, source: Tensor) -> tuple[NextTokens, np.ndarray]:
         """The arguments of a search for ``source [S, B]``: its ``next_tokens`` and ``memory``, one row per sentence."""
-        tokens, lengths = source.numpy(), (source != PAD).sum(0).numpy()
+        tokens = source.cpu().numpy()
+        lengths = (tokens != PAD).sum(0)
         steps, batch = tokens.shape
         keys = -(-steps // KEYS) * KEYS
         memory = np.zeros((len(self.memories), batch, 2, self.memories[0].width // 2 * keys), np.float32)
         for first in range(0, batch, READ_AT_ONCE):
             few = slice(first, first + READ_AT_ONCE)
             self._read(tokens[: lengths[few].max(), few], lengths[few], memory[:, few], keys)
+        attended = self.decoder.moved(memory)
 
         def next_tokens(tokens: np.ndarray, state: Any, sources: np.ndarray, count: int) -> tuple[Likely, Any]:
             rows = sources.repeat(len(tokens) // len(sources))
-            context = EngineContext(memory, keys, rows, lengths)
+            context = EngineContext(attended, keys, rows, lengths)
             after = self.decoder.run(tokens[None], lengths, state, context, count)
             return Likely(after.values, after.places), after.state
 
