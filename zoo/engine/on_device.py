@@ -1,11 +1,11 @@
 """Programs on a GPU: a second executor of the same instructions, in operations of torch.
 
-:class:`OnDevice` takes and gives what :class:`zoo.engine.program.Program` does. Each instruction is one function here, on
-whole tensors ``[T, B, width]``; :mod:`zoo.engine.program` writes the instructions and defines their arguments.
+:class:`OnDevice` takes and gives what :class:`zoo.engine.program.Program` does. Each instruction is one function here,
+on whole tensors ``[T, B, width]``; :mod:`zoo.engine.program` writes the instructions and defines their arguments.
 
 Sums of spikes times weights are integers, so they have the same bits as on the CPU. All else is float32 by the formulas
-of :mod:`zoo.engine.kernels`, but torch adds in an order of its own, which may depend on the batch: last bits differ, and
-now and then a spike by a level.
+of :mod:`zoo.engine.kernels`, but torch adds in an order of its own, which may depend on the batch: last bits differ,
+and now and then a spike by a level.
 
 The tests run it on tensors in the CPU's memory. It has not run on a GPU, and no time was measured.
 """
@@ -27,11 +27,13 @@ from zoo.engine.integers import LARGEST, has_integer_units
 from zoo.engine.program import NO_CONTEXT, Buffer, Context, NotInIntegers, Program, Result, State
 
 MULTIPLE = 16
-"""The inputs and outputs of a product are padded to multiples of so many. On CUDA ``torch._int_mm`` takes multiples of 8
-(``_int_mm_out_cuda`` in torch's Blas.cpp); with 16, each row of eight-bit integers also starts at a multiple of 16 bytes,
-which cuBLAS asks for its fastest kernels."""
+"""The inputs and outputs of a product are padded to multiples of so many.
+
+On CUDA ``torch._int_mm`` takes multiples of 8 (``_int_mm_out_cuda`` in torch's Blas.cpp). With 16, each row of integers
+of eight bits also starts at a multiple of 16 bytes, for which cuBLAS has its fastest kernels.
+"""
 FEWEST_ROWS = 32
-"""A product has at least so many rows. ``torch._int_mm`` takes more than 16 on CUDA; multiples of 4 are safe in cuBLAS."""
+"""A product has at least so many rows, because on CUDA ``torch._int_mm`` takes no fewer than 17."""
 
 # ---- Products of spikes ----
 
@@ -118,25 +120,41 @@ class OnDevice:
         return Result(*self._results(run), run.after, values, places)
 
     def started(
-        self, inputs: np.ndarray, lengths: np.ndarray, state: tuple[Any, Any] | None, context: Context | None, count: int
+        self,
+        inputs: np.ndarray,
+        lengths: np.ndarray,
+        state: tuple[Any, Any] | None = None,
+        context: Context | None = None,
+        count: int = 0,
     ) -> "Run":
         """A run before its first instruction."""
         steps, batch = inputs.shape[:2]
         if state is None:
             widths = self.program.state_width, self.program.past_width
             state = np.zeros((batch, widths[0]), np.float32), np.zeros((batch, widths[1]), np.int8)
-        before = State(*(self.moved(part) for part in state))
-        given, real = self.moved(inputs), np.arange(steps)[:, None] < lengths[:batch]
-        attended = context or NO_CONTEXT
-        best = torch.empty(steps, batch, count), torch.empty(steps, batch, count, dtype=torch.int64)
+        before = State(*map(self.moved, state))
         run = Run(
-            self, given, steps, batch, self.moved(real).unsqueeze(-1), {}, before, State(*map(torch.empty_like, before)),
-            attended._replace(memory=self.moved(attended.memory)), self.moved(attended.sources),
-            self.moved(attended.lengths), count, best, torch.zeros((), dtype=torch.bool, device=self.device),
-        )  # fmt: skip
+            on=self,
+            given=self.moved(inputs),
+            steps=steps,
+            batch=batch,
+            real=self.moved(np.arange(steps)[:, None] < lengths).unsqueeze(-1),
+            values={},
+            before=before,
+            after=State(*map(torch.empty_like, before)),
+            context=self._attended(context or NO_CONTEXT),
+            count=count,
+            best=(torch.empty(steps, batch, count), torch.empty(steps, batch, count, dtype=torch.int64)),
+            strange=torch.zeros((), dtype=torch.bool, device=self.device),
+        )
         if self.program._given is not None:
-            run.values[self.program._given] = given.float()
+            run.values[self.program._given] = run.given.float()
         return run
+
+    def _attended(self, context: Context) -> "Attended":
+        memory, keys, sources, lengths = context
+        there = np.arange(keys) < lengths[sources][:, None]
+        return Attended(self.moved(memory), keys, self.moved(sources), self.moved(there))
 
     def _results(self, run: "Run") -> tuple[dict[str, np.ndarray], dict[Buffer, Buffer]]:
         """The buffers that hold results, side by side in memory, and the place of each."""
@@ -146,7 +164,8 @@ class OnDevice:
             place = sum(values.shape[-1] for values in found[buffer.kind])
             placed[buffer] = buffer._replace(place=place)
             found[buffer.kind].append(run.values[buffer].cpu().numpy())
-        return {kind: np.concatenate([v.ravel() for v in parts or [np.empty(0)]]) for kind, parts in found.items()}, placed
+        arrays = {kind: np.concatenate([values.ravel() for values in parts]) for kind, parts in found.items() if parts}
+        return arrays, placed
 
 
 def on_device(programs: Any, device: torch.device) -> Any:
@@ -158,8 +177,17 @@ def on_device(programs: Any, device: torch.device) -> Any:
 
 def _last_uses(code: list[list[Any]]) -> list[list[Buffer]]:
     """For each instruction, the buffers that no later one takes."""
-    last = {argument: i for i, instruction in enumerate(code) for argument in instruction if isinstance(argument, Buffer)}
+    last = {buffer: i for i, instruction in enumerate(code) for buffer in instruction if isinstance(buffer, Buffer)}
     return [[buffer for buffer, at in last.items() if at == i] for i in range(len(code))]
+
+
+class Attended(NamedTuple):
+    """A :class:`zoo.engine.program.Context` on the device; ``there [B, keys]`` is True at the keys of each row."""
+
+    memory: Tensor
+    keys: int
+    sources: Tensor
+    there: Tensor
 
 
 @dataclass
@@ -171,14 +199,12 @@ class Run:
     steps: int
     batch: int
     real: Tensor
-    """``[T, B, 1]``, True within the lengths of the sequences."""
+    """``[T, B, 1]``, True within the lengths of the sequences; of another size if no instruction asks for it."""
     values: dict[Buffer, Tensor]
     """``[T, B, width]`` of each buffer that was written."""
     before: State
     after: State
-    context: Context
-    sources: Tensor
-    source_lengths: Tensor
+    context: Attended
     count: int
     best: tuple[Tensor, Tensor]
     strange: Tensor
@@ -248,11 +274,10 @@ def _rescale(
 
 
 def _attention(run: Run, query: Buffer, out: Buffer, width: int, heads: int, layer: int) -> None:
-    part, keys = width // heads, run.context.steps
-    memory = run.context.memory[layer].index_select(0, run.sources)
-    key = memory[:, 0].reshape(run.batch, heads, part, keys)
-    value = memory[:, 1].reshape(run.batch, keys, heads, part).transpose(1, 2)
-    there = torch.arange(keys, device=key.device) < run.source_lengths[run.sources].unsqueeze(-1)
+    part, (memory, keys, sources, there) = width // heads, run.context
+    own = memory[layer].index_select(0, sources)
+    key = own[:, 0].reshape(run.batch, heads, part, keys)
+    value = own[:, 1].reshape(run.batch, keys, heads, part).transpose(1, 2)
     q = run.values[query].unflatten(-1, (heads, part)).permute(1, 2, 0, 3) / math.sqrt(part)
     scores = (q @ key).masked_fill(~there[:, None, None], -math.inf)
     run.values[out] = (scores.softmax(-1) @ value).permute(2, 0, 1, 3).flatten(-2)
@@ -281,9 +306,10 @@ def _patches(run: Run, x: Buffer, out: Buffer, height: int, width: int, inputs: 
 
 
 def _sparse_convolution(
-    run: Run, x: Buffer, out: Buffer, height: int, width: int, inputs: int, outputs: int, stride: int, weights: int, bias: int
-) -> None:
-    """(A convolution of cuDNN would compute in TF32.)"""
+    run: Run, x: Buffer, out: Buffer, height: int, width: int, inputs: int, outputs: int, stride: int, weights: int,
+    bias: int,
+) -> None:  # fmt: skip
+    """(Not by cuDNN, whose convolutions round floats to TF32.)"""
     taps = KERNEL * KERNEL * inputs
     matrix = run.constants(weights, taps * outputs).view(taps, outputs)
     y = _around(run.values[x], height, width, inputs, stride) @ matrix + run.constants(bias, outputs)
@@ -300,7 +326,7 @@ def _integrator(run: Run, x: Buffer, out: Buffer, width: int, column: int) -> No
     run.strange = run.strange | membrane.isnan().any()
 
 
-# ---- Neurons: what makes a step (current, state, levels before) -> (levels, state); the membrane is the state's last ----
+# ---- Neurons: each makes a step (current, state, levels before) -> (levels, state), whose state ends with the membrane
 
 Step = Callable[[Tensor, tuple[Tensor, ...], Tensor], tuple[Tensor, tuple[Tensor, ...]]]
 

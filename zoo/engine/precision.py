@@ -65,8 +65,8 @@ class Precise(nn.Module, Generic[Programs]):
 
     precision = Setting(lambda _, precision: check_precision(precision))
     """"auto": in integers if the network is on the CPU, can, and nothing prevents it, else in floats; "float32": in
-    floats; "int8": in integers, or :class:`zoo.engine.program.NotInIntegers` (a ValueError) says why not. A GPU computes
-    in integers only with "int8": no GPU was measured, so "auto" stays with floats there."""
+    floats; "int8": in integers, or :class:`zoo.engine.program.NotInIntegers` (a ValueError) says why not. Nothing was
+    measured on a GPU, so "auto" stays with floats there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,9 +164,7 @@ def _check_device(device: torch.device) -> str:
     return "cpu"
 
 
-def _fingerprint(
-    network: nn.Module, device: torch.device, before: dict[int, _Look]
-) -> tuple[tuple, dict[int, _Look]]:
+def _fingerprint(network: nn.Module, device: torch.device, before: dict[int, _Look]) -> tuple[tuple, dict[int, _Look]]:
     """Everything that determines a network's programs. Raises NotInIntegers if its modules must be called one by one.
 
     Tensors are recognised by their memory, their version, which torch increases with every change, and a few of their
