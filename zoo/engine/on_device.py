@@ -117,7 +117,7 @@ class OnDevice:
         if run.strange.item():
             raise ValueError("a membrane is NaN: the input or the weights are not finite")
         values, places = (found.flatten(0, 1).cpu().numpy() for found in run.best)
-        return Result(*self._results(run), run.after, values, places)
+        return Result(*self._results(run), State(*run.after), values, places)
 
     def started(
         self,
@@ -132,7 +132,7 @@ class OnDevice:
         if state is None:
             widths = self.program.state_width, self.program.past_width
             state = np.zeros((batch, widths[0]), np.float32), np.zeros((batch, widths[1]), np.int8)
-        before = State(*map(self.moved, state))
+        before = Remembered(*map(self.moved, state))
         run = Run(
             on=self,
             given=self.moved(inputs),
@@ -141,7 +141,7 @@ class OnDevice:
             real=self.moved(np.arange(steps)[:, None] < lengths).unsqueeze(-1),
             values={},
             before=before,
-            after=State(*map(torch.empty_like, before)),
+            after=Remembered(*map(torch.empty_like, before)),
             context=self._attended(context or NO_CONTEXT),
             count=count,
             best=(torch.empty(steps, batch, count), torch.empty(steps, batch, count, dtype=torch.int64)),
@@ -181,6 +181,13 @@ def _last_uses(code: list[list[Any]]) -> list[list[Buffer]]:
     return [[buffer for buffer, at in last.items() if at == i] for i in range(len(code))]
 
 
+class Remembered(NamedTuple):
+    """A :class:`zoo.engine.program.State` on the device."""
+
+    numbers: Tensor
+    levels: Tensor
+
+
 class Attended(NamedTuple):
     """A :class:`zoo.engine.program.Context` on the device; ``there [B, keys]`` is True at the keys of each row."""
 
@@ -202,8 +209,8 @@ class Run:
     """``[T, B, 1]``, True within the lengths of the sequences; of another size if no instruction asks for it."""
     values: dict[Buffer, Tensor]
     """``[T, B, width]`` of each buffer that was written."""
-    before: State
-    after: State
+    before: Remembered
+    after: Remembered
     context: Attended
     count: int
     best: tuple[Tensor, Tensor]
@@ -265,8 +272,8 @@ def _product(
 def _rescale(
     run: Run, out: Buffer, width: int, parts: int, scale: int, bias: int, residual: Any, places: int, *sums: Any
 ) -> None:
-    y = sum(run.values[part].float() * run.constants(unit, 1) for part, unit in zip(sums[::2], sums[1::2]))
-    y = y.unflatten(-1, (places, width)) * run.constants(scale, width)
+    first, *others = (run.values[part].float() * run.constants(unit, 1) for part, unit in zip(sums[::2], sums[1::2]))
+    y = sum(others, start=first).unflatten(-1, (places, width)) * run.constants(scale, width)
     if bias != NONE:
         y = y + run.constants(bias, width)
     y = y.flatten(-2)
