@@ -115,8 +115,8 @@ def load(
 
     ``device`` is the model's device (by default the CPU) and ``backend`` what runs its neurons' scans: ``"auto"``,
     ``"torch"``, ``"cpu"`` or ``"cupy"``. ``precision`` is what the products of spikes are computed with
-    (:class:`zoo.engine.precision.Precise`): ``"auto"`` (integers of eight bits where the model can), ``"float32"`` or
-    ``"int8"``.
+    (:class:`zoo.engine.precision.Precise`): ``"auto"`` (on a CPU integers of eight bits where the model can),
+    ``"float32"`` or ``"int8"`` (also on a CUDA device).
 
     ``labels`` are other labels for a classifier, or other phones for a recogniser, to be learned by fine-tuning
     (:func:`zoo.adapting.with_labels`). What is new then is listed in the model's ``newly_initialised``, the names of
