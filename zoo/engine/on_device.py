@@ -41,9 +41,11 @@ FEWEST_ROWS = 32
 @functools.cache
 def why_not(device: torch.device) -> str | None:
     """Why products of integers cannot be computed on ``device``; None if they can."""
-    levels = torch.full((FEWEST_ROWS, 64), LARGEST, dtype=torch.int8, device=device)
+    levels, weights = torch.full((1, 64), LARGEST, dtype=torch.int8), torch.full((64, 1), LARGEST, dtype=torch.int8)
     try:
-        found = torch._int_mm(levels, levels.new_full((64, MULTIPLE), LARGEST))
+        found = integer_product(levels.to(device), held(weights, device), 1)
+    except torch.OutOfMemoryError:  # says nothing of the device, and the next call may find room
+        raise
     except RuntimeError as error:
         return f"torch does not multiply integers on {device}: {str(error).splitlines()[0]}"
     return None if bool((found == 64 * LARGEST**2).all()) else f"torch's product of integers is wrong on {device}"

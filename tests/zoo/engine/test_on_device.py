@@ -472,6 +472,7 @@ def test_a_gpu_on_which_torch_multiplies_no_integers_is_named(elsewhere, monkeyp
     on_device.why_not.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "_int_mm", unsupported)
+        patch.setattr(on_device, "has_integer_units", lambda: True)
         with pytest.raises(NotInIntegers, match=r"does not multiply integers on .*: _int_mm_out_cuda not compiled"):
             model.programs()
     on_device.why_not.cache_clear()
