@@ -85,7 +85,8 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        distance, largest = _passes(*ctx.saved_tensors, ctx.bits)
+        membrane, spike_range = ctx.saved_tensors
+        distance, largest = _passes(membrane, spike_range, ctx.bits)
         return gradient * (distance <= largest), None, None, None
 
 
@@ -94,7 +95,8 @@ class _StraightThroughInForwardMode(_StraightThrough):
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, *others) -> Tensor:
-        distance, largest = _passes(*ctx.saved_tensors, ctx.bits)
+        membrane, spike_range = ctx.saved_tensors
+        distance, largest = _passes(membrane, spike_range, ctx.bits)
         return tangent * (distance <= largest)
 
 
