@@ -86,8 +86,12 @@ def with_figures(text: str) -> str:
 
 
 def check_figures(text: str, where: str) -> None:
-    """AssertionError unless every figure is as it is now, and in the text: a comment at the start of a line is not."""
-    assert "\n<!--=" not in text, f"{where} has a figure at the start of a line; put the word before it there"
+    """AssertionError unless every figure is as it is now, and in the text: a comment at the start of a line is not.
+
+    A table, between empty lines, is no part of a sentence.
+    """
+    alone = re.search(r"\n<!--=.*-->(?!\n\n)", text)
+    assert not alone, f"{where} has a figure at the start of a line; put the word before it there"
     for line, (shown, now) in enumerate(zip(text.splitlines(), with_figures(text).splitlines()), 1):
         assert shown == now, f"{where}, line {line}: its figures are now\n{now}"
 
