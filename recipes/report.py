@@ -354,22 +354,27 @@ def _sparser(run: Path) -> str:
 
 
 def sparsity_plot(points: list[dict], score: str, title: str, name: str) -> bytes:
-    """The score against the spike rate, as a PNG file; the point of the model ``name`` is marked."""
+    """The score against the spike rate, a line for each way to sparser spikes, as a PNG file; ``name`` is the model."""
     need("the plot", "matplotlib")
     drawn, ((axis,),) = figure(1, 1, (5.5, 3.8))
-    rates = [point["mean_spike_rate"] for point in points]
-    axis.plot(rates, [point[score] for point in points], marker="o", color="tab:blue")
-    for point in points:
-        own = point["name"] == name
-        axis.annotate(
-            point["name"].removeprefix("tuned, "),
-            (point["mean_spike_rate"], point[score]),
-            (0, 8) if own else (6, -10),
-            textcoords="offset points",
-            fontsize=8,
-            weight="bold" if own else "normal",
-            horizontalalignment="right" if own else "left",
-        )
+    ways = {
+        "spike penalty": ("tab:blue", (6, -10)),
+        "of the operations": ("tab:green", (-2, 7)),
+        name: ("black", (0, 8)),
+    }
+    for way, (colour, offset) in ways.items():
+        found = [point for point in points if way in point["name"]]
+        axis.plot([p["mean_spike_rate"] for p in found], [p[score] for p in found], marker="o", color=colour)
+        for point in found:
+            axis.annotate(
+                point["name"].removeprefix("tuned, "),
+                (point["mean_spike_rate"], point[score]),
+                offset,
+                textcoords="offset points",
+                fontsize=8,
+                color=colour,
+                horizontalalignment="left" if way == "spike penalty" else "right",
+            )
     axis.set(xlabel="spike rate (share of outputs not zero)", ylabel=title)
     axis.margins(x=0.4, y=0.2)
     axis.grid(alpha=0.3)

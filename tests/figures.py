@@ -83,21 +83,21 @@ def translation(job: str, network: str) -> str:
     return f"{one(found)['ratio']:.2f}"
 
 
-def _used(task: str, job: str, network: str, processor: str) -> dict[str, Any]:
+def _used(task: str, job: str, network: str, processor: str = "as it is") -> dict[str, Any]:
     wanted = task, job, network, processor, 1
     columns = "task", "job", "network", "processor", "threads"
     return one([row for row in rows("inference-cpu") if tuple(row[column] for column in columns) == wanted])
 
 
-def times(task: str, job: str, network: str) -> str:
+def times(task: str, job: str, network: str, processor: str = "as it is") -> str:
     """How many times as long as our model in integers a network takes, on one thread."""
-    ours, other = (_used(task, job, name, "as it is") for name in (OURS, network))
+    ours, other = (_used(task, job, name, processor) for name in (OURS, network))
     return "-" if other["skipped"] else f"{other['median'] / ours['median']:.2f}"
 
 
 def milliseconds(task: str, job: str) -> str:
-    """The time of our model in integers for one sentence, text, frame or second, on one thread."""
-    found = _used(task, job, OURS, "as it is")
+    """The time of our model in integers for one sentence, frame or second, on one thread."""
+    found = _used(task, job, OURS)
     return f"{1e3 * found['median'] / found['items']:.1f}"
 
 
@@ -107,14 +107,12 @@ JOBS = {
     "one of 64 sentences, greedy": ("translation", "batch of 64, greedy"),
     "one of 64 sentences, beam of 5": ("translation", "batch of 64, beam of 5"),
     "a frame of a gesture": ("gestures", "frame by frame"),
-    "a review": ("sentiment", "one at a time"),
     "a second of a recording": ("speech", "whole recording"),
     "a second of speech, in pieces": ("speech", "pieces of 90 ms"),
 }
 TWINS = {
     "translation": "LSTM twin",
     "gestures": "convolutional GRU twin",
-    "sentiment": "LSTM twin in both directions",
     "speech": "LSTM twin",
 }
 
@@ -128,12 +126,6 @@ def using() -> str:
         cells.append(times(task, job, "Transformer, CTranslate2, int8") if task == "translation" else "")
         lines.append(f"| {what} | {' | '.join(cells)} |")
     return "\n\n" + "\n".join(lines) + "\n\n"
-
-
-def real_time() -> str:
-    """How many seconds of sound are heard in a second, on one thread."""
-    found = _used("speech", "whole recording", OURS, "as it is")
-    return f"{found['items'] / found['median']:.0f}"
 
 
 def reading_events() -> str:
