@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.inference --data MULTI30K --recording SPEECH.flac     # about an hour
+    python -m benchmarks.inference --data MULTI30K --recording SPEECH.flac     # half an hour
     python -m benchmarks.inference --quick
 
 What is compared, and that it does the same work, is in :mod:`benchmarks.users`; the time of a step part by part and of
