@@ -122,14 +122,9 @@ class OnDevice:
         return Result(*self._results(run), State(*run.after), values, places)
 
     def started(
-        self,
-        inputs: np.ndarray,
-        lengths: np.ndarray,
-        state: tuple[Any, Any] | None = None,
-        context: Context | None = None,
-        count: int = 0,
+        self, inputs: np.ndarray, lengths: np.ndarray, state: Any, context: Context | None, count: int
     ) -> "Run":
-        """A run before its first instruction."""
+        """A run before its first instruction, of what :meth:`run` is given."""
         steps, batch = inputs.shape[:2]
         if state is None:
             widths = self.program.state_width, self.program.past_width
