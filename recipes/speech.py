@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurons.monitors import evaluating
-from recipes import training
+from recipes import bfloat16, training
 from recipes.extras import need
 from recipes.own_examples import Own
 from recipes.processes import WHOLE, Part, shared
@@ -303,7 +303,7 @@ def loss_of(
     if part.count > 1:
         _, lengths, units, counts = tensors(batch.cut(rows), device)
         x = x[:, rows]
-    with SpikeMeter(model) as meter, torch.autocast(x.device.type, torch.bfloat16, options.bfloat16):
+    with SpikeMeter(model) as meter, bfloat16.products(x.device.type, options.bfloat16):
         logits = model(x, lengths)
     loss = ctc_loss(logits, lengths, units, counts) / count
     if frame_weight:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -28,9 +29,10 @@ import zoo
 from neurons.checks import flag
 from neurons.kernels import cpu_memory
 from neurons.monitors import figure
-from recipes import processes
+from recipes import bfloat16, processes
 from recipes.distillation import Soft
 from recipes.extras import need, png
+from recipes.muon import muon
 from recipes.processes import WHOLE, Part, Together
 from recipes.run_folder import BEST, LOG, PLOT, RUN_CONFIG, RunFolder, write_json
 from recipes.sparsity import Controller
@@ -51,12 +53,13 @@ class Training:
 
     The learning rate rises over ``warmup`` of the training and falls to zero as a cosine; ``average`` is the decay per
     step of the moving average of the weights, which is validated and kept; ``bfloat16`` runs the matrix products in
-    that type; ``spike_penalty`` is the weight of the mean spike size in the loss; ``operations`` is the share of the
-    possible synaptic operations that the spikes are trained to cause (:mod:`recipes.sparsity`), 1 for any; ``muon``
-    trains the weight matrices with Muon (see :func:`optimisers_of`). In training, the multi-bit neurons fire in full
-    precision for the first ``full_precision`` (a share) of the epochs, and then in their own bits; their threshold then
-    rises from zero to its own levels, and the operations fall to their share, over ``threshold_rise`` (a share) of the
-    epochs. The network that is validated and kept always fires in its own bits, at its own threshold.
+    that type, where the device is fast at it (:mod:`recipes.bfloat16`); ``spike_penalty`` is the weight of the mean
+    spike size in the loss; ``operations`` is the share of the possible synaptic operations that the spikes are trained
+    to cause (:mod:`recipes.sparsity`), 1 for any; ``muon`` trains the weight matrices with Muon (:mod:`recipes.muon`).
+    In training, the multi-bit neurons fire in full precision for the first ``full_precision`` (a share) of the epochs,
+    and then in their own bits; their threshold then rises from zero to its own levels, and the operations fall to their
+    share, over ``threshold_rise`` (a share) of the epochs. The network that is validated and kept always fires in its
+    own bits, at its own threshold.
     """
 
     epochs: int
@@ -119,7 +122,7 @@ def cross_entropy(
     Of a part of a batch, ``count`` is that of the batch, and ``share`` the part's share of the rows. ``soft`` are
     targets of teachers, mixed with the labels by their weight.
     """
-    with SpikeMeter(model) as meter, torch.autocast(targets.device.type, torch.bfloat16, options.bfloat16):
+    with SpikeMeter(model) as meter, bfloat16.products(targets.device.type, options.bfloat16):
         logits = model(*inputs)
     logits = logits.float()
     loss = F.cross_entropy(logits, targets, label_smoothing=options.label_smoothing, reduction="sum")
@@ -155,11 +158,8 @@ def learning_rate(progress: float, options: Training) -> float:
 def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Optimizer]:
     """AdamW for all parameters; or, with ``options.muon``, Muon for the weight matrices and AdamW for the rest.
 
-    Muon (https://kellerjordan.github.io/posts/muon) makes the momentum of a matrix orthogonal, so that a step is
-    equally large in all directions. Its steps are scaled to the size of AdamW's, so that one learning rate serves both,
-    and its weight decay is 0.1 (Liu et al. 2025, https://arxiv.org/abs/2502.16982). AdamW trains the embeddings,
-    because a batch uses only a few of their rows. Biases, norms and the neurons' own parameters have no weight decay.
-    Raises ImportError if torch has no Muon.
+    AdamW trains the embeddings, because a batch uses only a few of their rows. Biases, norms and the neurons' own
+    parameters have no weight decay. Raises ImportError if torch has no Muon (:mod:`recipes.muon`).
     """
     embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
     by_muon: list[nn.Parameter] = []
@@ -175,14 +175,7 @@ def optimisers_of(network: nn.Module, options: Training) -> list[torch.optim.Opt
         torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
     ]
     if by_muon:
-        if not hasattr(torch.optim, "Muon"):
-            raise ImportError(
-                f"Muon came with torch 2.9 and this is {torch.__version__}: pip install 'torch>=2.9,<2.14', or train "
-                "all with AdamW (--no-muon)"
-            )
-        optimisers.append(
-            torch.optim.Muon(by_muon, options.learning_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-        )
+        optimisers.append(muon(by_muon, options.learning_rate))
     return optimisers
 
 
@@ -304,6 +297,12 @@ class Trainer(Generic[Network]):
         torch.backends.cuda.matmul.allow_tf32 = True
         self.accelerator = processes.join()
         processes.check_precision(self.accelerator.mixed_precision, options.bfloat16)
+        if options.bfloat16 and not bfloat16.is_fast(self.accelerator.device.type):
+            warnings.warn(
+                "this processor has no instructions for bfloat16: the products are computed in float32, which is much "
+                "faster here (--no-bfloat16 asks for it)",
+                stacklevel=2,
+            )
         self.folder, self.options = RunFolder(run), options
         if self.accelerator.is_main_process:
             self.folder.hold()

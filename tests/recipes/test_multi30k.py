@@ -1,6 +1,7 @@
 """The Multi30k recipe on a small corpus written here: reading, training, resuming, fine-tuning, scoring."""
 
 import gzip
+import json
 import random
 from dataclasses import replace
 
@@ -135,6 +136,16 @@ def test_neurons_have_their_own_bits_again_when_a_step_fails(corpus, tmp_path):
 def test_a_share_in_full_precision_that_is_none_is_refused(share):
     with pytest.raises(ValueError, match="full_precision must be a finite number from 0 to 1; got"):
         Training(full_precision=share)
+
+
+def test_a_processor_without_bfloat16_is_named_and_trains_in_float32(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("recipes.bfloat16.is_fast", lambda device_type: False)
+    with pytest.warns(UserWarning, match="no instructions for bfloat16: the products are computed in float32"):
+        run = trainer(corpus, tmp_path / "asked", bfloat16=True)
+    run.train()
+    trainer(corpus, tmp_path / "plain", bfloat16=False).train()
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("asked", "plain")]
+    assert [json.loads(row)["loss"] for row in logs[0]] == [json.loads(row)["loss"] for row in logs[1]]
 
 
 def test_muon_that_torch_lacks_is_named(corpus, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Weights as integers of eight bits, with one scale per output channel."""
 
 import functools
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -123,15 +125,27 @@ def matrix_product(levels: np.ndarray, weights: Tensor, out: np.ndarray) -> None
 
 @functools.cache
 def has_integer_units() -> bool:
-    """Whether torch's product of integers is exact here: without intermediate sums in 16 bits, which overflow.
+    """Whether torch's product of integers is exact here and no slower than one of floats.
 
-    It is exact if the processor has instructions for such products (VNNI) and oneDNN uses them.
+    It is, if the processor has instructions for such products (VNNI) and oneDNN uses them. Otherwise it may have
+    intermediate sums in 16 bits, which overflow; or it is computed number by number, which takes many times as long.
     """
     extreme = torch.tensor([LARGEST, -LARGEST], dtype=torch.int8)
+    weights = torch.full((64, 64), LARGEST, dtype=torch.int8)
+    weights[32:] = -LARGEST
     for rows in (1, 32):
-        levels, weights = extreme.repeat_interleave(32).expand(rows, -1).contiguous(), torch.full((64, 64), LARGEST)
-        weights[32:] = -LARGEST
-        found = torch._int_mm(levels, weights.to(torch.int8))
-        if not (found == 64 * LARGEST**2).all():
+        levels = extreme.repeat_interleave(32).expand(rows, -1).contiguous()
+        if not (torch._int_mm(levels, weights) == 64 * LARGEST**2).all():
             return False
-    return True
+    return _seconds(torch._int_mm, torch.int8) < 4 * _seconds(torch.mm, torch.float32)
+
+
+def _seconds(product: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> float:
+    """The least time that a small product takes."""
+    levels, weights = torch.ones(32, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+    taken = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        product(levels, weights)
+        taken.append(time.perf_counter() - begun)
+    return min(taken)

@@ -75,6 +75,15 @@ def test_the_largest_spikes_and_weights_do_not_overflow(rows, sign, largest, uni
     assert (by_matrices(levels, weight, largest) == exact(levels, weight)).all()
 
 
+@pytest.mark.parametrize("seconds, exactly, units", [(1e-4, True, True), (1e-2, True, False), (1e-4, False, False)])
+def test_products_of_integers_are_used_if_they_are_exact_and_no_slower_than_those_of_floats(
+    seconds, exactly, units, monkeypatch
+):
+    monkeypatch.setattr(integers, "_seconds", lambda product, dtype: seconds if dtype == torch.int8 else 1e-4)
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.int() @ b.int()) - int(not exactly))
+    assert integers.has_integer_units.__wrapped__() == units
+
+
 def test_few_sparse_rows_are_multiplied_by_events_and_many_dense_ones_as_matrices():
     assert integers.by_events(spikes(1, 256, 7, 1.0, 0))
     assert integers.by_events(spikes(8, 256, 7, 0.05, 0))
