@@ -18,20 +18,23 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from torch import Tensor
 
 import zoo
-from recipes import command, speech, speech_pictures, training
+from recipes import command, report, speech, speech_pictures, training
 from recipes.language_model import NgramModel, read_texts, words_of
 from recipes.pronunciations import Dictionary, Phones, find_dictionary, read_dictionary
 from recipes.recipe import Band, Recipe
+from recipes.run_folder import BEST, read_run_config
 from recipes.speech import Example, Training
 from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
+from zoo import files
 from zoo.inputs.lines import texts_of
-from zoo.networks.speech import SpeechConfig
+from zoo.metrics import pictures_of
+from zoo.networks.speech import SpeechConfig, SpeechRecogniser
 from zoo.networks.words import (
     BEAM_SIZE,
     LANGUAGE_MODEL,
@@ -281,9 +284,49 @@ def word_errors(search: WordSearch, found: list[Tensor], right: list[str]) -> tu
     return texts, 100 * jiwer.wer([words.lower() for words in right], texts)
 
 
+def score_words(
+    model: SpeechRecogniser, examples: list[Example], folder: Path, **options: Any
+) -> tuple[list[str], dict[str, float]]:
+    """The words that a model finds with what is in ``folder``, and the errors with and without the language model."""
+    found, right = speech.log_probabilities(model, examples), [example.words for example in examples]
+    lexicon = read_lexicon(folder / LEXICON)
+    search = WordSearch(model.typed_config.labels, lexicon, folder / LANGUAGE_MODEL, **options)
+    texts, errors = word_errors(search, found, right)
+    _, plain = word_errors(search.without_language_model(), found, right)
+    return texts, {"wer": errors, "wer_without_language_model": plain}
+
+
+def compare_words(
+    folder: Path, twins: list[Path], data: Path, words: Path, dictionary: DictionaryFile = None, cache: Cache = None
+) -> list[dict[str, Any]]:
+    """Score the words of the model in ``folder`` and of the best models of runs on val and test, for its card."""
+    metrics = files.read_metrics(folder)
+    models = {folder.name: folder}
+    for run in twins:
+        settings = read_run_config(run)
+        models[report.described(RECIPE, settings, settings)] = run / BEST
+    rows = []
+    for name, place in models.items():
+        row: dict[str, Any] = {"name": name}
+        network = zoo.load(place)
+        for split in ("val", "test"):
+            examples = read(data, split, network.typed_config, dictionary, cache, every=True)
+            scores = score_words(network, examples, words)[1]
+            row[f"word errors %, {split}, lexicon alone"] = round(scores["wer_without_language_model"], 2)
+            row[f"word errors %, {split}, with language model"] = round(scores["wer"], 2)
+        rows.append(row)
+    beside = "".join(f" --twin {run}" for run in twins)
+    command = f"python -m recipes.librispeech compare-words ./{folder.name} --data DATA --words WORDS{beside}"
+    metrics["words"] = {"rows": rows, "command": command}
+    pictures = {name: (folder / name).read_bytes() for name in pictures_of(metrics)}
+    zoo.save(zoo.load(folder), folder, metrics, pictures)
+    return rows
+
+
 def add_words(app: typer.Typer) -> None:
-    """The commands ``language-model`` and ``words``."""
+    """The commands ``language-model``, ``words`` and ``compare-words``."""
     Data = Annotated[Path, typer.Option(help=RECIPE.data)]
+    Words = Annotated[Path, typer.Option(help="folder that language-model wrote")]
 
     @app.command("language-model")
     def language_model_command(
@@ -300,7 +343,7 @@ def add_words(app: typer.Typer) -> None:
     def words_command(
         model: Annotated[str, typer.Argument(help="a name or a folder")],
         data: Data,
-        words: Annotated[Path, typer.Option(help="folder that language-model wrote")],
+        words: Words,
         split: str = "val",
         lm_weight: float = LM_WEIGHT,
         word_score: float = WORD_SCORE,
@@ -312,23 +355,23 @@ def add_words(app: typer.Typer) -> None:
         """Score the words of one split, found with a lexicon, with and without a language model of words."""
         network = zoo.load(model)
         examples = read(data, split, network.typed_config, dictionary, cache, every=True)
-        found = speech.log_probabilities(network, examples)
-        labels, right = network.typed_config.labels, [example.words for example in examples]
-        search = WordSearch(
-            labels,
-            read_lexicon(words / LEXICON),
-            words / LANGUAGE_MODEL,
-            lm_weight=lm_weight,
-            word_score=word_score,
-            beam_size=beam_size,
-        )
-        texts, errors = word_errors(search, found, right)
-        _, plain = word_errors(search.without_language_model(), found, right)
+        options = {"lm_weight": lm_weight, "word_score": word_score, "beam_size": beam_size}
+        texts, scores = score_words(network, examples, words, **options)
         if output:
             output.write_text("\n".join(texts) + "\n", encoding="utf-8")
-        scores = {"wer": errors, "wer_without_language_model": plain}
-        options = {"lm_weight": lm_weight, "word_score": word_score, "beam_size": beam_size}
         print(json.dumps({"model": model, "split": split, "utterances": len(texts)} | options | scores, indent=2))
+
+    @app.command("compare-words")
+    def compare_words_command(
+        model: Annotated[Path, typer.Argument(help="folder of a model; it gets the result")],
+        data: Data,
+        words: Words,
+        twin: Annotated[list[Path] | None, typer.Option(help="run to compare with; may be repeated")] = None,
+        dictionary: DictionaryFile = None,
+        cache: Cache = None,
+    ):
+        """Score the words of a model and of its twins on val and on the test set, for the card."""
+        print(json.dumps(compare_words(model.resolve(), twin or [], data, words, dictionary, cache), indent=2))
 
 
 def command_line() -> typer.Typer:

@@ -26,8 +26,8 @@ def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     """
     check_metrics(config["name"], metrics)
     sections = (
-        _what, _use, _results, _costs, _probabilities, _sparsity, _weight_bits, _pictures, _limits, _data, _training,
-        _cite, _configuration,
+        _what, _use, _results, _words, _costs, _probabilities, _sparsity, _weight_bits, _pictures, _limits, _data,
+        _training, _cite, _configuration,
     )  # fmt: skip
     body = "\n\n".join(text for text in (section(config, metrics) for section in sections) if text)
     return f"---\n{_front_matter(config, metrics).to_yaml()}\n---\n\n{body}\n"
@@ -148,6 +148,18 @@ def _results(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         lines += ["", "Figures that other people published, on the same task:", ""]
         lines += [_table(metrics["published"], metrics["scores"])]
     return "\n".join(lines)
+
+
+def _words(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    if "words" not in metrics:
+        return ""
+    intro = (
+        "The words of all recordings, found by a beam search with a lexicon alone and with an n-gram language model; "
+        "errors counted by jiwer, lower is better. A word that the lexicon lacks is always an error."
+    )
+    found = metrics["words"]
+    table = _table(found["rows"], metrics.get("scores", {}), bold=config["name"])
+    return f"## Words\n\n{intro}\n\n{table}\n\n```bash\n{found['command']}\n```"
 
 
 def _probabilities(config: dict[str, Any], metrics: dict[str, Any]) -> str:

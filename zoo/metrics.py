@@ -23,6 +23,7 @@ needs ``scores`` and ``data`` too::
     sparsity_plot     the PNG file beside the card that shows the curve
     pictures          [{"file": a PNG file beside the card, "caption": what it shows}]
     weight_bits       {"rows": rows {"name": how the weights are held, a score}, "command": what measures it again}
+    words             {"rows": rows {"name": a model, word errors}, "command": what measures them again}
     weights_sha256    the SHA-256 of the weights that the results are of; zoo.save() adds it
     score_band        {"score": column, "split": ..., "inputs": 100, "low": ..., "high": ...}: where a quick check on
                       that many inputs should land
@@ -66,6 +67,7 @@ KEYS = {
     "sparsity_plot": str,
     "pictures": list,
     "weight_bits": dict,
+    "words": dict,
     "weights_sha256": str,
     "score_band": dict,
     "calibration": dict,
@@ -83,6 +85,7 @@ _INNER_KEYS = {
     "score_band": ("score", "split", "inputs", "low", "high"),
     "calibration": ("temperature", "fitted_on", "rows", "command"),
     "weight_bits": ("rows", "command"),
+    "words": ("rows", "command"),
     "data": ("name", "type", "url", "licence", "use"),
 }
 _SCORE_KEYS = ("title", "type", "split", "signature")
@@ -98,6 +101,7 @@ _KINDS: dict[tuple[str, str], tuple[type, ...]] = {
     ("calibration", "temperature"): (int, float),
     ("calibration", "rows"): (list,),
     ("weight_bits", "rows"): (list,),
+    ("words", "rows"): (list,),
 }
 """The types of inner keys; text if not listed."""
 _ROWS: dict[str, tuple[str, ...]] = {
@@ -107,6 +111,7 @@ _ROWS: dict[str, tuple[str, ...]] = {
     "costs": ("name",),
     "calibration": ("name",),
     "weight_bits": ("name",),
+    "words": ("name",),
     "sparsity": (),
     "pictures": ("file", "caption"),
 }

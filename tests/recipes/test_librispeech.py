@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -293,6 +293,33 @@ def test_the_words_of_a_split_are_scored_with_and_without_a_language_model(data,
     assert found["utterances"] == 4 and found["wer"] > 0 and found["wer_without_language_model"] > 0
     words = set((tmp_path / "said.txt").read_text().split())
     assert words <= {"one", "two", "three", "two's"}
+
+
+def test_a_card_gets_the_words_of_a_model_and_of_its_twins(data, tmp_path):
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "a.txt").write_text("One two three .\nThree one .\n")
+    librispeech.write_search(data, tmp_path / "books", tmp_path / "words")
+    metrics = {"limits": ["It is small."]}
+    zoo.save(SpeechRecogniser(CONFIG), tmp_path / "ears", metrics)
+    twin = replace(CONFIG, mixer="lstm")
+    zoo.save(SpeechRecogniser(twin), tmp_path / "run" / "best")
+    settings = {"model": asdict(twin), "training": asdict(Training())}
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(settings))
+    before = (tmp_path / "ears" / "model.safetensors").read_bytes()
+    command = f"compare-words {tmp_path / 'ears'} --twin {tmp_path / 'run'} --data {data} --words {tmp_path / 'words'}"
+    result = CliRunner().invoke(librispeech.command_line(), command.split())
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert [row.pop("name") for row in rows] == ["ears", "LSTM"]
+    ways = ("lexicon alone", "with language model")
+    assert all(list(row) == [f"word errors %, {s}, {way}" for s in ("val", "test") for way in ways] for row in rows)
+    card = (tmp_path / "ears" / "README.md").read_text()
+    assert "## Words" in card and f"| LSTM | {rows[1]['word errors %, val, lexicon alone']:.4g} |" in card
+    assert "It is small." in card and (tmp_path / "ears" / "model.safetensors").read_bytes() == before
+    alone = librispeech.score_words(
+        zoo.load(tmp_path / "ears"), librispeech.read(data, "test", CONFIG, every=True), tmp_path / "words"
+    )[1]
+    assert rows[0]["word errors %, test, with language model"] == round(alone["wer"], 2)
 
 
 def test_right_phones_are_found_as_the_words_that_they_are(data, tmp_path):
