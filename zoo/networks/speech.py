@@ -134,7 +134,9 @@ class CurrentNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         if real is None or not self.training:
             return super().forward(x.flatten(0, 1)).view_as(x)
-        return torch.zeros_like(x).masked_scatter(real.unsqueeze(-1), super().forward(x[real]))
+        rows, places = x.flatten(0, 1), real.flatten().nonzero().squeeze(1)
+        normed = super().forward(rows.index_select(0, places))  # a mask instead of places takes three times as long
+        return torch.zeros_like(rows).index_copy(0, places, normed).view_as(x)
 
 
 class SpikingLayer(nn.Module):
