@@ -72,6 +72,8 @@ class Fault:
     """Whether the connection is reset, as by a router, before the request is done."""
     seconds: float = 0.0
     """How long the answer is waited for."""
+    together: threading.Barrier | None = None
+    """Where the requests wait until as many as it counts have come."""
 
 
 class HubServer(http.server.ThreadingHTTPServer):
@@ -130,6 +132,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.fault = self.server.fault_of(f"{self.command} {path}")
         if self.fault and self.fault.seconds:
             time.sleep(self.fault.seconds)
+        if self.fault and self.fault.together:
+            self.fault.together.wait()
         if self.fault and self.fault.unanswered:
             return None
         if self.fault and self.fault.reset:

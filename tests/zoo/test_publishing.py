@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -425,7 +426,7 @@ def test_an_upload_that_fails_is_no_commit(hub, client, saved, request_):
 def test_of_two_who_publish_at_once_one_succeeds_and_the_other_is_told(hub, clients, saved, network, metrics):
     other = zoo.save(network, saved.parents[1] / "others" / "tiny", metrics | {"summary": "Another one."})
     hub.add("somebody/tiny", {".gitattributes": hub_server.ATTRIBUTES})
-    hub.faults = [Fault("POST /api/models/.*/commit", times=2, seconds=1)]
+    hub.faults = [Fault("POST /api/models/.*/commit", times=2, together=threading.Barrier(2, timeout=120))]
     with ThreadPoolExecutor() as pool:
         publish = [
             pool.submit(client.publish, folder, "somebody/tiny") for client, folder in zip(clients, (saved, other))
