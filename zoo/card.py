@@ -157,9 +157,7 @@ def _words(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         "The words of all recordings, found by a beam search with a lexicon alone and with an n-gram language model; "
         "errors counted by jiwer, lower is better. A word that the lexicon lacks is always an error."
     )
-    found = metrics["words"]
-    table = _table(found["rows"], metrics.get("scores", {}), bold=config["name"])
-    return f"## Words\n\n{intro}\n\n{table}\n\n```bash\n{found['command']}\n```"
+    return _measured("Words", intro, metrics["words"], metrics, bold=config["name"])
 
 
 def _probabilities(config: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -207,9 +205,13 @@ def _weight_bits(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         "all computed in floats on the same rounded weights. The model's own weights have 8 bits, with which integers "
         "compute them exactly."
     )
-    found = metrics["weight_bits"]
-    table = _table(found["rows"], metrics.get("scores", {}))
-    return f"## Weights of fewer bits\n\n{intro}\n\n{table}\n\n```bash\n{found['command']}\n```"
+    return _measured("Weights of fewer bits", intro, metrics["weight_bits"], metrics)
+
+
+def _measured(heading: str, intro: str, found: dict[str, Any], metrics: dict[str, Any], bold: str | None = None) -> str:
+    """A section on what one command measures: what it is, its rows, and the command."""
+    table = _table(found["rows"], metrics.get("scores", {}), bold)
+    return f"## {heading}\n\n{intro}\n\n{table}\n\n```bash\n{found['command']}\n```"
 
 
 def _pictures(config: dict[str, Any], metrics: dict[str, Any]) -> str:
