@@ -299,12 +299,18 @@ def score_words(
 def compare_words(
     folder: Path, twins: list[Path], data: Path, words: Path, dictionary: DictionaryFile = None, cache: Cache = None
 ) -> list[dict[str, Any]]:
-    """Score the words of the model in ``folder`` and of the best models of runs on val and test, for its card."""
+    """Score the words of the model in ``folder`` and of the best models of runs on val and test, for its card.
+
+    Raises ValueError for two twins of one network.
+    """
     metrics = files.read_metrics(folder)
     models = {folder.name: folder}
     for run in twins:
         settings = read_run_config(run)
-        models[report.described(RECIPE, settings, settings)] = run / BEST
+        name = report.described(RECIPE, settings, settings)
+        if name in models:
+            raise ValueError(f"{models[name].parent} and {run} are both {name}: give one run of each network")
+        models[name] = run / BEST
     rows = []
     for name, place in models.items():
         row: dict[str, Any] = {"name": name}

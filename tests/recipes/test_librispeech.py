@@ -320,6 +320,8 @@ def test_a_card_gets_the_words_of_a_model_and_of_its_twins(data, tmp_path):
         zoo.load(tmp_path / "ears"), librispeech.read(data, "test", CONFIG, every=True), tmp_path / "words"
     )[1]
     assert rows[0]["word errors %, test, with language model"] == round(alone["wer"], 2)
+    with pytest.raises(ValueError, match=r"run and .*run are both LSTM: give one run of each network"):
+        librispeech.compare_words(tmp_path / "ears", [tmp_path / "run"] * 2, data, tmp_path / "words")
 
 
 def test_right_phones_are_found_as_the_words_that_they_are(data, tmp_path):

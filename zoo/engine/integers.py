@@ -125,7 +125,7 @@ def matrix_product(levels: np.ndarray, weights: Tensor, out: np.ndarray) -> None
 
 @functools.cache
 def has_integer_units() -> bool:
-    """Whether torch's product of integers is exact here and no slower than one of floats.
+    """Whether torch's product of integers is exact here and not much slower than one of floats.
 
     It is, if the processor has instructions for such products (VNNI) and oneDNN uses them. Otherwise it may have
     intermediate sums in 16 bits, which overflow; or it is computed number by number, which takes many times as long.

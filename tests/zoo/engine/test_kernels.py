@@ -76,7 +76,7 @@ def test_the_largest_spikes_and_weights_do_not_overflow(rows, sign, largest, uni
 
 
 @pytest.mark.parametrize("seconds, exactly, units", [(1e-4, True, True), (1e-2, True, False), (1e-4, False, False)])
-def test_products_of_integers_are_used_if_they_are_exact_and_no_slower_than_those_of_floats(
+def test_products_of_integers_are_used_if_they_are_exact_and_about_as_fast_as_those_of_floats(
     seconds, exactly, units, monkeypatch
 ):
     monkeypatch.setattr(integers, "_seconds", lambda product, dtype: seconds if dtype == torch.int8 else 1e-4)
