@@ -9,6 +9,7 @@ The networks are small (1 to 6 million parameters, at most 100 MB with gradients
 there is nothing to gain from sharding them (FSDP, DeepSpeed): that saves memory and costs communication.
 """
 
+import atexit
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -85,7 +86,17 @@ def join() -> Any:
         )
     global _joined
     _joined = Part(accelerator.process_index, accelerator.num_processes)
+    atexit.register(leave)
     return accelerator
+
+
+def leave() -> None:
+    """Part from the other processes; nothing if that is done, or if there are none.
+
+    A process that ends without it can be aborted: threads of the process group outlive what they use.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def device() -> torch.device:

@@ -3,10 +3,13 @@
 ``python together.py DATA RUN EPOCHS`` writes ``RUN-<number of the process>.pt`` beside the folder of the run.
 """
 
+import atexit
+import os
 import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from recipes import processes
 from recipes.multi30k import Trainer, Training, TranslatorConfig
@@ -26,7 +29,14 @@ def train(data: Path, run: Path) -> Trainer:
     return trainer
 
 
+def check_left() -> None:
+    """Fail if the process still belongs to the others at its end, when their threads can abort it."""
+    if dist.is_initialized():
+        os._exit(3)
+
+
 if __name__ == "__main__":
+    atexit.register(check_left)  # before the training joins: what is registered later is called earlier
     data, run = map(Path, sys.argv[1:])
     ended = train(data, run)
     torch.save(
