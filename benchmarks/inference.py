@@ -217,7 +217,7 @@ def measure_rates(plan: Plan, sentences: list[str], processor: str) -> list[Rate
     build = users.build_translator, users.OURS_INT8, plan.size, sentences
     with contextlib.closing(Alone(*build, environment=PROCESSORS[processor])) as ours:
         ours.call("use_threads", 1)
-        rates = {firing: ours.call("spike_rate", firing) for firing in plan.firings}
+        rates = {firing: ours.call("spike_rate_at", firing) for firing in plan.firings}
         for job in plan.jobs():
             tell(f"rates of spikes, {processor}, {job.name}")
             calls = {firing: functools.partial(ours.call, "work_at", firing, job) for firing in plan.firings}

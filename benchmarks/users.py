@@ -84,15 +84,15 @@ class Size(NamedTuple):
 # ---- Translation ----
 
 
-def translator(size: Size) -> Translator:
-    """Our translator, made to translate to ``size.tokens`` tokens."""
+def translator(size: Size, name: str = "lite-snn-multi30k") -> Translator:
+    """Our translator of this name or folder, made to translate to ``size.tokens`` tokens."""
     if size.quick:
         tokenizer = multi30k.train_tokenizer(made_up_pairs(100), 200)
         config = TranslatorConfig(tokenizer.get_vocab_size(), 32, encoder_layers=1, decoder_layers=1)
         torch.manual_seed(0)
         model = Translator(config, tokenizer).eval()
     else:
-        model = zoo.load("lite-snn-multi30k")
+        model = zoo.load(name)
     return never_ending(model, size.tokens)
 
 
@@ -173,6 +173,25 @@ class OfTorch:
         if ran != self.precision:
             raise RuntimeError(f"it was to compute in {self.precision} and computed in {ran}")
 
+    def spike_rate(self, job: Job) -> float:
+        """The share of the multi-bit neurons' outputs in a job that are not zero, counted in floats."""
+        counted = torch.zeros(2, dtype=torch.long)
+
+        def count(module: nn.Module, inputs: Any, output: Any) -> None:
+            counted[0] += int(torch.count_nonzero(output[0]))
+            counted[1] += output[0].numel()
+
+        spiking = (module for module in self.model.modules() if isinstance(module, MultiBitNeuron))
+        hooks = [neuron.register_forward_hook(count) for neuron in spiking]
+        own, self.precision = self.precision, "float32"
+        set_precision(self.model, self.precision)
+        self.work(job)
+        for hook in hooks:
+            hook.remove()
+        self.precision = own
+        set_precision(self.model, own)
+        return int(counted[0]) / int(counted[1])
+
 
 class TorchTranslator(OfTorch):
     def __init__(self, model: Translator, sentences: list[str], precision: str):
@@ -206,22 +225,10 @@ class TorchTranslator(OfTorch):
         self.fire(firing)
         self.work(job)
 
-    def spike_rate(self, firing: Firing) -> float:
-        """The share of the neurons' outputs that are not zero, from translations one at a time."""
-        counted = torch.zeros(2, dtype=torch.long)
-
-        def count(module: nn.Module, inputs: Any, output: Any) -> None:
-            counted[0] += int(torch.count_nonzero(output[0]))
-            counted[1] += output[0].numel()
-
+    def spike_rate_at(self, firing: Firing) -> float:
+        """The spike rate in translations one at a time."""
         self.fire(firing)
-        set_precision(self.model, "float32")
-        hooks = [neuron.register_forward_hook(count) for neuron in self.ranges]
-        self.model.translate(self.sentences[:8], 1, PENALTY, 1)
-        for hook in hooks:
-            hook.remove()
-        set_precision(self.model, self.precision)
-        return int(counted[0]) / int(counted[1])
+        return self.spike_rate(Job("", 8))
 
 
 class Transformer:
@@ -487,16 +494,20 @@ def samples_of(recording: Path | None, seconds: int) -> np.ndarray:
     return np.resize(found, seconds * audio.RATE)
 
 
+def recogniser(size: Size, name: str = "improved-snn-librispeech") -> SpeechRecogniser:
+    """Our recogniser of this name or folder."""
+    if not size.quick:
+        return zoo.load(name)
+    torch.manual_seed(0)
+    return SpeechRecogniser(SpeechConfig(bands=8, width=12, layers=2)).eval()
+
+
 def build_listener(name: str, size: Size, recording: Path | None) -> Listener | Sphinx:
     """One of :data:`LISTENERS`."""
     samples = samples_of(recording, size.seconds)
     if name == SPHINX:
         return Sphinx(samples)
-    if size.quick:
-        torch.manual_seed(0)
-        model = SpeechRecogniser(SpeechConfig(bands=8, width=12, layers=2)).eval()
-    else:
-        model = zoo.load("improved-snn-librispeech")
+    model = recogniser(size)
     if name.startswith("ours"):
         return Listener(model, samples, precision_of(name))
     torch.manual_seed(0)

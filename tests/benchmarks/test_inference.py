@@ -114,9 +114,9 @@ def test_a_network_that_computes_in_another_precision_than_it_is_called_is_not_t
 
 def test_spikes_become_rarer_with_the_threshold_and_with_the_range(sentences):
     user = users.build_translator(users.OURS_INT8, SIZE, sentences)
-    rates = [user.spike_rate(firing) for firing in inference.FIRINGS]
+    rates = [user.spike_rate_at(firing) for firing in inference.FIRINGS]
     assert rates == sorted(rates, reverse=True) and rates[0] > 0.6 and rates[-1] < 0.1
-    assert user.spike_rate(Firing(0)) == rates[0]
+    assert user.spike_rate_at(Firing(0)) == rates[0]
     user.work_at(Firing(0), Job("", 1))
 
 
