@@ -233,6 +233,14 @@ def add_scoring(app: typer.Typer, recipe: Recipe) -> None:
         validation, test = read(recipe, model, data, ("val", recipe.test), given)
         print(json.dumps(rounding.round_weights(recipe, model, validation, test, **of(recipe.scores, given)), indent=2))
 
+    @app.command("compare-bits")
+    def compare_bits_command(
+        model: Annotated[Path, typer.Argument(help="folder of a model; it gets the result")],
+        runs: Annotated[list[Path], typer.Argument(help="measured runs that differ in their bits alone")],
+    ):
+        """Compare the scores of networks whose spikes have more or fewer bits, for the card."""
+        print(json.dumps(report.compare_bits(recipe, model.resolve(), runs), indent=2))
+
     calibrated = recipe.calibrated
     if calibrated is None:
         return

@@ -14,14 +14,18 @@ from torch import nn
 
 import zoo
 from neurons.monitors import figure
+from neurons.spike import FULL_PRECISION
 from recipes import calibration, processes, sparsity
 from recipes.extras import need, png
 from recipes.recipe import Recipe, defaults
 from recipes.run_folder import BEST, read_json, read_run_config, write_json
 from recipes.spikes import SpikeMeter
 from recipes.training import PROFILED, RETUNED
+from zoo import files
+from zoo.metrics import pictures_of
 
-SCORES, COSTS, COSTS_PLOT, SPARSITY_PLOT = "scores.json", "costs.json", "costs.png", "sparsity.png"
+SCORES, COSTS = "scores.json", "costs.json"
+COSTS_PLOT, SPARSITY_PLOT, BITS_PLOT = "costs.png", "sparsity.png", "bits.png"
 
 OF_SPIKES = {"bits", "full_precision", "threshold_levels"}
 """Options that mean nothing to a network without spikes."""
@@ -341,7 +345,11 @@ def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name
 
 def sparse_point(recipe: Recipe, run: Path) -> dict[str, Any]:
     """The row of a measured run in the curve of score against spike rate."""
-    (row,) = table(recipe, {_sparser(run): [run]})
+    return _point(recipe, _sparser(run), run)
+
+
+def _point(recipe: Recipe, name: str, run: Path) -> dict[str, Any]:
+    (row,) = table(recipe, {name: [run]})
     return row | {"share_of_synaptic_operations": read_scores(run).get("operations")}
 
 
@@ -377,5 +385,43 @@ def sparsity_plot(points: list[dict], score: str, title: str, name: str) -> byte
             )
     axis.set(xlabel="spike rate (share of outputs not zero)", ylabel=title)
     axis.margins(x=0.4, y=0.2)
+    axis.grid(alpha=0.3)
+    return png(drawn)
+
+
+def compare_bits(recipe: Recipe, folder: Path, runs: list[Path]) -> list[dict[str, Any]]:
+    """Add to the card of the model in ``folder`` the scores of measured ``runs``, which differ in their bits alone.
+
+    Raises ValueError for runs that differ in more, or not in their bits.
+    """
+    by_bits, others = {}, set()
+    for run in runs:
+        run_config = read_run_config(run)
+        by_bits[run_config["model"].pop("bits")] = run
+        others.add(json.dumps(run_config, sort_keys=True))
+    if len(by_bits) < len(runs) or len(others) > 1:
+        raise ValueError(f"the runs must differ in their bits, and in nothing else; got {', '.join(map(str, runs))}")
+    rows = [_point(recipe, _bits_named(bits), by_bits[bits]) for bits in sorted(by_bits)]
+    metrics = files.read_metrics(folder)
+    comparing = f"python -m recipes.{recipe.name} compare-bits ./{folder.name} {' '.join(map(str, runs))}"
+    command = "\n".join([*(command_of(recipe, run) for run in runs), comparing])
+    metrics["bits"] = {"rows": rows, "command": command, "plot": BITS_PLOT}
+    pictures = {name: (folder / name).read_bytes() for name in pictures_of(metrics) if name != BITS_PLOT}
+    score = f"{recipe.score}_val"
+    pictures[BITS_PLOT] = bits_plot(rows, score, metrics["scores"][score]["title"])
+    zoo.save(zoo.load(folder), folder, metrics, pictures)
+    return rows
+
+
+def _bits_named(bits: int) -> str:
+    return "full precision" if bits == FULL_PRECISION else f"{bits} bit{'s' * (bits > 1)}"
+
+
+def bits_plot(rows: list[dict[str, Any]], score: str, title: str) -> bytes:
+    """The score against the bits of the spikes, as a PNG file."""
+    need("the plot", "matplotlib")
+    drawn, ((axis,),) = figure(1, 1, (5.5, 3.4))
+    axis.plot([row["name"] for row in rows], [row[score] for row in rows], marker="o")
+    axis.set(xlabel="bits of a spike", ylabel=title)
     axis.grid(alpha=0.3)
     return png(drawn)

@@ -26,8 +26,8 @@ def render_card(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     """
     check_metrics(config["name"], metrics)
     sections = (
-        _what, _use, _results, _words, _costs, _probabilities, _sparsity, _weight_bits, _pictures, _limits, _data,
-        _training, _cite, _configuration,
+        _what, _use, _results, _words, _costs, _probabilities, _sparsity, _bits, _weight_bits, _pictures, _limits,
+        _data, _training, _cite, _configuration,
     )  # fmt: skip
     body = "\n\n".join(text for text in (section(config, metrics) for section in sections) if text)
     return f"---\n{_front_matter(config, metrics).to_yaml()}\n---\n\n{body}\n"
@@ -195,6 +195,19 @@ def _sparsity(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     table = _table([{k: v for k, v in row.items() if k != "parameters"} for row in others], metrics.get("scores", {}))
     picture = f"\n\n![Score against spike rate]({metrics['sparsity_plot']})" if "sparsity_plot" in metrics else ""
     return f"## Sparsity\n\n{intro}\n\n{table}{picture}"
+
+
+def _bits(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    if "bits" not in metrics:
+        return ""
+    found = metrics["bits"]
+    intro = (
+        "Networks that differ in the bits of their spikes alone. With b bits a spike is a whole number of levels from "
+        "-(2^(b-1) - 1) to 2^(b-1) - 1; with one bit it is 0 or 1, without a sign."
+    )
+    rows = [{column: value for column, value in row.items() if column != "parameters"} for row in found["rows"]]
+    section = _measured("Bits of a spike", intro, found | {"rows": rows}, metrics)
+    return f"{section}\n\n![Score against bits]({found['plot']})"
 
 
 def _weight_bits(config: dict[str, Any], metrics: dict[str, Any]) -> str:

@@ -21,6 +21,8 @@ needs ``scores`` and ``data`` too::
                       "comparison": sentences, "plot": the PNG file beside the card, or null}
     sparsity          rows of the same kind, one per point of the curve of score against spike rate
     sparsity_plot     the PNG file beside the card that shows the curve
+    bits              {"rows": rows {"name": how many bits a spike has, scores}, "command": what trains and compares
+                      these networks again, "plot": the PNG file beside the card that shows the curve}
     pictures          [{"file": a PNG file beside the card, "caption": what it shows}]
     weight_bits       {"rows": rows {"name": how the weights are held, a score}, "command": what measures it again}
     words             {"rows": rows {"name": a model, word errors}, "command": what measures them again}
@@ -65,6 +67,7 @@ KEYS = {
     "costs": dict,
     "sparsity": list,
     "sparsity_plot": str,
+    "bits": dict,
     "pictures": list,
     "weight_bits": dict,
     "words": dict,
@@ -86,6 +89,7 @@ _INNER_KEYS = {
     "calibration": ("temperature", "fitted_on", "rows", "command"),
     "weight_bits": ("rows", "command"),
     "words": ("rows", "command"),
+    "bits": ("rows", "command", "plot"),
     "data": ("name", "type", "url", "licence", "use"),
 }
 _SCORE_KEYS = ("title", "type", "split", "signature")
@@ -102,6 +106,7 @@ _KINDS: dict[tuple[str, str], tuple[type, ...]] = {
     ("calibration", "rows"): (list,),
     ("weight_bits", "rows"): (list,),
     ("words", "rows"): (list,),
+    ("bits", "rows"): (list,),
 }
 """The types of inner keys; text if not listed."""
 _ROWS: dict[str, tuple[str, ...]] = {
@@ -112,6 +117,7 @@ _ROWS: dict[str, tuple[str, ...]] = {
     "calibration": ("name",),
     "weight_bits": ("name",),
     "words": ("name",),
+    "bits": ("name",),
     "sparsity": (),
     "pictures": ("file", "caption"),
 }
@@ -121,7 +127,7 @@ _LISTS_OF_TEXT = ("languages", "commands", "limits", "sources")
 
 def pictures_of(metrics: dict[str, Any]) -> list[str]:
     """The PNG files that the card shows; they are in the same folder."""
-    named = [metrics.get("costs", {}).get("plot"), metrics.get("sparsity_plot")]
+    named = [metrics.get("costs", {}).get("plot"), metrics.get("sparsity_plot"), metrics.get("bits", {}).get("plot")]
     return [name for name in named if name] + [picture["file"] for picture in metrics.get("pictures", [])]
 
 

@@ -229,6 +229,28 @@ def test_a_model_s_weights_are_rounded_and_its_scores_measured_again(recipe, the
     assert all(torch.equal(a, b) for a, b in zip(rounded.parameters(), kept.parameters()))
 
 
+def test_a_card_gets_the_scores_of_networks_that_differ_in_their_bits(recipe, there, tmp_path):
+    shutil.copytree("tiny", tmp_path / "tiny")
+    for bits, name in ((5, "five"), (3, "three"), (32, "full")):
+        shutil.copytree("one", tmp_path / name, ignore=shutil.ignore_patterns("state.pt", "best"))
+        settings = json.loads((tmp_path / name / "settings.json").read_text())
+        settings["model"]["bits"] = bits
+        (tmp_path / name / "settings.json").write_text(json.dumps(settings))
+    runs = [str(tmp_path / name) for name in ("full", "five", "three")]
+    rows = json.loads(run(recipe, f"compare-bits {tmp_path / 'tiny'} {' '.join(runs)}"))
+    assert [row["name"] for row in rows] == ["3 bits", "5 bits", "full precision"]
+    measured = json.loads(Path("one/scores.json").read_text())
+    assert all(row[f"{recipe.score}_test"] == measured[f"{recipe.score}_test"] for row in rows)
+    card = (tmp_path / "tiny" / "README.md").read_text()
+    assert "## Bits of a spike" in card and "\n| full precision | " in card
+    assert f"\npython -m recipes.{recipe.name} compare-bits ./tiny {' '.join(runs)}\n" in card
+    assert f" --run {runs[1]} " in card and " --bits 5" in card
+    assert (tmp_path / "tiny" / "bits.png").stat().st_size > 5000
+    assert (tmp_path / "tiny" / files.WEIGHTS).read_bytes() == Path("tiny", files.WEIGHTS).read_bytes()
+    for wrong in (f"{runs[0]} {runs[0]}", f"{runs[0]} {Path('twin').resolve()}"):
+        run(recipe, f"compare-bits {tmp_path / 'tiny'} {wrong}", status=1)
+
+
 def test_a_model_is_fine_tuned_on_a_file_of_one_s_own(recipe, there):
     words = f"fine-tune ./one/best --data own.csv --output tuned --epochs 1{TINY[recipe.name].tuning}"
     result = CliRunner().invoke(snn_zoo, shlex.split(words))

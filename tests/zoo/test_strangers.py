@@ -518,6 +518,8 @@ ODD_METRICS = [
     {"pictures": [{"file": "x.png"}]},
     {"weight_bits": {"rows": 5, "command": "x"}},
     {"weight_bits": {"rows": [{"name": 8}], "command": "x"}},
+    {"bits": {"rows": 5, "command": "x", "plot": "x.png"}},
+    {"bits": {"rows": [], "command": "x", "plot": "../x.png"}},
     {"unknown": 1},
 ]
 
