@@ -135,8 +135,7 @@ def test_two_processes_train_as_one_and_have_the_same_in_the_end(tmp_path, envir
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name, count", [*((name, 2) for name in RECIPES), ("multi30k", 4)])
 def test_a_recipe_trains_and_scores_in_several_processes_as_in_one(name, count, tmp_path, environment):
     recipe = RECIPES[name]
     TINY[name].write(tmp_path / "DATA")
