@@ -583,7 +583,7 @@ def add_real_recordings(
     """Add to a card what :mod:`recipes.n_mnist` found for networks of the same kinds, if its results are given."""
     if n_mnist is None:
         return {}
-    real = read_json(n_mnist, "let recipes.n_mnist write it again")
+    real = read_json(n_mnist, "let recipes.n_mnist write it again", "recipes.n_mnist writes it")
     for row, runs in zip(metrics["results"], groups.values()):
         found = real["networks"].get(read_run_config(runs[0])["model"]["mixer"], {})
         row["n_mnist_accuracy_mean"] = found.get("accuracy_test")
@@ -619,6 +619,7 @@ RECIPE = Recipe(
     scores=lambda model, validation, test: calibration.scores(
         calibration_answers(model, validation, test), BAND, "recordings"
     ),
+    features=("labels", "height", "width", "pool", "bin_by", "bin_size"),
     content=lambda samples: (part.tobytes() for part in (*samples.frames, np.array(samples.labels))),
     calls=calls,
     inputs=lambda model, samples: [(torch.from_numpy(frames).unsqueeze(1),) for frames in samples.frames],

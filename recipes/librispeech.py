@@ -241,6 +241,7 @@ RECIPE = Recipe(
     inputs=lambda model, examples: list(speech.calls(model, examples)),
     counted="the features of {count} utterances of val, one at a time",
     networks=NETWORKS,
+    features=("labels", "bands", "lowest", "highest", "stack", "stride"),
     tuned=("dropout", "full_precision", "threshold_levels"),
     columns=speech.columns,
     band=BAND,

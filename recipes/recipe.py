@@ -110,6 +110,8 @@ class Recipe:
     """The word for examples in counts."""
     test: str = "test"
     """The name of the test split."""
+    features: tuple[str, ...] = ()
+    """Fields of the config that examples are read by: networks that differ in one take other inputs."""
     fixed: tuple[str, ...] = ()
     """Fields of the config that are not options of the command ``train``."""
     tuned: tuple[str, ...] = ()

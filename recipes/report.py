@@ -29,6 +29,8 @@ COSTS_PLOT, SPARSITY_PLOT, BITS_PLOT = "costs.png", "sparsity.png", "bits.png"
 
 OF_SPIKES = {"bits", "full_precision", "threshold_levels"}
 """Options that mean nothing to a network without spikes."""
+WITHOUT_WEIGHTS = (*RETUNED, "temperature")
+"""Fields of a network's config that can differ between networks with the same weights."""
 
 # ---- Measuring ----
 
@@ -109,7 +111,7 @@ def measure(recipe: Recipe, run: Path, validation: Any, test: Any, **options: An
         }
 
     key = {
-        "weights": config["files"]["model.safetensors"]["sha256"],
+        "weights": _weights_of(run),
         "data": digest(part for examples in (validation, test) for part in recipe.content(examples)),
         **options,
     }
@@ -117,17 +119,52 @@ def measure(recipe: Recipe, run: Path, validation: Any, test: Any, **options: An
 
 
 def read_scores(run: Path) -> dict[str, Any]:
-    """The result of ``measure`` for a run."""
-    return _read_measured(run / SCORES)
+    """The result of ``measure`` for a run. Raises ValueError if its best model has other weights by now."""
+    scores = _read_measured(run / SCORES)
+    _check_weights(run / SCORES, scores["weights"], run)
+    return scores
 
 
-def read_costs(run: Path) -> dict[str, Any]:
-    """The result of :func:`measure_costs` for a run."""
-    return _read_measured(run / COSTS)
+def read_costs(run: Path, name: str, twins: dict[str, list[Path]]) -> dict[str, Any]:
+    """The result of :func:`measure_costs` for a run that is called ``name``, beside ``twins`` by their names.
+
+    Raises ValueError if it was called otherwise, or if one of the best models has other weights by now.
+    """
+    costs, folders = _read_measured(run / COSTS), {twin: group[0] for twin, group in twins.items()} | {name: run}
+    weights = costs.pop("weights")
+    if name not in weights:
+        raise ValueError(f"{run / COSTS} calls the model {next(iter(weights))}: count again, with --name {name}")
+    for called in weights.keys() & folders.keys():
+        _check_weights(run / COSTS, weights[called], folders[called])
+    return costs
 
 
 def _read_measured(record: Path) -> dict[str, Any]:
-    return read_json(record, "remove it and measure again")
+    command = "costs" if record.name == COSTS else "measure"
+    return read_json(record, "remove it and measure again", f"the recipe's command {command} writes it")
+
+
+def _check_weights(record: Path, weights: str, run: Path) -> None:
+    if weights != _weights_of(run):
+        raise ValueError(f"{record} was measured before {run / BEST} got the weights that it has now; measure it again")
+
+
+def _weights_of(run: Path) -> str:
+    """The SHA-256 of the best weights of a run."""
+    return zoo.info(run / BEST).config["files"][files.WEIGHTS]["sha256"]
+
+
+def check_alike(recipe: Recipe, runs: Iterable[Path]) -> None:
+    """Raise ValueError unless all ``runs`` were measured on the same data and with the same options."""
+    kept: dict[tuple, tuple[Path, Any]] = {}
+    for run in runs:
+        scores, model = read_scores(run), read_run_config(run)["model"]
+        features = json.dumps([model[name] for name in recipe.features])
+        found = {("number of inputs",): scores.get(recipe.noun), ("data", features): scores["data"]}
+        for what, value in (found | {(option,): scores[option] for option in defaults(recipe.scores)}).items():
+            other, expected = kept.setdefault(what, (run, value))
+            if value != expected:
+                raise ValueError(f"{other} and {run} were not measured alike, but with another {what[0]}; measure both")
 
 
 def measure_costs(recipe: Recipe, run: Path, twins: list[Path], name: str, examples: Any) -> dict[str, Any]:
@@ -149,7 +186,7 @@ def measure_costs(recipe: Recipe, run: Path, twins: list[Path], name: str, examp
         "comparison": [sentence for twin in profiles[1:] for sentence in profiles[0].compare(twin)],
         "plot": COSTS_PLOT,
     }
-    write_json(run / COSTS, costs)
+    write_json(run / COSTS, costs | {"weights": {called: _weights_of(folder) for called, folder in folders.items()}})
     return costs
 
 
@@ -252,7 +289,7 @@ def commands(recipe: Recipe, runs: list[Path], compared: list[Path], scores: dic
 
 def costing(recipe: Recipe, run: Path, twins: dict[str, list[Path]], name: str) -> str:
     """The command that made a run's ``costs.json``."""
-    counted = {row["name"] for row in read_costs(run)["rows"]}
+    counted = {row["name"] for row in read_costs(run, name, twins)["rows"]}
     beside = "".join(f" --twin {group[0]}" for twin, group in twins.items() if twin in counted)
     return f"python -m recipes.{recipe.name} costs {run} --name {name}{beside} --data DATA"
 
@@ -274,6 +311,7 @@ def bundle(
     if len(by_network(runs)) != 1:
         raise ValueError(f"the runs to choose from must differ in their seed alone; got {', '.join(map(str, runs))}")
     twins, sparsity = twins or [], sparsity or []
+    check_alike(recipe, [*runs, *twins, *sparsity])
     chosen, scores = best_on_val(recipe, runs)
     model, named = zoo.load(chosen / BEST), by_name(recipe, twins, read_run_config(chosen))
     groups = {folder.name: runs} | named
@@ -299,7 +337,7 @@ def bundle(
     }
     pictures = {}
     if (chosen / COSTS).exists():
-        metrics["costs"] = read_costs(chosen)
+        metrics["costs"] = read_costs(chosen, folder.name, named)
         metrics["commands"].append(costing(recipe, chosen, named, folder.name))
         pictures[COSTS_PLOT] = (chosen / COSTS_PLOT).read_bytes()
     if sparsity:
@@ -392,16 +430,9 @@ def sparsity_plot(points: list[dict], score: str, title: str, name: str) -> byte
 def compare_bits(recipe: Recipe, folder: Path, runs: list[Path]) -> list[dict[str, Any]]:
     """Add to the card of the model in ``folder`` the scores of measured ``runs``, which differ in their bits alone.
 
-    Raises ValueError for runs that differ in more, or not in their bits.
+    Raises ValueError for runs of other networks than the model's, that differ in more, or not in their bits.
     """
-    by_bits, others = {}, set()
-    for run in runs:
-        run_config = read_run_config(run)
-        by_bits[run_config["model"].pop("bits")] = run
-        others.add(json.dumps(run_config, sort_keys=True))
-    if len(by_bits) < len(runs) or len(others) > 1:
-        raise ValueError(f"the runs must differ in their bits, and in nothing else; got {', '.join(map(str, runs))}")
-    rows = [_point(recipe, _bits_named(bits), by_bits[bits]) for bits in sorted(by_bits)]
+    rows = [_point(recipe, _bits_named(bits), run) for bits, run in _by_bits(recipe, folder, runs).items()]
     metrics = files.read_metrics(folder)
     comparing = f"python -m recipes.{recipe.name} compare-bits ./{folder.name} {' '.join(map(str, runs))}"
     command = "\n".join([*(command_of(recipe, run) for run in runs), comparing])
@@ -411,6 +442,22 @@ def compare_bits(recipe: Recipe, folder: Path, runs: list[Path]) -> list[dict[st
     pictures[BITS_PLOT] = bits_plot(rows, score, metrics["scores"][score]["title"])
     zoo.save(zoo.load(folder), folder, metrics, pictures)
     return rows
+
+
+def _by_bits(recipe: Recipe, folder: Path, runs: list[Path]) -> dict[int, Path]:
+    """The runs in the order of their bits; see :func:`compare_bits`."""
+    network, found, others = zoo.info(folder).config["architecture_config"], {}, set()
+    for run in runs:
+        run_config = read_run_config(run)
+        model = run_config["model"]
+        if changed := [name for name in model if name not in WITHOUT_WEIGHTS and model[name] != network.get(name)]:
+            raise ValueError(f"{run} is no run of the network in {folder}: it differs in {', '.join(changed)}")
+        found[model.pop("bits")] = run
+        others.add(json.dumps(run_config, sort_keys=True))
+    if len(found) < max(2, len(runs)) or len(others) > 1:
+        raise ValueError(f"the runs must differ in their bits, and in nothing else; got {', '.join(map(str, runs))}")
+    check_alike(recipe, runs)
+    return dict(sorted(found.items()))
 
 
 def _bits_named(bits: int) -> str:

@@ -117,10 +117,16 @@ def _described(holder: Path) -> str:
         return "another process"
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file of a run; if it is damaged, a ValueError that names it and the ``remedy``."""
+def read_json(path: Path, remedy: str, missing: str) -> dict[str, Any]:
+    """The object in a JSON file of a run.
+
+    Raises a ValueError that names the file and the ``remedy`` if it is damaged, and a FileNotFoundError that says what
+    it means that it is ``missing``.
+    """
     try:
         found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no {path}: {missing}") from None
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from None
     if not isinstance(found, dict):
@@ -135,4 +141,5 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def read_run_config(run: Path) -> dict[str, Any]:
     """The config of a run: ``model`` config, ``training`` options, and ``initial`` if it had one."""
-    return read_json(run / RUN_CONFIG, "give its training command again, which writes it anew")
+    remedy, missing = "give its training command again, which writes it anew", f"{run} is no folder of a training"
+    return read_json(run / RUN_CONFIG, remedy, missing)

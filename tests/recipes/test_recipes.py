@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import recipes
 import zoo
-from recipes import gesture_simulator, training
+from recipes import gesture_simulator, report, training
 from recipes.command import command_line
 from recipes.recipe import Recipe
 from tests.recipes import tiny_runs
@@ -197,7 +197,7 @@ def test_costs_are_counted_for_a_model_and_its_twin_and_stand_on_the_card(recipe
     costs = json.loads(Path("one/costs.json").read_text())
     first, _ = costs["rows"]
     assert first["name"] == "tiny"
-    assert zoo.info(Path("tiny")).metrics["costs"] == costs
+    assert zoo.info(Path("tiny")).metrics["costs"] | {"weights": costs["weights"]} == costs
     assert "](costs.png)" in Path("tiny/README.md").read_text() and Path("tiny/costs.png").stat().st_size > 5000
 
 
@@ -232,7 +232,7 @@ def test_a_model_s_weights_are_rounded_and_its_scores_measured_again(recipe, the
 def test_a_card_gets_the_scores_of_networks_that_differ_in_their_bits(recipe, there, tmp_path):
     shutil.copytree("tiny", tmp_path / "tiny")
     for bits, name in ((5, "five"), (3, "three"), (32, "full")):
-        shutil.copytree("one", tmp_path / name, ignore=shutil.ignore_patterns("state.pt", "best"))
+        shutil.copytree("one", tmp_path / name, ignore=shutil.ignore_patterns("state.pt"))
         settings = json.loads((tmp_path / name / "settings.json").read_text())
         settings["model"]["bits"] = bits
         (tmp_path / name / "settings.json").write_text(json.dumps(settings))
@@ -247,8 +247,37 @@ def test_a_card_gets_the_scores_of_networks_that_differ_in_their_bits(recipe, th
     assert f" --run {runs[1]} " in card and " --bits 5" in card
     assert (tmp_path / "tiny" / "bits.png").stat().st_size > 5000
     assert (tmp_path / "tiny" / files.WEIGHTS).read_bytes() == Path("tiny", files.WEIGHTS).read_bytes()
-    for wrong in (f"{runs[0]} {runs[0]}", f"{runs[0]} {Path('twin').resolve()}"):
+    for wrong in (f"{runs[0]}", f"{runs[0]} {runs[0]}", f"{runs[0]} {Path('twin').resolve()}"):
         run(recipe, f"compare-bits {tmp_path / 'tiny'} {wrong}", status=1)
+
+
+CHANGED = {
+    "the number of inputs": lambda scores, recipe: scores | {recipe.noun: {"val": 1}},
+    "the data": lambda scores, recipe: scores | {"data": "0" * 64},
+    "the weights": lambda scores, recipe: scores | {"weights": "0" * 64},
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_scores_of_other_weights_or_other_data_come_into_no_card(recipe, there, tmp_path, what):
+    shutil.copytree("twin", tmp_path / "twin", ignore=shutil.ignore_patterns("state.pt"))
+    scores = json.loads(Path("twin/scores.json").read_text())
+    (tmp_path / "twin/scores.json").write_text(json.dumps(CHANGED[what](scores, recipe)))
+    said = "before .* got the weights" if what == "the weights" else f"measured alike, but with another {what[4:]}"
+    with pytest.raises(ValueError, match=said):
+        report.bundle(recipe, [Path("one")], tmp_path / "tiny", "x", [tmp_path / "twin"])
+    assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    "name, weights, said", [("x", {}, "count again, with --name x"), ("tiny", {"tiny": "0"}, "got the")]
+)
+def test_costs_of_other_weights_or_of_another_name_come_into_no_card(recipe, there, tmp_path, name, weights, said):
+    shutil.copytree("one", tmp_path / "one", ignore=shutil.ignore_patterns("state.pt"))
+    costs = json.loads(Path("one/costs.json").read_text())
+    (tmp_path / "one/costs.json").write_text(json.dumps(costs | {"weights": costs["weights"] | weights}))
+    with pytest.raises(ValueError, match=said):
+        report.read_costs(tmp_path / "one", name, {})
 
 
 def test_a_model_is_fine_tuned_on_a_file_of_one_s_own(recipe, there):

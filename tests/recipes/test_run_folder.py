@@ -225,13 +225,27 @@ def test_an_output_that_is_closed_ends_a_training_after_an_epoch_that_is_kept(da
     assert_same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("name", ["scores.json", "costs.json", "settings.json"])
+READ = {
+    "scores.json": report.read_scores,
+    "costs.json": lambda run: report.read_costs(run, "x", {}),
+    "settings.json": read_run_config,
+}
+
+
+@pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("content", ["", '{"accuracy', "[]", "\xff"], ids=["empty", "cut", "a list", "no text"])
 def test_a_record_of_a_run_that_is_damaged_is_named_with_what_to_do(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="latin-1")
-    read = {"scores.json": report.read_scores, "costs.json": report.read_costs}.get(name, read_run_config)
     with pytest.raises(ValueError, match=rf"{name} (is damaged|holds no JSON object).*; (remove it|give its training)"):
-        read(tmp_path)
+        READ[name](tmp_path)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_record_that_a_run_does_not_have_is_named_with_what_writes_it(tmp_path, name):
+    with pytest.raises(
+        FileNotFoundError, match=rf"there is no .*{name}: .*(command (measure|costs) writes it|no folder of)"
+    ):
+        READ[name](tmp_path)
 
 
 def test_what_was_measured_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -240,7 +254,7 @@ def test_what_was_measured_is_written_whole_or_not_at_all(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "replace", lambda *paths: exec("raise OSError(28, 'No space left on device')"))
     with pytest.raises(OSError, match="No space left"):
         report.measured_once(record, {"weights": 2}, lambda: {"score": 3})
-    assert report.read_scores(tmp_path) == {"weights": 1, "score": 2} and contents(tmp_path) == {"scores.json"}
+    assert json.loads(record.read_text()) == {"weights": 1, "score": 2} and contents(tmp_path) == {"scores.json"}
 
 
 # Packages of the extra
