@@ -1,5 +1,6 @@
 """Audio: every format gives the same samples, every cut of a recording the same features, bad input one clear error."""
 
+import os
 import sys
 import tracemalloc
 
@@ -23,7 +24,7 @@ def features(samples, cuts=(), rate=audio.RATE):
     for piece in np.split(samples, cuts):
         with resampler.push(piece) as resampled:
             steps.append(stream.push(resampled))
-    return np.concatenate(steps)
+    return np.concatenate([*steps, stream.push(resampler.tail())])
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,44 @@ def test_any_rate_becomes_16_000_samples_per_second(tmp_path, rate):
     found = audio.read_audio(tmp_path / "a.wav")
     assert abs(len(found) - len(SINE)) <= 2
     assert np.abs(found[4000:28_000] - SINE[4000:28_000]).max() < 1e-3
+
+
+@pytest.mark.parametrize("rate", [1_000, 8_000, 11_025, 16_001, 22_050, 44_100, 96_000, 767_999])
+@pytest.mark.parametrize("seconds", [0.06, 2.3])
+def test_a_stream_of_any_rate_has_every_sample_to_the_end(rate, seconds):
+    samples = 0.5 * np.sin(2 * np.pi * 110 * np.arange(round(seconds * rate)) / rate).astype(np.float32)
+    found, whole = audio.streamed(samples, rate), audio.read_audio(samples, rate)
+    assert len(found) == len(whole) and np.abs(found - whole).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.wav", {}), ("a.flac", {}), ("a.mp3", {}), ("a.ogg", {"subtype": "OPUS"})]
+)
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_file_that_is_cut_off_is_one_error_that_names_it(tmp_path, name, kind, share):
+    soundfile.write(tmp_path / name, np.tile(NOISE, 6), audio.RATE, **kind)
+    whole = (tmp_path / name).read_bytes()
+    audio.read_audio(tmp_path / name)
+    (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=rf"{name} is (cut off|damaged)"):
+        audio.read_audio(tmp_path / name)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000])
+def test_a_wav_out_of_a_pipe_which_does_not_know_its_size_is_read(tmp_path, size):
+    soundfile.write(tmp_path / "a.wav", NOISE, audio.RATE)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[40:44] = size.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    assert len(audio.read_audio(tmp_path / "a.wav")) == len(NOISE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux alone")
+def test_a_file_whose_name_is_not_utf8_is_read(tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    soundfile.write(tmp_path / "a.wav", NOISE, audio.RATE)
+    os.rename(tmp_path / "a.wav", name)
+    assert len(audio.read_audio(name)) == len(NOISE)
 
 
 def test_a_faster_speed_makes_a_shorter_recording_of_a_higher_pitch():
@@ -191,6 +230,9 @@ def test_a_resampler_that_was_interrupted_takes_no_more():
         raise KeyboardInterrupt
     with pytest.raises(ValueError, match="interrupted while it was resampled; begin a new one"), resampler.push(NOISE):
         pass
+    resampler._taken = 1
+    with pytest.raises(ValueError, match="interrupted while it was resampled; begin a new one"):
+        resampler.tail()
 
 
 @pytest.mark.parametrize(

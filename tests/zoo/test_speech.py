@@ -1,8 +1,10 @@
 """Speech recognisers: a recording in pieces, in a batch or from a saved model gives the phones of the whole one."""
 
+import copy
 import itertools
 import json
 import os
+import pickle
 import warnings
 from pathlib import Path
 
@@ -52,6 +54,35 @@ def test_a_recording_in_pieces_gives_the_transcript_of_the_whole(model, cuts, ra
     stream, whole = streamed(model, NOISE, cuts, rate), streamed(model, NOISE, [], rate)
     assert stream.path == whole.path
     assert stream.answer() == model.transcribe(NOISE, rate=rate)
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 96_000])
+def test_the_end_of_a_recording_of_another_rate_is_heard_too(model, rate):
+    stream = streamed(model, np.resize(NOISE, rate), [rate // 3], rate)
+    assert stream._after(stream.resampler.tail())[3].steps == streamed(model, NOISE[:16_000], [], 16_000).path.steps
+    model.transcribe(NOISE[: round(0.046 * rate)], rate=rate)
+    with pytest.raises(ValueError, match=r"the audio lasts 40 ms; the model needs 45 ms or more"):
+        model.transcribe(NOISE[: round(0.04 * rate)], rate=rate)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+def test_a_stream_is_copied_right_or_not_at_all(model, copied):
+    stream = streamed(model, NOISE, [], 16_000)
+    other = copied(stream)
+    other.push(NOISE)
+    assert stream.answer() == model.transcribe(NOISE, rate=16_000)
+    stream.push(NOISE[::-1])
+    assert other.answer() == model.transcribe(np.concatenate([NOISE, NOISE]), rate=16_000)
+    other.log_probabilities.append(torch.zeros(1))
+    assert stream.log_probabilities == []
+    with pytest.raises(TypeError, match="a stream of 44100 samples per second is resampled, and cannot be copied"):
+        copied(streamed(model, NOISE, [], 44_100))
+
+
+@pytest.mark.parametrize("words", [3, ["a folder"], True])
+def test_a_search_for_words_that_is_none_is_an_error(model, words):
+    with pytest.raises(TypeError, match="words is a WordSearch, or a folder with a lexicon and a language model; got"):
+        model.transcribe(NOISE, rate=16_000, words=words)
 
 
 def test_a_file_gives_the_transcript_of_its_samples(model, tmp_path):
@@ -224,6 +255,11 @@ def test_raw_samples_are_transcribed_while_they_come(ears):
     [
         (b"", (), "standard input is empty: there are no samples"),
         (b"\0" * 6401, (), "standard input ends within a sample"),
+        (
+            b"RIFF" + b"\0" * 6400,
+            (),
+            "standard input begins with b'RIFF', the header of an audio file, and not with raw",
+        ),
         (b"\0" * 320, (), "the audio lasts 10 ms; the model needs 45 ms or more"),
         (b"\0" * 6400, ("a.wav",), "--raw-rate reads standard input"),
         (b"\0" * 6400, ("--output", "said.txt"), "--raw-rate reads standard input"),

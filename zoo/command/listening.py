@@ -11,6 +11,8 @@ from zoo.command.streaming import as_json, as_text, standard_input
 
 SAMPLE = np.dtype("<i2")
 """A raw sample: a 16-bit integer, the low byte first."""
+HEADERS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b"NIST", b".snd")
+"""How files of audio begin."""
 BLOCK = 2**16
 """The most bytes that are read at once; fewer, if fewer have come."""
 
@@ -35,6 +37,11 @@ def _samples(source: BufferedReader) -> Iterator[np.ndarray]:
     """The samples as they come."""
     left, any_came = b"", False
     while block := source.read1(BLOCK):
+        if not any_came and block.startswith(HEADERS):
+            raise ValueError(
+                f"standard input begins with {block[:4]!r}, the header of an audio file, and not with raw samples: "
+                "send the samples alone (arecord -t raw), or give the file's name in place of --raw-rate"
+            )
         any_came, data = True, left + block
         whole = len(data) - len(data) % SAMPLE.itemsize
         left = data[whole:]

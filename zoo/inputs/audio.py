@@ -19,6 +19,7 @@ import contextlib
 import importlib
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,10 @@ FLOOR = 5.0
 START, WINDOW = 100, 1000
 """The running mean: the usual mean counts as START frames, and frames before the last WINDOW are forgotten."""
 BLOCK_SECONDS = 10
+UNKNOWN_BYTES = 2**31 - 2**16
+"""A WAV that was written into a pipe says that it has about 2^31 or 2^32 bytes, as nobody knew how many."""
+OGG_PAGE = 65_307
+"""The most bytes of a page of an Ogg file; the last one is marked as the end of the stream."""
 FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31, "float32": 1.0, "float64": 1.0}
 """The types of samples, each with the value of full scale."""
 
@@ -120,24 +125,52 @@ def read_file(path: str | os.PathLike) -> tuple[int, Iterator[np.ndarray]]:
     (soundfile,) = need("soundfile")
     path = plain_file(path, "audio file")
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)  # any name, UTF-8 or not
     except soundfile.SoundFileError as error:
         raise ValueError(f"{path} is no audio file that can be read: {error.error_string}") from None
     if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
         file.close()
         raise ValueError(f"{path} has {file.samplerate} samples per second; {LOWEST_RATE} to {HIGHEST_RATE} are taken")
+    if file.format == "OGG" and not _is_ended(path):
+        file.close()
+        raise ValueError(f"{path} is cut off: its last page is not marked as the end of the recording")
     return file.samplerate, _blocks_of(path, file, soundfile)
+
+
+def _is_ended(ogg: Path) -> bool:
+    """Whether the last page of an Ogg file is whole, and marked as the last (RFC 3533, section 6)."""
+    with ogg.open("rb") as file:
+        file.seek(max(0, ogg.stat().st_size - 2 * OGG_PAGE))
+        _, page, rest = file.read().rpartition(b"OggS")
+    if not page or len(rest) < 23:
+        return False
+    last, lengths = rest[1] & 4, rest[23 : 23 + rest[22]]
+    return bool(last) and len(rest) >= 23 + rest[22] + sum(lengths)
+
+
+def _promised(file: Any) -> int:
+    """The number of samples that an audio file's header says it holds."""
+    found = re.search(r"^ *data *: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if file.format != "WAV" or not found or int(found[1]) >= UNKNOWN_BYTES:
+        return file.frames
+    size, there = map(int, found.groups())
+    return file.frames * max(size, there) // max(1, there)
 
 
 def _blocks_of(path: Path, file: Any, soundfile: Any) -> Iterator[np.ndarray]:
     with file:
+        count, expected = 0, _promised(file)
         while True:
             try:
                 block = file.read(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)
             except soundfile.SoundFileError as error:
                 raise ValueError(f"{path} is damaged: {error}") from None
             if not len(block):
+                if count < expected:
+                    there, whole = (frames / file.samplerate for frames in (count, expected))
+                    raise ValueError(f"{path} is cut off: it holds {there:.3g} of {whole:.3g} seconds")
                 return
+            count += len(block)
             with naming(path):
                 yield mono(block)
 
@@ -157,9 +190,10 @@ def blocks(source: Any, rate: int | None = None) -> tuple[int, Iterator[np.ndarr
 
 
 class Resampler:
-    """Samples of any rate, piece by piece, to :data:`RATE`. At most 70 ms of the end are still on their way.
+    """Samples of any rate, piece by piece, to :data:`RATE`. The latest are on their way, until more input comes.
 
-    It cannot go back: if a push is interrupted, nobody knows what it took. From then on every push is an error.
+    :meth:`tail` has them, as they are if nothing more comes. The resampler cannot go back: if a push is interrupted,
+    nobody knows what it took. From then on every push is an error. It cannot be copied or pickled either.
     """
 
     def __init__(self, rate: int):
@@ -168,6 +202,9 @@ class Resampler:
         if rate != RATE:
             (soxr,) = need("soxr")
             self._stream = soxr.ResampleStream(rate, RATE, 1, dtype="float32")
+        self._taken = self._given = 0
+        self._latest = np.empty(0, np.float32)
+        """The end of the input, from a sample that lies at the time of a sample of the output."""
 
     @contextlib.contextmanager
     def push(self, samples: np.ndarray) -> Iterator[np.ndarray]:
@@ -178,18 +215,43 @@ class Resampler:
         if self.rate < 0:
             raise ValueError("an earlier piece of this stream was interrupted while it was resampled; begin a new one")
         rate, self.rate = self.rate, -1
-        yield self._stream.resample_chunk(samples)
+        found = self._stream.resample_chunk(samples)
+        yield found
+        self._keep(samples, len(found), rate)
         self.rate = rate
+
+    def _keep(self, samples: np.ndarray, given: int, rate: int) -> None:
+        first = self._taken - len(self._latest)
+        self._taken, self._given = self._taken + len(samples), self._given + given
+        apart = rate // math.gcd(rate, RATE)  # samples of the input lie so far apart that lie at one of the output
+        given_to = min(self._taken, self._given * rate // RATE)
+        begin = max(0, given_to - rate // 2) // apart * apart  # half a second is more than the filter's length
+        self._latest = np.concatenate([self._latest, samples])[begin - first :]
+
+    def tail(self) -> np.ndarray:
+        """The samples that are on their way; more may be pushed after it, and the tail is another then."""
+        if self._stream is None or not self._taken:
+            return np.empty(0, np.float32)
+        if self.rate < 0:
+            raise ValueError("a piece of this stream was interrupted while it was resampled; begin a new one")
+        (soxr,) = need("soxr")
+        first = (self._taken - len(self._latest)) * RATE // self.rate
+        return soxr.resample(self._latest, self.rate, RATE)[self._given - first :]
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._stream is not None:
+            raise TypeError(f"a stream of {abs(self.rate)} samples per second is resampled, and cannot be copied")
+        return vars(self).copy()
 
 
 def streamed(source: Any, rate: int | None = None) -> np.ndarray:
-    """All samples of ``source`` at :data:`RATE` that a stream of it gives, bit for bit, without the last 70 ms."""
+    """All samples of ``source`` at :data:`RATE`, to its end, bit for bit as a stream of it has them."""
     found, parts = blocks(source, rate)
     resampler, samples = Resampler(found), [np.empty(0, np.float32)]
     for part in parts:
         with resampler.push(part) as resampled:
             samples.append(resampled)
-    return np.concatenate(samples)
+    return np.concatenate([*samples, resampler.tail()])
 
 
 def read_audio(source: Any, rate: int | None = None, speed: float = 1.0) -> np.ndarray:

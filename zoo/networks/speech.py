@@ -21,6 +21,7 @@ recurrent network on the features as they are, with a layer norm behind each lay
 Source: Ponghiran and Roy, AAAI 2022, arXiv 2109.01905 (PR22).
 """
 
+import copy
 import itertools
 import re
 from collections.abc import Callable
@@ -282,7 +283,11 @@ class SpeechRecogniser(Precise["SpeechProgram"]):
 
     def word_search(self, words: str | Path | WordSearch | None) -> WordSearch | None:
         """The search for words: one that is ready, or that of a folder (:func:`zoo.networks.words.search_in`)."""
-        return search_in(Path(words), self.typed_config.labels) if isinstance(words, str | Path) else words
+        if isinstance(words, str | Path):
+            return search_in(Path(words), self.typed_config.labels)
+        if words is not None and not isinstance(words, WordSearch):
+            raise TypeError(f"words is a WordSearch, or a folder with a lexicon and a language model; got {words!r}")
+        return words
 
     def transcribe(
         self, recording: Any, rate: int | None = None, words: str | Path | WordSearch | None = None
@@ -356,32 +361,43 @@ class SpeechStream(Stream):
         self.log_probabilities: list[Tensor] = []
         """Those of each piece, if words are searched for."""
 
-    @torch.inference_mode()
     def push(self, samples: Any) -> int:
         """Take the next samples; return how many steps they completed. Errors are those of ``transcribe``."""
         with self.resampler.push(audio.mono(samples)) as resampled:
-            features, state, path, found = self.features.copy(), self.state, self.path, None
-            steps = torch.from_numpy(features.push(resampled))
-            if len(steps):
-                with evaluation_view(self.model) as network:
-                    logits, state = network.steps()(steps.unsqueeze(1), state)
-                found = logits[:, 0].float().log_softmax(-1).cpu()
-                path = path.longer(found.exp())
+            steps, features, state, path, found = self._after(resampled)
             if found is not None and self.words is not None:
                 self.log_probabilities.append(found)
             self.features, self.state, self.path = features, state, path
-        return len(steps)
+        return steps
+
+    @torch.inference_mode()
+    def _after(self, resampled: np.ndarray) -> tuple[int, audio.FeatureStream, Any, "BestPath", Tensor | None]:
+        """The number of new steps, what is remembered after them, and their log-probabilities; nothing is changed."""
+        features, state, path, found = self.features.copy(), self.state, self.path, None
+        steps = torch.from_numpy(features.push(resampled))
+        if len(steps):
+            with evaluation_view(self.model) as network:
+                logits, state = network.steps()(steps.unsqueeze(1), state)
+            found = logits[:, 0].float().log_softmax(-1).cpu()
+            path = path.longer(found.exp())
+        return len(steps), features, state, path, found
 
     def answer(self) -> Transcript:
-        """The transcript so far; ValueError before the first step is complete."""
-        if not self.path.steps:
-            raise ValueError(audio.too_short(self.features.samples, self.model.bank))
+        """The transcript so far, to the last sample; ValueError before the first step is complete."""
+        _, features, _, path, found = self._after(self.resampler.tail())
+        if not path.steps:
+            raise ValueError(audio.too_short(features.samples, self.model.bank))
         seconds = self.model.bank.step_seconds
-        heard = self.path.transcript(self.model.typed_config.labels, seconds)
+        heard = path.transcript(self.model.typed_config.labels, seconds)
         if self.words is None:
             return heard
-        found = self.words.best(torch.cat(self.log_probabilities), seconds)
-        return heard._replace(text=found.text, words=found.words)
+        pieces = self.log_probabilities if found is None else [*self.log_probabilities, found]
+        spoken = self.words.best(torch.cat(pieces), seconds)
+        return heard._replace(text=spoken.text, words=spoken.words)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"resampler": copy.copy(self.resampler), "log_probabilities": [*self.log_probabilities]}
+        return vars(self) | own
 
 
 class Run(NamedTuple):
