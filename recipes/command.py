@@ -168,13 +168,36 @@ def add_training(app: typer.Typer, recipe: Recipe) -> None:
         run_config = read_run_config(run)
         if "initial" in run_config:
             given["initial"] = run_config["initial"]
+        own = {"model": recipe.config, "training": recipe.training}
+        if other := {name for part, usual in own.items() for name in run_config[part].keys() - vars(usual).keys()}:
+            raise ValueError(f"{run} is no run of the recipe {recipe.name}: it has {', '.join(sorted(other))}")
+        check_labels(recipe, run, run_config["model"])
         options = type(recipe.training)(**run_config["training"])
         recipe.trainer(data, run, recipe.config_of(run_config["model"]), options, **given).train()
 
 
+def config_of(recipe: Recipe, model: str | Path) -> Any:
+    """The config of a model, by name or folder. Raises ValueError if its scores by this recipe would mean nothing."""
+    info = zoo.info(model).config
+    if info["task"] != recipe.task.name:
+        raise ValueError(
+            f"{model} is a model for {info['task']}, and the recipe {recipe.name} is for {recipe.task.name}"
+        )
+    check_labels(recipe, model, info["architecture_config"])
+    return recipe.config_of(info["architecture_config"])
+
+
+def check_labels(recipe: Recipe, model: str | Path, config: dict[str, Any]) -> None:
+    """Raise ValueError for the config of a network that answers with other labels than the data of a recipe has."""
+    own = getattr(recipe.config, "labels", None)
+    if own is not None and list(config["labels"]) != list(own):
+        others = ", ".join(sorted({*config["labels"]} ^ {*own})[:5]) or "another order"
+        raise ValueError(f"{model} has other labels than the data of the recipe {recipe.name}: {others}")
+
+
 def read(recipe: Recipe, folder: Path, data: Path, splits: tuple[str, ...], given: dict[str, Any]) -> list[Any]:
     """The examples of some splits, as the model in ``folder`` takes them."""
-    config = recipe.config_of(zoo.info(folder).config["architecture_config"])
+    config = config_of(recipe, folder)
     return [recipe.read(data, split, config, **of(recipe.read, given)) for split in splits]
 
 
@@ -192,8 +215,8 @@ def add_scoring(app: typer.Typer, recipe: Recipe) -> None:
         **given: Any,
     ):
         """Score a model on one split."""
-        network = zoo.load(model, device=processes.device())
-        examples = recipe.read(data, split, network.typed_config, **of(recipe.read, given))
+        config, network = config_of(recipe, model), zoo.load(model, device=processes.device())
+        examples = recipe.read(data, split, config, **of(recipe.read, given))
         answers, scores = recipe.evaluate(network, examples, **of(recipe.evaluate, given))
         if output and processes.place().index == 0:
             output.write_text("\n".join(answers) + "\n", encoding="utf-8")
@@ -239,6 +262,7 @@ def add_scoring(app: typer.Typer, recipe: Recipe) -> None:
         runs: Annotated[list[Path], typer.Argument(help="measured runs that differ in their bits alone")],
     ):
         """Compare the scores of networks whose spikes have more or fewer bits, for the card."""
+        config_of(recipe, model)
         print(json.dumps(report.compare_bits(recipe, model.resolve(), runs), indent=2))
 
     calibrated = recipe.calibrated
@@ -276,4 +300,6 @@ def add_bundling(app: typer.Typer, recipe: Recipe) -> None:
         **given: Any,
     ):
         """Write the best model of some runs to a folder, with its card."""
+        for run in [*runs, *(twin or []), *(sparsity or [])]:
+            config_of(recipe, run / BEST)
         report.bundle(recipe, runs, folder, summary, twin, sparsity, **given)

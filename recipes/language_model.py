@@ -8,14 +8,13 @@ c counts in the highest order; below it, c(h w) is the number of different words
 discounts leave over, so that the probabilities sum to 1. Under the single words lies an equal share for each.
 """
 
-import gzip
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from zoo.inputs.lines import texts_of
+from zoo.inputs.lines import texts_in
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 CLITICS = re.compile(r" ?(n ?' ?t|' ?(?:s|t|d|m|ll|re|ve))\b")
@@ -27,11 +26,7 @@ def read_texts(folder: Path) -> list[str]:
     files = sorted([*folder.glob("*.txt"), *folder.glob("*.txt.gz")])
     if not files:
         raise FileNotFoundError(f"{folder} holds no .txt or .txt.gz with text for a language model")
-    lines = []
-    for file in files:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-            lines += texts_of(stream, str(file))  # type: ignore[arg-type]
-    return lines
+    return [line for file in files for line in texts_in(file, "get it again, or take it out of the folder")]
 
 
 def words_of(line: str) -> list[str]:

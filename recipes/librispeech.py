@@ -117,17 +117,23 @@ def read_chapters(folder: Path) -> list[list[Utterance]]:
 
 
 def _chapter(folder: Path) -> list[Utterance]:
-    recordings = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES}
+    recordings: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in SUFFIXES and recordings.setdefault(file.stem, file) != file:
+            raise ValueError(f"{recordings[file.stem]} and {file} are recordings of one utterance; keep one of them")
     transcript = folder / f"{folder.parent.name}-{folder.name}.trans.txt"
     if not transcript.is_file():
         raise FileNotFoundError(f"there is no transcript {transcript}, which says what its recordings say")
-    utterances = []
+    utterances, lines = [], dict[str, int]()
     with transcript.open("rb") as stream:
         for number, line in enumerate(texts_of(stream, str(transcript)), 1):
             name, _, words = line.strip().partition(" ")
             place = f"line {number} of {transcript}"
             if not re.fullmatch(r"[A-Z' ]*[A-Z][A-Z' ]*", words):
                 raise ValueError(f"{place} is no name and words in upper case: {line[:80]!r}")
+            if name in lines:
+                raise ValueError(f"{place} names {name}, as line {lines[name]} does already")
+            lines[name] = number
             if name not in recordings:
                 raise ValueError(f"{place} names {name}, and there is no recording of that name beside it")
             utterances.append(Utterance(recordings.pop(name), words, place))

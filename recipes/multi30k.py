@@ -10,11 +10,8 @@ Checkpoints are chosen on ``val`` by the BLEU of greedy search; only ``measure``
 ``pip install "snn-zoo[train]"``.
 """
 
-import gzip
-import io
 import math
 import random
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,13 +31,14 @@ from recipes.own_examples import Own, checked_pairs
 from recipes.processes import WHOLE, Part, shared
 from recipes.recipe import Band, Recipe, Tuning
 from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
-from zoo.inputs.lines import texts_of
+from zoo.inputs.lines import texts_in
 from zoo.inputs.text import TextReader, normal
 from zoo.networks.translation import BEGIN, END, PAD, SPECIAL_TOKENS, UNKNOWN, Translator, TranslatorConfig, pad
 from zoo.options import number, whole_number
 from zoo.tasks import TASKS
 
 SOURCE = "https://github.com/multi30k/dataset (folder data/task1/raw)"
+AGAIN = f"get it again from {SOURCE}"
 TEST = "test_2016_flickr"
 NETWORKS = {
     "input-gated-lif": "input-gated LIF, {spikes} spikes",
@@ -133,10 +131,9 @@ def read_split(folder: Path, split: str) -> list[Pair]:
     for language in ("de", "en"):
         plain, packed = folder / f"{split}.{language}", folder / f"{split}.{language}.gz"
         if plain.is_file():
-            with plain.open("rb") as stream:
-                sides.append(texts_of(stream, str(plain)))
+            sides.append(texts_in(plain, AGAIN))
         elif packed.is_file():
-            sides.append(_packed_texts(packed))
+            sides.append(texts_in(packed, AGAIN))
         else:
             raise FileNotFoundError(
                 f"{folder} holds no {split}.{language} or {split}.{language}.gz; get it from {SOURCE}"
@@ -145,14 +142,6 @@ def read_split(folder: Path, split: str) -> list[Pair]:
     if len(german) != len(english):
         raise ValueError(f"{split} has {len(german)} German lines and {len(english)} English ones; they must pair up")
     return list(zip(german, english))
-
-
-def _packed_texts(path: Path) -> list[str]:
-    try:
-        with gzip.open(path) as stream:
-            return texts_of(io.BufferedReader(stream), str(path))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is damaged: {error}; get it again from {SOURCE}") from error
 
 
 def checked(pairs: Any, purpose: str) -> list[Pair]:

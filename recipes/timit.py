@@ -30,7 +30,7 @@ from recipes.processes import WHOLE, Part
 from recipes.recipe import Band
 from recipes.speech import Batch, Example
 from recipes.tune import fine_tune  # noqa: F401  (the same for all tasks; it can be found here too)
-from zoo.inputs.audio import RATE
+from zoo.inputs.audio import RATE, SHIFT_SAMPLES
 from zoo.inputs.lines import texts_of
 from zoo.networks.speech import PHONES as SPOKEN
 from zoo.networks.speech import SpeechConfig, SpeechRecogniser
@@ -90,6 +90,8 @@ DEVELOPMENT = {
 """The 50 speakers of TEST, none of them in the core test set, that Kaldi's recipe chooses checkpoints by."""
 SAMPLE_VAL = frozenset({"FALR0", "MAEB0"})
 SAMPLE_TEST = frozenset({"FAEM0", "MARC0", "FAPB0", "MBMA1"})
+LATE_SECONDS = 0.1
+"""The end of an alignment may lie so much after that of the last frame of its recording."""
 BAND = Band(64, "per_val_first_64", 3.0)
 CONFIG = SpeechConfig(labels=PHONES)
 INTENDED = (
@@ -145,7 +147,9 @@ def find_sentences(data: Path) -> list[Sentence]:
     found: dict[tuple[Path, str], dict[str, Path]] = {}
     for path in sorted(data.rglob("*")):
         if path.suffix.lower() in (".wav", ".phn") and not path.stem.lower().startswith("sa"):
-            found.setdefault((path.parent, path.stem.lower()), {})[path.suffix.lower()] = path
+            files = found.setdefault((path.parent, path.stem.lower()), {})
+            if files.setdefault(path.suffix.lower(), path) != path:
+                raise ValueError(f"{files[path.suffix.lower()]} and {path} are of one sentence; keep one of them")
     sentences = []
     for (folder, _), files in sorted(found.items()):
         if len(files) == 1:
@@ -215,6 +219,12 @@ def read(
     alignments = [read_alignment(sentence.alignment) for sentence in sentences]
     files = [sentence.file for sentence in sentences]
     energies = speech.log_energies(files, config.filter_bank(), speeds, cache, exact=split != "train")
+    for sentence, alignment, (frames, *_) in zip(sentences, alignments, energies):
+        lasts, ends = len(frames) * SHIFT_SAMPLES * speeds[0] / RATE, alignment[-1].end / RATE
+        if ends > lasts + LATE_SECONDS:
+            raise ValueError(
+                f"the last line of {sentence.alignment} ends after {ends:.3g} seconds, its recording after {lasts:.3g}"
+            )
     names = [f"{sentence.speaker}-{sentence.file.stem.upper()}" for sentence in sentences]
     return [
         Example(name, frames, fold_48(alignment), "", timed(alignment))

@@ -21,5 +21,5 @@ def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
         real = float(value)
         if low <= real <= high and math.isfinite(real):
             return real
-    interval = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-    raise ValueError(f"{name} must be a finite number {interval}; got {value!r}")
+    interval = f" from {low:g} to {high:g}" if high < math.inf else f" of at least {low:g}" if low > -math.inf else ""
+    raise ValueError(f"{name} must be a finite number{interval}; got {value!r}")

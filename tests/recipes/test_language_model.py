@@ -32,6 +32,16 @@ def test_words_that_follow_often_are_more_probable_than_others():
 def test_a_language_model_needs_text(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no \.txt or \.txt\.gz"):
         read_texts(tmp_path)
+
+
+PACKED = gzip.compress(b"one two three\n" * 1000)
+
+
+@pytest.mark.parametrize("content", [PACKED[:20], PACKED[:-20], PACKED[:15] + b"xx" + PACKED[17:], b"no gzip"])
+def test_a_damaged_text_is_named(tmp_path, content):
+    (tmp_path / "b.txt.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"b\.txt\.gz is damaged: .*; get it again, or take it out of the folder"):
+        read_texts(tmp_path)
     with pytest.raises(ValueError, match="there is no text"):
         NgramModel([], set(WORDS))
 
@@ -141,3 +151,20 @@ def test_a_folder_without_words_is_an_error(tmp_path):
 def test_a_phone_that_the_network_does_not_know_is_an_error():
     with pytest.raises(ValueError, match="the word 'zoo' has the phone Z, which the network does not know"):
         WordSearch(LABELS, {"zoo": [("Z", "UW")]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("beam_size", value) for value in (0, -3, 2.5)),
+        *(
+            (name, value)
+            for name in ("lm_weight", "word_score", "beam_threshold")
+            for value in (math.nan, math.inf, "1")
+        ),
+        ("lm_weight", -1.0),
+    ],
+)
+def test_an_option_of_the_search_that_is_no_such_number_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"{name} must be a (finite|whole) number.*; got"):
+        WordSearch(LABELS, LEXICON, **{name: value})

@@ -122,6 +122,10 @@ def add_recording(chapter):
     write_noise(chapter / "1-7-0009.flac", np.random.default_rng(0))
 
 
+def copy_recording(chapter):
+    write_noise(chapter / "1-7-0001.wav", np.random.default_rng(0))
+
+
 def write_line(line):
     def write(chapter):
         (chapter / "1-7.trans.txt").write_text(f"1-7-0000 ONE\n{line}\n")
@@ -144,6 +148,8 @@ def shorten_audio(chapter):
     [
         (remove_transcript, r"there is no transcript .*1-7.trans.txt, which says what its recordings say"),
         (remove_recording, r"line 2 of .*1-7.trans.txt names 1-7-0001, and there is no recording of that name"),
+        (copy_recording, r"1-7-0001.flac and .*1-7-0001.wav are recordings of one utterance; keep one of them"),
+        (write_line("1-7-0000 TWO"), r"line 2 of .*1-7.trans.txt names 1-7-0000, as line 1 does already"),
         (add_recording, r"1-7.trans.txt has no line for the recording 1-7-0009.flac"),
         (write_line("1-7-0001"), r"line 2 of .*1-7.trans.txt is no name and words in upper case: '1-7-0001'"),
         (write_line("1-7-0001 one"), r"line 2 of .* is no name and words in upper case: '1-7-0001 one'"),

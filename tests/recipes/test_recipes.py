@@ -4,9 +4,11 @@ import copy
 import importlib
 import json
 import pkgutil
+import re
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +27,7 @@ from tests.recipes import tiny_runs
 from zoo import files
 from zoo.command import app as snn_zoo
 from zoo.engine.precision import Precise
-from zoo.registry import architecture
+from zoo.registry import MODEL_CARDS, architecture
 
 MODULES = [importlib.import_module(f"recipes.{found.name}") for found in pkgutil.iter_modules(recipes.__path__)]
 RECIPES: dict[str, Recipe] = {module.RECIPE.name: module.RECIPE for module in MODULES if hasattr(module, "RECIPE")}
@@ -136,6 +138,13 @@ def run(recipe: Recipe, words: str, status: int = 0) -> str:
     result = CliRunner().invoke(command_line(recipe), shlex.split(words))
     assert result.exit_code == status, result.output
     return result.stdout
+
+
+def refusal(recipe: Recipe, words: str) -> str:
+    """The one line that a command says in place of its result."""
+    result = CliRunner().invoke(command_line(recipe), shlex.split(words))
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit), (words, result.exception)
+    return result.output
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -249,6 +258,44 @@ def test_a_card_gets_the_scores_of_networks_that_differ_in_their_bits(recipe, th
     assert (tmp_path / "tiny" / files.WEIGHTS).read_bytes() == Path("tiny", files.WEIGHTS).read_bytes()
     for wrong in (f"{runs[0]}", f"{runs[0]} {runs[0]}", f"{runs[0]} {Path('twin').resolve()}"):
         run(recipe, f"compare-bits {tmp_path / 'tiny'} {wrong}", status=1)
+
+
+MODELS = {
+    "multi30k": "lite-snn-multi30k",
+    "imdb": "lite-snn-imdb",
+    "dvs_gesture": "lite-snn-dvs-gesture",
+    "timit": "improved-snn-timit",
+    "librispeech": "improved-snn-librispeech",
+}
+
+
+@pytest.mark.parametrize("other", RECIPES)
+def test_a_model_of_another_recipe_is_refused_by_every_command_that_reads_one(recipe, other, there, tmp_path):
+    if other == recipe.name:
+        return
+    (tmp_path / "best").symlink_to(MODEL_CARDS / MODELS[other])
+    commands = (
+        f"evaluate {MODELS[other]} --data DATA",
+        f"measure {tmp_path} --data DATA",
+        f"costs {tmp_path} --data DATA --name x",
+        f"round {tmp_path / 'best'} --data DATA",
+        f"bundle one --twin {tmp_path} --folder {tmp_path / 'tiny'} --summary x",
+        f"compare-bits {tmp_path / 'best'} one twin",
+    )
+    for words in commands:
+        said = refusal(recipe, words)
+        assert re.search("is a model for .*, and the recipe|has other labels than the data", said), (words, said)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+@pytest.mark.parametrize("other", RECIPES)
+def test_a_run_of_another_recipe_is_not_resumed(recipe, other, there, tmp_path):
+    if other == recipe.name:
+        return
+    settings = {"model": asdict(RECIPES[other].config), "training": asdict(RECIPES[other].training)}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    said = refusal(recipe, f"resume {tmp_path} --data DATA")
+    assert re.search("is no run of the recipe|has other labels than the data", said), said
 
 
 CHANGED = {

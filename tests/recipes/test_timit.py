@@ -67,6 +67,7 @@ def test_the_speakers_of_the_sets_are_24_and_50_and_no_one_is_in_both():
     [
         ("0 3000 h#\n3000 xx b\n", r"line 2 of .*SX1.PHN is no start, end and phone: '3000 xx b'"),
         ("0 3000 h#\n3000 4000 zz\n", r"line 2 of .*SX1.PHN is no start, end and phone: '3000 4000 zz'"),
+        ("0 3000 h#\n3000 999999 b\n", r"the last line of .*SX1.PHN ends after 62.5 seconds, its recording after 0.7"),
         ("0 3000 h#\n2000 1000 b\n", r"line 2 of .*SX1.PHN runs backwards: '2000 1000 b'"),
         ("\n", r"SX1.PHN holds no phones"),
         (None, r"SX1.WAV has no alignment \(.PHN\) beside it"),

@@ -5,7 +5,11 @@ characters (form feed, U+0085, U+2028 and more), but corpora have these within l
 later lines. Text is UTF-8; a byte order mark, as editors on Windows write it, is not part of the first line.
 """
 
+import gzip
+import io
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -64,3 +68,18 @@ def texts_of(stream: BinaryIO, source: str) -> list[str]:
             raise ValueError(line.problem)
         texts.append(line.text)
     return texts
+
+
+def texts_in(file: Path, remedy: str) -> list[str]:
+    """The text of every line of a file, packed by gzip if its name ends in ``.gz``.
+
+    ValueError, which names the file and the ``remedy``, for a packed file that is damaged.
+    """
+    if file.suffix != ".gz":
+        with file.open("rb") as stream:
+            return texts_of(stream, str(file))
+    try:
+        with gzip.open(file) as packed:
+            return texts_of(io.BufferedReader(packed), str(file))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{file} is damaged: {error}; {remedy}") from error

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from zoo.inputs.data_files import plain_file
 from zoo.inputs.lines import texts_of
+from zoo.options import number, whole_number
 
 BLANK = 0
 """The unit of CTC that stands for no phone; the labels follow it."""
@@ -52,7 +53,7 @@ class WordSearch:
 
     ``lexicon`` has the pronunciations of each word, in the phones ``labels`` of the network. Without a
     ``language_model`` all words are equally likely. Raises ImportError without flashlight-text, ValueError for a phone
-    that the network does not know.
+    that the network does not know and for an option that is no such number.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class WordSearch:
         beam_size: int = BEAM_SIZE,
         beam_threshold: float = BEAM_THRESHOLD,
     ):
+        number("lm_weight", lm_weight, 0), number("word_score", word_score, -math.inf)
+        whole_number("beam_size", beam_size, 1), number("beam_threshold", beam_threshold, 0)
         self._made_of = labels, lexicon, beam_size, beam_threshold
         try:
             from flashlight.lib.text import decoder
@@ -123,10 +126,10 @@ class WordSearch:
         # The search has a step before the first and one after the last.
         numbers, tokens = found[0].words[1 : steps + 1], found[0].tokens[1 : steps + 1]
         words = []
-        for number, (start, end) in zip([n for n in numbers if n >= 0], _spans(numbers, tokens)):
+        for index, (start, end) in zip([n for n in numbers if n >= 0], _spans(numbers, tokens)):
             sure = [math.exp(emissions[t, tokens[t]]) for t in range(start, end) if tokens[t] != BLANK]
             times = round(start * step_seconds, 3), round(end * step_seconds, 3)
-            words.append(Word(self._words.get_entry(number), *times, round(sum(sure) / len(sure), 4)))
+            words.append(Word(self._words.get_entry(index), *times, round(sum(sure) / len(sure), 4)))
         return Words(" ".join(word.name for word in words), found[0].score, words)
 
 
@@ -157,7 +160,7 @@ def _language_model(path: Path, words: Any) -> Any:
 def _spans(numbers: list[int], tokens: list[int]) -> list[tuple[int, int]]:
     """The steps of each word: from its first phone to the end of its last, at whose beginning the word is found."""
     spans, start = [], 0
-    for found in [t for t, number in enumerate(numbers) if number >= 0]:
+    for found in [t for t, word in enumerate(numbers) if word >= 0]:
         while tokens[start] == BLANK:
             start += 1
         end = found + 1
