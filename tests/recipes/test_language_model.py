@@ -34,10 +34,18 @@ def test_a_language_model_needs_text(tmp_path):
         read_texts(tmp_path)
 
 
-PACKED = gzip.compress(b"one two three\n" * 1000)
+PACKED = gzip.compress(b"one two three\n" * 1000, mtime=0)
 
 
-@pytest.mark.parametrize("content", [PACKED[:20], PACKED[:-20], PACKED[:15] + b"xx" + PACKED[17:], b"no gzip"])
+DAMAGED = {
+    "cut in its head": PACKED[:20],
+    "cut at its end": PACKED[:-20],
+    "changed": PACKED[:15] + b"xx" + PACKED[17:],
+    "not packed": b"no gzip",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_text_is_named(tmp_path, content):
     (tmp_path / "b.txt.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"b\.txt\.gz is damaged: .*; get it again, or take it out of the folder"):
