@@ -446,7 +446,8 @@ def compare_bits(recipe: Recipe, folder: Path, runs: list[Path]) -> list[dict[st
 
 def _by_bits(recipe: Recipe, folder: Path, runs: list[Path]) -> dict[int, Path]:
     """The runs in the order of their bits; see :func:`compare_bits`."""
-    network, found, others = zoo.info(folder).config["architecture_config"], {}, set()
+    network = asdict(recipe.config_of(zoo.info(folder).config["architecture_config"]))
+    found, others = dict[int, Path](), set[str]()
     for run in runs:
         run_config = read_run_config(run)
         model = run_config["model"]

@@ -15,6 +15,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 TRAINING = "forward with backward"
 DENSE = "recurrent-gated LIF, 6-bit spikes (threshold levels 1, before the training towards fewer spikes)"
 THREE_LEVELS = "recurrent-gated LIF, 6-bit spikes (dropout 0.2, full precision 0.5, threshold levels 3)"
+BINARY = "input-gated LIF, binary spikes (full precision 0.5)"
 OURS = "ours, int8"
 COPY = "bytes alone (copy)"
 
@@ -129,6 +130,20 @@ def using() -> str:
     return "\n\n" + "\n".join(lines) + "\n\n"
 
 
+def sparse_spikes(task: str) -> str:
+    """A table of the times of models of one size with more or fewer spikes, and of networks without spikes."""
+    found = [row for row in rows("sparsity-cpu") if row["task"] == task and row["median"]]
+    jobs = dict.fromkeys(row["job"] for row in found)
+    lines = [f"| | spikes | {' | '.join(jobs)} |", "|---|---:|" + "---:|" * len(jobs)]
+    for network in dict.fromkeys(row["network"] for row in found):
+        own = {row["job"]: row for row in found if row["network"] == network}
+        rate = next(iter(own.values()))["spike_rate"]
+        cells = ["-" if rate is None else f"{100 * rate:.0f} %"]
+        cells += [f"{1e3 * own[job]['median'] / own[job]['items']:.2f}" for job in jobs]
+        lines.append(f"| {network} | {' | '.join(cells)} |")
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
 def reading_events() -> str:
     """How many times as long as ours SpikingJelly's reader of AEDAT 3.1 takes."""
     return f"{one([row['ratio'] for row in rows('events-cpu') if row['reader'].startswith('SpikingJelly')]):.0f}"
@@ -166,6 +181,16 @@ def score(model: str, column: str, row: str | None = None) -> str:
 def percent(model: str, column: str, row: str | None = None) -> str:
     """A share in a model's card, in percent."""
     return f"{100 * float(score(model, column, row)):.0f}"
+
+
+def of_bits(model: str, column: str, name: str) -> str:
+    """A score in a card's comparison of bits: of "1 bit", "3 bits" and so on."""
+    return str(one([row[column] for row in zoo.info(model).metrics["bits"]["rows"] if row["name"] == name]))
+
+
+def on_the_curve(model: str, column: str, name: str) -> str:
+    """A score in a card's curve of sparsity."""
+    return str(one([row[column] for row in zoo.info(model).metrics["sparsity"] if row["name"] == name]))
 
 
 def fewer(model: str, twin: str) -> str:
