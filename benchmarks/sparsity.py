@@ -3,7 +3,7 @@
 ::
 
     python -m benchmarks.sparsity --data MULTI30K --recording SPEECH.flac --translator lite-snn-multi30k \\
-        --translator runs/translator-operations-20/best     # two minutes, and half a minute for each model more
+        --translator ./runs/translator-operations-20/best     # two minutes, and half a minute for each model more
     python -m benchmarks.sparsity --quick
 
 The models are of one size, in integers, and used as :mod:`benchmarks.users` says: a sentence alone, or a recording as a
