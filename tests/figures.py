@@ -189,8 +189,9 @@ def of_bits(model: str, column: str, name: str) -> str:
 
 
 def on_the_curve(model: str, column: str, name: str) -> str:
-    """A score in a card's curve of sparsity."""
-    return str(one([row[column] for row in zoo.info(model).metrics["sparsity"] if row["name"] == name]))
+    """A figure in a card's curve of sparsity; shares in percent."""
+    found = one([row[column] for row in zoo.info(model).metrics["sparsity"] if row["name"] == name])
+    return f"{100 * found:.0f}" if column == "mean_spike_rate" else str(found)
 
 
 def fewer(model: str, twin: str) -> str:
