@@ -131,9 +131,9 @@ def read_costs(run: Path, name: str, twins: dict[str, list[Path]]) -> dict[str, 
     Raises ValueError if it was called otherwise, or if one of the best models has other weights by now.
     """
     costs, folders = _read_measured(run / COSTS), {twin: group[0] for twin, group in twins.items()} | {name: run}
-    weights = costs.pop("weights")
+    weights = costs.pop("weights", {})
     if name not in weights:
-        raise ValueError(f"{run / COSTS} calls the model {next(iter(weights))}: count again, with --name {name}")
+        raise ValueError(f"{run / COSTS} is not of a model that is called {name}: count again, with --name {name}")
     for called in weights.keys() & folders.keys():
         _check_weights(run / COSTS, weights[called], folders[called])
     return costs
