@@ -2,6 +2,9 @@
 
 import gzip
 import math
+import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -149,6 +152,15 @@ def test_a_damaged_folder_of_words_is_one_clear_error(tmp_path, lexicon, model, 
         (tmp_path / "words.arpa").write_bytes(model or b"x")
     with pytest.raises(ValueError, match=says):
         search_in(tmp_path, LABELS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux alone")
+def test_a_folder_of_words_whose_name_is_not_utf8_is_read(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    write_lexicon({"to": [TO]}, folder / "lexicon.txt")
+    NgramModel([["to"]], {"to"}, 2).write(folder / "words.arpa")
+    assert search_in(folder, LABELS).best(heard(TO)).text == "to"
 
 
 def test_a_folder_without_words_is_an_error(tmp_path):

@@ -65,7 +65,17 @@ def test_a_stream_of_any_rate_has_every_sample_to_the_end(rate, seconds):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("a.wav", {}), ("a.flac", {}), ("a.mp3", {}), ("a.ogg", {"subtype": "OPUS"})]
+    ("name", "kind"),
+    [
+        ("a.wav", {}),
+        ("b.wav", {"format": "WAVEX"}),
+        ("a.flac", {}),
+        ("a.mp3", {}),
+        ("a.ogg", {"subtype": "OPUS"}),
+        ("a.sph", {"format": "NIST"}),
+        ("a.aiff", {}),
+        ("a.au", {}),
+    ],
 )
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_a_file_that_is_cut_off_is_one_error_that_names_it(tmp_path, name, kind, share):
@@ -77,13 +87,23 @@ def test_a_file_that_is_cut_off_is_one_error_that_names_it(tmp_path, name, kind,
         audio.read_audio(tmp_path / name)
 
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000])
-def test_a_wav_out_of_a_pipe_which_does_not_know_its_size_is_read(tmp_path, size):
-    soundfile.write(tmp_path / "a.wav", NOISE, audio.RATE)
-    content = bytearray((tmp_path / "a.wav").read_bytes())
-    content[40:44] = size.to_bytes(4, "little")
-    (tmp_path / "a.wav").write_bytes(content)
-    assert len(audio.read_audio(tmp_path / "a.wav")) == len(NOISE)
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX"])
+def test_a_wav_out_of_a_pipe_which_does_not_know_its_size_is_read(tmp_path, size, kind):
+    for samples in (NOISE, np.zeros(16_000), np.tile(NOISE, (2, 1)).T):
+        soundfile.write(tmp_path / "a.wav", samples, audio.RATE, format=kind)
+        whole, content = audio.read_audio(tmp_path / "a.wav"), (tmp_path / "a.wav").read_bytes()
+        place = content.index(b"data") + 4
+        (tmp_path / "a.wav").write_bytes(content[:place] + size.to_bytes(4, "little") + content[place + 4 :])
+        assert np.array_equal(audio.read_audio(tmp_path / "a.wav"), whole)
+
+
+def test_a_wav_without_samples_is_empty(tmp_path):
+    soundfile.write(tmp_path / "a.wav", NOISE[:0], audio.RATE)
+    assert not len(audio.read_audio(tmp_path / "a.wav"))
+    with (tmp_path / "a.wav").open("ab") as file:
+        file.write(b"LIST\x04\0\0\0INFO")
+    assert not len(audio.read_audio(tmp_path / "a.wav"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux alone")

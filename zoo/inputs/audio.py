@@ -17,6 +17,7 @@ that are pushed in pieces give the same steps, bit for bit, as all at once.
 
 import contextlib
 import importlib
+import io
 import math
 import os
 import re
@@ -45,8 +46,10 @@ FLOOR = 5.0
 START, WINDOW = 100, 1000
 """The running mean: the usual mean counts as START frames, and frames before the last WINDOW are forgotten."""
 BLOCK_SECONDS = 10
-UNKNOWN_BYTES = 2**31 - 2**16
-"""A WAV that was written into a pipe says that it has about 2^31 or 2^32 bytes, as nobody knew how many."""
+UNKNOWN_BYTES = 2**31 - 2**24
+"""A file that was written into a pipe says that it has about 2^31 or 2^32 bytes, as nobody knew how many."""
+HEADER_BYTES = 4096
+"""The header of a WAV or SPHERE file lies in its first bytes, if programs wrote it that work on pipes."""
 OGG_PAGE = 65_307
 """The most bytes of a page of an Ogg file; the last one is marked as the end of the stream."""
 FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31, "float32": 1.0, "float64": 1.0}
@@ -126,6 +129,9 @@ def read_file(path: str | os.PathLike) -> tuple[int, Iterator[np.ndarray]]:
     path = plain_file(path, "audio file")
     try:
         file = soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else path)  # any name, UTF-8 or not
+        if file.format in ("WAV", "WAVEX") and not file.frames and (place := _unknown_size(path)):
+            file.close()
+            file = soundfile.SoundFile(_UnknownSize(path, place))
     except soundfile.SoundFileError as error:
         raise ValueError(f"{path} is no audio file that can be read: {error.error_string}") from None
     if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
@@ -135,6 +141,37 @@ def read_file(path: str | os.PathLike) -> tuple[int, Iterator[np.ndarray]]:
         file.close()
         raise ValueError(f"{path} is cut off: its last page is not marked as the end of the recording")
     return file.samplerate, _blocks_of(path, file, soundfile)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEADER_BYTES)
+
+
+def _unknown_size(wav: Path) -> int:
+    """The place of the size in a WAV's header, if it says 0 and samples follow; 0 if not."""
+    start = _start(wav)
+    rest = start.partition(b"data" + bytes(4))[2]
+    is_empty = not rest or rest[:4] in (b"LIST", b"fact", b"id3 ", b"cue ", b"bext")  # another chunk, and no samples
+    return 0 if is_empty else len(start) - len(rest) - 4
+
+
+class _UnknownSize(io.FileIO):
+    """A WAV file whose size of the samples, the 4 bytes at ``place``, reads as 2^32 - 1: as unknown."""
+
+    def __init__(self, path: Path, place: int):
+        super().__init__(path)
+        self._place = place
+
+    def readinto(self, buffer: Any) -> int:
+        begin = self.tell()
+        count = super().readinto(buffer) or 0
+        for i in range(max(begin, self._place), min(begin + count, self._place + 4)):
+            buffer[i - begin : i - begin + 1] = b"\xff"
+        return count
+
+    def __del__(self) -> None:
+        self.close()  # libsndfile leaves it open
 
 
 def _is_ended(ogg: Path) -> bool:
@@ -148,10 +185,13 @@ def _is_ended(ogg: Path) -> bool:
     return bool(last) and len(rest) >= 23 + rest[22] + sum(lengths)
 
 
-def _promised(file: Any) -> int:
+def _promised(path: Path, file: Any) -> int:
     """The number of samples that an audio file's header says it holds."""
-    found = re.search(r"^ *data *: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    if file.format != "WAV" or not found or int(found[1]) >= UNKNOWN_BYTES:
+    if file.format == "NIST":
+        held = re.search(rb"^sample_count -i (\d+)", _start(path), re.MULTILINE)
+        return int(held[1]) if held else file.frames
+    found = re.search(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if not found or int(found[1]) >= UNKNOWN_BYTES:
         return file.frames
     size, there = map(int, found.groups())
     return file.frames * max(size, there) // max(1, there)
@@ -159,7 +199,7 @@ def _promised(file: Any) -> int:
 
 def _blocks_of(path: Path, file: Any, soundfile: Any) -> Iterator[np.ndarray]:
     with file:
-        count, expected = 0, _promised(file)
+        count, expected = 0, _promised(path, file)
         while True:
             try:
                 block = file.read(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)

@@ -151,8 +151,9 @@ def _language_model(path: Path, words: Any) -> Any:
     """KenLM's model of the ``words``; ValueError, naming the file, for what it cannot read."""
     from flashlight.lib.text.decoder.kenlm import KenLM
 
+    path = plain_file(path, "language model")
     try:
-        return KenLM(str(plain_file(path, "language model")), words)
+        return KenLM(os.fsencode(path) if os.name == "posix" else str(path), words)  # any name, UTF-8 or not
     except RuntimeError as error:
         raise ValueError(f"{path} is no language model that KenLM reads: {' '.join(str(error).split())}") from None
 
