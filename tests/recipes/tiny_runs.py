@@ -1,13 +1,15 @@
 """Trainings that take a moment: translators of 12 sentences, in this process or in child processes of a warm one.
 
 As a program, ``python tiny_runs.py DATA WHOLE KILLED SEED``: one undisturbed training, and one in a child process that
-is killed after a random time and started again until it has ended; prints how often it was killed.
+is killed after a random part of the time that this took and started again until it has ended; prints how often it was
+killed.
 """
 
 import os
 import random
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,8 +34,11 @@ def trainer(data: Path, run: Path, epochs: int = 3) -> Trainer:
     return Trainer(data, run, CONFIG, Training(epochs=epochs, tokens=60, learning_rate=1e-2, average=0.5))
 
 
-def train_with_kills(data: Path, run: Path, seed: int) -> int:
-    """Train in child processes; all but the last are killed after a random time. Returns how many were killed."""
+def train_with_kills(data: Path, run: Path, seed: int, seconds: float) -> int:
+    """Train in child processes; all but the last are killed after a random part of ``seconds``, a whole run's time.
+
+    Returns how many were killed.
+    """
     wait, kills = random.Random(seed), 0
     while True:
         child = os.fork()
@@ -44,7 +49,8 @@ def train_with_kills(data: Path, run: Path, seed: int) -> int:
                 print(error, file=sys.stderr, flush=True)
                 os._exit(1)
             os._exit(0)
-        until = time.monotonic() + wait.uniform(0.02, 0.6) + 0.05 * kills  # so that it also ends on a slow machine
+        share = wait.uniform(0.02, 0.6) + 0.1 * kills  # more from time to time, so that it ends
+        until = time.monotonic() + share * seconds
         while time.monotonic() < until and (status := os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG)) is None:
             time.sleep(0.002)
         if time.monotonic() < until:
@@ -58,5 +64,8 @@ def train_with_kills(data: Path, run: Path, seed: int) -> int:
 
 if __name__ == "__main__":
     data, whole, killed = map(Path, sys.argv[1:4])
-    trainer(data, whole).train()  # and compiles the kernels that the children need
-    print(train_with_kills(data, killed, int(sys.argv[4])))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer(data, Path(folder) / "first").train()  # compiles the kernels that the others need
+    start = time.monotonic()
+    trainer(data, whole).train()
+    print(train_with_kills(data, killed, int(sys.argv[4]), time.monotonic() - start))
