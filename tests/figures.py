@@ -13,6 +13,7 @@ import zoo
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 TRAINING = "forward with backward"
+BEFORE = "before the training towards fewer spikes"
 DENSE = "recurrent-gated LIF, 6-bit spikes (threshold levels 1, before the training towards fewer spikes)"
 THREE_LEVELS = "recurrent-gated LIF, 6-bit spikes (dropout 0.2, full precision 0.5, threshold levels 3)"
 BINARY = "input-gated LIF, binary spikes (full precision 0.5)"

@@ -44,7 +44,7 @@ def unknown_model(name: str, known: Collection[str]) -> UnknownNameError:
     """No bundled model has this bare name. A local folder of that name is mentioned but never loaded."""
     message = str(unknown("bundled model", name, known))
     if name and "\0" not in name and Path(name).is_dir():
-        message += f" To load the local folder of that name, write './{name}'"
+        message += f"; to load the local folder of that name, write './{name}'"
     return UnknownNameError(message)
 
 
