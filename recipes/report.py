@@ -26,6 +26,8 @@ from zoo.metrics import pictures_of
 
 SCORES, COSTS = "scores.json", "costs.json"
 COSTS_PLOT, SPARSITY_PLOT, BITS_PLOT = "costs.png", "sparsity.png", "bits.png"
+NEEDED = "multiplications_per_input"
+"""The column of products by activations that are not zero, which hardware for spikes computes."""
 
 OF_SPIKES = {"bits", "full_precision", "threshold_levels"}
 """Options that mean nothing to a network without spikes."""
@@ -371,6 +373,8 @@ def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name
     score = f"{recipe.score}_val"
     points = [sparse_point(recipe, run) for run in runs]
     own = metrics["results"][0]
+    if "costs" in metrics:
+        own = own | {NEEDED: needed(next(row for row in metrics["costs"]["rows"] if row["name"] == name))}
     curve = metrics["sparsity"] = sorted([own, *points], key=lambda point: point["mean_spike_rate"])
     merit = recipe.task.score.merit
     if merit(own[score]) == max(merit(point[score]) for point in curve):
@@ -382,8 +386,20 @@ def add_sparsity(recipe: Recipe, metrics: dict[str, Any], runs: list[Path], name
 
 
 def sparse_point(recipe: Recipe, run: Path) -> dict[str, Any]:
-    """The row of a measured run in the curve of score against spike rate."""
-    return _point(recipe, _sparser(run), run)
+    """The row of a measured run in the curve of score against spike rate; its products, if they were counted."""
+    row = _point(recipe, _sparser(run), run)
+    if not (run / COSTS).exists():
+        return row
+    costs, weights = _read_measured(run / COSTS), _weights_of(run)
+    counted = next((called for called, those in costs["weights"].items() if those == weights), None)
+    if counted is None:
+        raise ValueError(f"{run / COSTS} was counted before {run / BEST} got the weights that it has now; count again")
+    return row | {NEEDED: needed(next(row for row in costs["rows"] if row["name"] == counted))}
+
+
+def needed(costs: dict[str, Any]) -> int:
+    """The multiplications by an activation that is not zero, per input, from a row of the table of costs."""
+    return costs["multiplications of two real numbers"] + costs["multiplications by small integers"]
 
 
 def _point(recipe: Recipe, name: str, run: Path) -> dict[str, Any]:
@@ -400,9 +416,26 @@ def _sparser(run: Path) -> str:
 
 
 def sparsity_plot(points: list[dict], score: str, title: str, name: str) -> bytes:
-    """The score against the spike rate, a line for each way to sparser spikes, as a PNG file; ``name`` is the model."""
+    """The score of points against their spike rate and, where it was counted, their products, as a PNG file.
+
+    There is a line for each way to sparser spikes; ``name`` is the model.
+    """
     need("the plot", "matplotlib")
-    drawn, ((axis,),) = figure(1, 1, (5.5, 3.8))
+    told = {
+        "mean_spike_rate": "spike rate (share of outputs not zero)",
+        NEEDED: "multiplications per input, not by zero",
+    }
+    against = [column for column in told if sum(point.get(column) is not None for point in points) > 1]
+    drawn, (axes,) = figure(1, len(against), (5.5 * len(against), 3.8))
+    for axis, column in zip(axes, against):
+        _draw_ways(axis, [point for point in points if point.get(column) is not None], column, score, name)
+        axis.set(xlabel=told[column], ylabel=title)
+        axis.margins(x=0.4, y=0.2)
+        axis.grid(alpha=0.3)
+    return png(drawn)
+
+
+def _draw_ways(axis, points: list[dict], column: str, score: str, name: str) -> None:
     ways = {
         "spike penalty": ("tab:blue", (6, -10)),
         "of the operations": ("tab:green", (-2, 7)),
@@ -410,21 +443,17 @@ def sparsity_plot(points: list[dict], score: str, title: str, name: str) -> byte
     }
     for way, (colour, offset) in ways.items():
         found = [point for point in points if way in point["name"]]
-        axis.plot([p["mean_spike_rate"] for p in found], [p[score] for p in found], marker="o", color=colour)
+        axis.plot([p[column] for p in found], [p[score] for p in found], marker="o", color=colour)
         for point in found:
             axis.annotate(
                 point["name"].removeprefix("tuned, "),
-                (point["mean_spike_rate"], point[score]),
+                (point[column], point[score]),
                 offset,
                 textcoords="offset points",
                 fontsize=8,
                 color=colour,
                 horizontalalignment="left" if way == "spike penalty" else "right",
             )
-    axis.set(xlabel="spike rate (share of outputs not zero)", ylabel=title)
-    axis.margins(x=0.4, y=0.2)
-    axis.grid(alpha=0.3)
-    return png(drawn)
 
 
 def compare_bits(recipe: Recipe, folder: Path, runs: list[Path]) -> list[dict[str, Any]]:

@@ -225,6 +225,7 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
             assert report.measure(multi30k.RECIPE, run, PAIRS, PAIRS[:3], **options) != scores["data"]
     costs = report.measure_costs(multi30k.RECIPE, runs["spiking"], [runs["relu"]], "tiny", PAIRS[:1])
     assert [row["name"] for row in costs["rows"]] == ["tiny", "ReLU in place of neurons"]
+    report.measure_costs(multi30k.RECIPE, runs["sparse"], [], "any", PAIRS[:1])
     for _ in range(2):  # the second time replaces the first
         report.bundle(
             multi30k.RECIPE,
@@ -237,12 +238,19 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
     assert zoo.load(tmp_path / "tiny").translate(["Ein Hund."], beam_size=1)
     card = (tmp_path / "tiny" / "README.md").read_text()
     assert "ReLU in place of neurons" in card and "tuned, spike penalty 5" in card
+    products = {row["name"]: row[report.NEEDED] for row in zoo.files.read_metrics(tmp_path / "tiny")["sparsity"]}
+    assert products["tuned, spike penalty 5"] > 0 and products["tiny"] == report.needed(costs["rows"][0])
+    assert f"{products['tuned, spike penalty 5']:,}" in card
     for picture in ("costs.png", "sparsity.png"):
         assert f"]({picture})" in card and (tmp_path / "tiny" / picture).stat().st_size > 5000
     assert (
         f"train --data DATA --run {runs['spiking']}" in card
         and f"costs {runs['spiking']} --name tiny --twin {runs['relu']}" in card
     )
+    record = runs["sparse"] / "costs.json"
+    record.write_text(record.read_text().replace('"any": "', '"any": "0'))
+    with pytest.raises(ValueError, match=r"costs\.json was counted before .*; count again"):
+        report.sparse_point(multi30k.RECIPE, runs["sparse"])
 
 
 def test_a_row_says_what_was_chosen_for_a_twin():
