@@ -75,6 +75,8 @@ def test_a_stream_of_any_rate_has_every_sample_to_the_end(rate, seconds):
         ("a.sph", {"format": "NIST"}),
         ("a.aiff", {}),
         ("a.au", {}),
+        ("a.w64", {}),
+        ("a.rf64", {}),
     ],
 )
 @pytest.mark.parametrize("share", [0.3, 0.9])
@@ -85,6 +87,13 @@ def test_a_file_that_is_cut_off_is_one_error_that_names_it(tmp_path, name, kind,
     (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ValueError, match=rf"{name} is (cut off|damaged)"):
         audio.read_audio(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["VOC", "PAF", "MAT5", "IRCAM"])
+def test_a_format_that_cannot_tell_whether_a_file_is_cut_off_is_refused(tmp_path, kind):
+    soundfile.write(tmp_path / "a.sound", NOISE, audio.RATE, format=kind, subtype="PCM_16")
+    with pytest.raises(ValueError, match=rf"a\.sound is of the format {kind}; those taken are WAV, "):
+        audio.read_audio(tmp_path / "a.sound")
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])

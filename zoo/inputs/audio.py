@@ -46,8 +46,12 @@ FLOOR = 5.0
 START, WINDOW = 100, 1000
 """The running mean: the usual mean counts as START frames, and frames before the last WINDOW are forgotten."""
 BLOCK_SECONDS = 10
+FORMATS = ("WAV", "WAVEX", "W64", "RF64", "FLAC", "MP3", "OGG", "NIST", "AIFF", "AU", "CAF")
+"""The formats, by libsndfile's names, of which one can tell whether a file is cut off."""
+OF_64_BITS = ("W64", "RF64")
 UNKNOWN_BYTES = 2**31 - 2**24
-"""A file that was written into a pipe says that it has about 2^31 or 2^32 bytes, as nobody knew how many."""
+"""A file that was written into a pipe says that it has about 2^31 or 2^32 bytes, as nobody knew how many; with sizes of
+64 bits it says that it has about 2^64."""
 HEADER_BYTES = 4096
 """The header of a WAV or SPHERE file lies in its first bytes, if programs wrote it that work on pipes."""
 OGG_PAGE = 65_307
@@ -134,6 +138,9 @@ def read_file(path: str | os.PathLike) -> tuple[int, Iterator[np.ndarray]]:
             file = soundfile.SoundFile(_UnknownSize(path, place))
     except soundfile.SoundFileError as error:
         raise ValueError(f"{path} is no audio file that can be read: {error.error_string}") from None
+    if file.format not in FORMATS:
+        file.close()
+        raise ValueError(f"{path} is of the format {file.format}; those taken are {', '.join(FORMATS)}")
     if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
         file.close()
         raise ValueError(f"{path} has {file.samplerate} samples per second; {LOWEST_RATE} to {HIGHEST_RATE} are taken")
@@ -190,8 +197,12 @@ def _promised(path: Path, file: Any) -> int:
     if file.format == "NIST":
         held = re.search(rb"^sample_count -i (\d+)", _start(path), re.MULTILINE)
         return int(held[1]) if held else file.frames
-    found = re.search(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    if not found or int(found[1]) >= UNKNOWN_BYTES:
+    if file.format in OF_64_BITS:
+        size_of, unknown = "riff|Riff size", 2**62
+    else:
+        size_of, unknown = "data|SSND|Data Size", UNKNOWN_BYTES
+    found = re.search(rf"^ *(?:{size_of}) *: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if not found or int(found[1]) >= unknown:
         return file.frames
     size, there = map(int, found.groups())
     return file.frames * max(size, there) // max(1, there)
