@@ -211,6 +211,8 @@ class Neuron(nn.Module):
             raise TypeError(f"{who} takes a tensor {layout}; got {type(x).__name__}")
         if not x.is_floating_point():
             raise TypeError(f"{who} takes floating-point input; got {x.dtype}. Convert it with .float()")
+        if x.layout is not torch.strided:
+            raise TypeError(f"{who} takes a dense tensor; got one of layout {x.layout}. Convert it with .to_dense()")
         if x.dim() < 2 + sequence:
             raise ValueError(f"{who} takes input of shape {layout}; got {list(x.shape)}")
         device = self._device()

@@ -411,7 +411,9 @@ def _sparser(run: Path) -> str:
     """What made the spikes of a run rarer."""
     training = read_run_config(run)["training"]
     if training.get("operations", 1.0) < 1:
-        return f"tuned, {100 * training['operations']:g} % of the operations"
+        teachers = training.get("teachers", "").count(",") + 1
+        taught = f", {teachers} teachers" if teachers > 1 else ""
+        return f"tuned, {100 * training['operations']:g} % of the operations{taught}"
     return f"tuned, spike penalty {training['spike_penalty']:g}"
 
 

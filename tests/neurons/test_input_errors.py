@@ -53,6 +53,15 @@ def test_input_that_is_not_floating_point_is_refused(name, dtype):
 
 
 @every_neuron
+def test_sparse_input_is_refused(name):
+    neuron = build(name, 3)
+    x = currents(neuron, 4, 2, 3, seed=0)
+    for call, given in ((neuron, x), (neuron.single_step, x[0])):
+        with raises(TypeError, "takes a dense tensor; got one of layout torch.sparse_coo", ".to_dense()"):
+            call(given.to_sparse())
+
+
+@every_neuron
 def test_input_of_too_few_dimensions_is_refused(name):
     neuron = build(name, 3)
     for call, layout in both_ways(neuron):
