@@ -56,7 +56,7 @@ LIMITS = [
     "It knows the language of short image captions and little else; expect nonsense outside of it.",
     "Text is lowercased on the way in, so what comes out is lower case; cased BLEU is lower for it.",
     "Characters it has never seen become unknown tokens; text mostly in another script is refused.",
-    "Trained once, with one seed: differences of a few tenths of BLEU between rows are noise.",
+    "Differences of a few tenths of BLEU between rows are noise: so much changes with the seed.",
     "Another kind of processor rounds sums otherwise, which moves a spike by a level now and then, and so a word: "
     "expect scores that differ by some hundredths of BLEU.",
     "Nothing was tuned for the twins but what stands beside their names; full precision is the share of the epochs in "

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -432,30 +433,32 @@ def sparsity_plot(points: list[dict], score: str, title: str, name: str) -> byte
     for axis, column in zip(axes, against):
         _draw_ways(axis, [point for point in points if point.get(column) is not None], column, score, name)
         axis.set(xlabel=told[column], ylabel=title)
-        axis.margins(x=0.4, y=0.2)
+        axis.margins(x=0.15, y=0.15)
         axis.grid(alpha=0.3)
     return png(drawn)
 
 
 def _draw_ways(axis, points: list[dict], column: str, score: str, name: str) -> None:
+    """A line for each way, with what its points aimed at beside them: a penalty, or a share of the operations."""
+    below, above = (5, -11), (-14, 7)
     ways = {
-        "spike penalty": ("tab:blue", (6, -10)),
-        "of the operations": ("tab:green", (-2, 7)),
-        name: ("black", (0, 8)),
+        "spike penalty": ("tab:blue", below),
+        "teachers": ("tab:purple", above),
+        "of the operations": ("tab:green", below),
+        name: ("black", below),
     }
+    drawn: list[dict] = []
     for way, (colour, offset) in ways.items():
-        found = [point for point in points if way in point["name"]]
-        axis.plot([p[column] for p in found], [p[score] for p in found], marker="o", color=colour)
+        found = [point for point in points if way in point["name"] and point not in drawn]
+        drawn += found
+        if found:
+            label = {"teachers": "of the operations, several teachers"}.get(way, way)
+            axis.plot([p[column] for p in found], [p[score] for p in found], marker="o", color=colour, label=label)
         for point in found:
-            axis.annotate(
-                point["name"].removeprefix("tuned, "),
-                (point[column], point[score]),
-                offset,
-                textcoords="offset points",
-                fontsize=8,
-                color=colour,
-                horizontalalignment="left" if way == "spike penalty" else "right",
-            )
+            (aim,) = re.findall(r"^tuned, (?:spike penalty )?(\S+(?: %)?)", point["name"]) or [""]
+            at = (point[column], point[score])
+            axis.annotate(aim.rstrip(","), at, offset, textcoords="offset points", fontsize=8, color=colour)
+    axis.legend(fontsize=8, loc="lower right")
 
 
 def compare_bits(recipe: Recipe, folder: Path, runs: list[Path]) -> list[dict[str, Any]]:
