@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo
+from recipes.report import NEEDED, needed
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 TRAINING = "forward with backward"
@@ -203,19 +204,14 @@ def fewer(model: str, twin: str) -> str:
 
 def fewer_on_the_curve(model: str, name: str, twin: str) -> str:
     """The same for a point of the card's curve of sparsity."""
-    points = {row["name"]: row.get("multiplications_per_input") for row in zoo.info(model).metrics["sparsity"]}
+    points = {row["name"]: row.get(NEEDED) for row in zoo.info(model).metrics["sparsity"]}
     return f"{_of_twin(model, twin) / points[name]:.1f}"
 
 
 def _of_twin(model: str, twin: str) -> int:
     """The multiplications of the only row of a card's costs whose name begins so."""
     rows = zoo.info(model).metrics["costs"]["rows"]
-    return one([multiplications(row) for row in rows if row["name"].startswith(twin)])
-
-
-def multiplications(row: dict[str, Any]) -> int:
-    """All of them, in a row of a card's costs."""
-    return row["multiplications of two real numbers"] + row["multiplications by small integers"]
+    return one([needed(row) for row in rows if row["name"].startswith(twin)])
 
 
 def learned(surrogate: str) -> str:
