@@ -391,11 +391,9 @@ def sparse_point(recipe: Recipe, run: Path) -> dict[str, Any]:
     row = _point(recipe, _sparser(run), run)
     if not (run / COSTS).exists():
         return row
-    costs, weights = _read_measured(run / COSTS), _weights_of(run)
-    counted = next((called for called, those in costs["weights"].items() if those == weights), None)
-    if counted is None:
-        raise ValueError(f"{run / COSTS} was counted before {run / BEST} got the weights that it has now; count again")
-    return row | {NEEDED: needed(next(row for row in costs["rows"] if row["name"] == counted))}
+    costs = _read_measured(run / COSTS)
+    _check_weights(run / COSTS, next(iter(costs["weights"].values())), run)  # the run itself comes before its twins
+    return row | {NEEDED: needed(costs["rows"][0])}
 
 
 def needed(costs: dict[str, Any]) -> int:

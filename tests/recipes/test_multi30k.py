@@ -249,7 +249,7 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
     )
     record = runs["sparse"] / "costs.json"
     record.write_text(record.read_text().replace('"any": "', '"any": "0'))
-    with pytest.raises(ValueError, match=r"costs\.json was counted before .*; count again"):
+    with pytest.raises(ValueError, match=r"costs\.json was measured before .*; measure it again"):
         report.sparse_point(multi30k.RECIPE, runs["sparse"])
 
 
