@@ -11,9 +11,8 @@ import contextlib
 import ctypes
 import math
 import mmap
-import os
 import sys
-import threading
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,48 +22,71 @@ from torch import Tensor
 LARGE = 1 << 22
 """Memory of tensors of this many bytes or more is kept."""
 MOST_KEPT = 1 << 29
-"""The most bytes that are kept for later tensors; beyond it, the memory given back first is freed first."""
+"""The most bytes that are kept for later tensors; beyond it, the memory lent longest ago goes back when it is free."""
 # A process that forks from this one must not write into the memory of its tensors; Windows has no fork.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
+class _Lent:
+    """The first ``size`` bytes of a piece, for numpy. It lives as long as a tensor uses them."""
+
+    def __init__(self, piece: mmap.mmap, size: int):
+        self.piece = piece
+        address = ctypes.addressof(ctypes.c_char.from_buffer(piece))
+        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
+
+
 class _Store:
-    """Pieces of memory that no tensor uses at the moment, oldest first."""
+    """The pieces of memory that were lent last, in this order, and what each of them was lent as.
+
+    A piece is free when that is gone. Nothing is called at this moment, because an interrupt that arrived in the call
+    would be lost: Python ignores what a ``__del__`` or a weak reference's callback raises. There is no lock, because a
+    signal's handler may enter at any line: ``dict.pop`` gives a piece to one caller only.
+    """
 
     def __init__(self):
-        self.pieces: list[mmap.mmap] = []
-        # Reentrant: Python may collect garbage, and so put in another piece, while this thread holds the lock.
-        self.lock = threading.RLock()
+        self.pieces: dict[mmap.mmap, weakref.ref[_Lent]] = {}
 
-    def take(self, size: int) -> mmap.mmap | None:
-        """The smallest piece of at least ``size`` and at most 1.5 times ``size`` bytes, or a new one.
+    def free(self) -> list[mmap.mmap]:
+        return [piece for piece, lent in list(self.pieces.items()) if lent() is None]
+
+    def lend(self, size: int) -> _Lent | None:
+        """The smallest free piece of at least ``size`` and at most 1.5 times ``size`` bytes, or a new one.
 
         None if the system has no more memory.
         """
-        with self.lock:
-            fitting = [piece for piece in self.pieces if 2 * size <= 2 * len(piece) <= 3 * size]
-            if fitting:
-                piece = min(fitting, key=len)
-                with contextlib.suppress(ValueError):  # a piece put in meanwhile may have displaced it
-                    self.pieces.remove(piece)
-                    return piece
-        fresh = _new(size)
-        if fresh is None:
+        piece = self._take(size) or _new(size)
+        if piece is None:
             self.clear()
-            fresh = _new(size)
-        return fresh
+            piece = _new(size)
+        if piece is None:
+            return None
+        lent = _Lent(piece, size)
+        if len(piece) <= MOST_KEPT:
+            self._keep(piece, lent)
+        return lent
 
-    def put(self, piece: mmap.mmap) -> None:
-        if len(piece) > MOST_KEPT:
-            return
-        with self.lock:
-            self.pieces.append(piece)
-            while sum(map(len, self.pieces)) > MOST_KEPT:
-                del self.pieces[:1]
+    def _take(self, size: int) -> mmap.mmap | None:
+        fitting = [piece for piece in self.free() if 2 * size <= 2 * len(piece) <= 3 * size]
+        for piece in sorted(fitting, key=len):
+            lent = self.pieces.pop(piece, None)
+            if lent is not None and lent() is None:  # if not, another caller has taken it meanwhile
+                return piece
+        return None
+
+    def _keep(self, piece: mmap.mmap, lent: _Lent) -> None:
+        self.pieces[piece] = weakref.ref(lent)
+        pieces = list(self.pieces)
+        excess = sum(map(len, pieces)) - MOST_KEPT
+        for oldest in pieces:
+            if excess <= 0:
+                break
+            self.pieces.pop(oldest, None)
+            excess -= len(oldest)
 
     def clear(self) -> None:
-        with self.lock:
-            self.pieces.clear()
+        for piece in self.free():
+            self.pieces.pop(piece, None)
 
 
 def _new(size: int) -> mmap.mmap | None:
@@ -81,33 +103,13 @@ def _new(size: int) -> mmap.mmap | None:
 _store = _Store()
 
 
-def _after_fork() -> None:
-    _store.lock = threading.RLock()  # it may have been held by a thread that does not exist in this process
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-class _Lent:
-    """The first ``size`` bytes of a piece, for numpy; the piece returns to the store when no tensor uses it."""
-
-    def __init__(self, piece: mmap.mmap, size: int):
-        self.store, self.piece = _store, piece
-        address = ctypes.addressof(ctypes.c_char.from_buffer(piece))
-        self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
-
-    def __del__(self):
-        self.store.put(self.piece)
-
-
 def empty(like: Tensor, shape: Sequence[int]) -> Tensor:
     """``like.new_empty(shape)``; if large, in memory that is reused. Its storage cannot be resized."""
     size = math.prod(shape) * like.element_size()
-    piece = _store.take(size) if size >= LARGE else None
-    if piece is None:
+    lent = _store.lend(size) if size >= LARGE else None
+    if lent is None:
         return like.new_empty(shape)
-    storage = torch.from_numpy(np.asarray(_Lent(piece, size))).untyped_storage()
+    storage = torch.from_numpy(np.asarray(lent)).untyped_storage()
     made = like.new_empty(0)
     made.set_(storage, 0, tuple(shape))  # type: ignore[call-overload]  # autograd would record .view(shape) as a view
     return made
