@@ -207,7 +207,7 @@ def by_network(runs: list[Path]) -> list[list[Path]]:
 
 
 def described(recipe: Recipe, run_config: dict[str, Any], beside: dict[str, Any]) -> str:
-    """The name of a run's network for a table, with its ``tuned`` options that differ from those of ``beside``."""
+    """A run's network named for a table, with ``tuned`` options and teachers that differ from those of ``beside``."""
     template, model = recipe.networks[run_config["model"]["mixer"]], run_config["model"]
     bits = model.get("bits")
     name = template.format(spikes="binary" if bits == 1 else f"{bits}-bit", **model)
@@ -218,7 +218,15 @@ def described(recipe: Recipe, run_config: dict[str, Any], beside: dict[str, Any]
         for option in recipe.tuned
         if option not in told and own[option] != others[option]
     ]
+    if _taught(own) != _taught(others):
+        differs.append(_taught(own))
     return f"{name} ({', '.join(differs)})" if differs else name
+
+
+def _taught(training: dict[str, Any]) -> str:
+    names = training.get("teachers")
+    count = names.count(",") + 1 if names else 0
+    return ("without teachers", "1 teacher")[count] if count < 2 else f"{count} teachers"
 
 
 def by_name(recipe: Recipe, runs: list[Path], beside: dict[str, Any]) -> dict[str, list[Path]]:
@@ -410,9 +418,8 @@ def _sparser(run: Path) -> str:
     """What made the spikes of a run rarer."""
     training = read_run_config(run)["training"]
     if training.get("operations", 1.0) < 1:
-        teachers = training.get("teachers", "").count(",") + 1
-        taught = f", {teachers} teachers" if teachers > 1 else ""
-        return f"tuned, {100 * training['operations']:g} % of the operations{taught}"
+        aim = f"tuned, {100 * training['operations']:g} % of the operations"
+        return f"{aim}, {_taught(training)}" if "," in training.get("teachers", "") else aim
     return f"tuned, spike penalty {training['spike_penalty']:g}"
 
 

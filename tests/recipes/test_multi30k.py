@@ -254,9 +254,9 @@ def test_runs_are_measured_once_profiled_and_bundled_with_a_card(corpus, tmp_pat
 
 
 def test_a_row_says_what_was_chosen_for_a_twin():
-    def run_config(mixer="input-gated-lif", bits=4, dropout=0.1, full_precision=1.0):
+    def run_config(mixer="input-gated-lif", bits=4, dropout=0.1, **training):
         model = {"mixer": mixer, "bits": bits, "dropout": dropout}
-        return {"model": model, "training": {"full_precision": full_precision}}
+        return {"model": model, "training": {"full_precision": 1.0, "teachers": ""} | training}
 
     own = run_config()
     assert report.described(multi30k.RECIPE, run_config("gru"), own) == "GRU with attention"
@@ -266,6 +266,10 @@ def test_a_row_says_what_was_chosen_for_a_twin():
     )
     binary = "input-gated LIF, binary spikes (full precision 0.5)"
     assert report.described(multi30k.RECIPE, run_config(bits=1, full_precision=0.5), own) == binary
+    taught = run_config(teachers="a,b", full_precision=0.5)
+    of_two = "input-gated LIF, 4-bit spikes (full precision 0.5, 2 teachers)"
+    assert report.described(multi30k.RECIPE, taught, own) == of_two
+    assert report.described(multi30k.RECIPE, run_config("gru"), taught) == "GRU with attention (without teachers)"
 
 
 def test_a_network_without_spikes_has_no_spike_rate():
